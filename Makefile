@@ -1,0 +1,32 @@
+# Pitcrew. `make demo` shows the product on a cluster of its own; `make test` proves it.
+.DEFAULT_GOAL := help
+VENV := .venv
+PY := $(VENV)/bin/python
+UV := $(VENV)/bin/uv
+UV_VERSION := 0.13.9
+LOCK := $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml
+STAMP := $(VENV)/.installed
+
+export UV_NATIVE_TLS := 1
+
+.PHONY: help demo demo-down serve check test test-fast lock manifests clean
+
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+# Hashes are checked and nothing is resolved: the machine gets exactly what was locked.
+$(STAMP): pyproject.toml requirements/dev.lock
+	@test -x $(UV) || { python3 -m venv $(VENV) && $(VENV)/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION); }
+	@$(UV) pip sync --quiet --python $(PY) --require-hashes requirements/dev.lock
+	@$(UV) pip install --quiet --python $(PY) --no-deps --no-build-isolation -e .
+	@touch $@
+
+lock: $(STAMP) ## resolve every dependency anew
+	$(LOCK) --all-extras -o requirements/dev.lock
+	for extra in operator builder runtime; do $(LOCK) --extra $$extra -c requirements/dev.lock -o requirements/$$extra.lock || exit 1; done
+
+check: $(STAMP) ## format, lint, types, import directions, generated files
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	PYTHONPATH=. $(VENV)/bin/lint-imports

@@ -1,0 +1,104 @@
+"""What a build says while it runs and when it ends; the operator reads it from the pod.
+
+Pure: standard library and pydantic. Progress goes to standard output, one JSON object a line. The
+outcome goes to the termination-message file, which Kubernetes keeps in the pod's status (4 KiB).
+Exit codes: 0 published or found, 2 refused (repeating is pointless), 1 anything worth a retry.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from pitcrew_builder.spec import Model
+
+EXIT_REFUSED = 2
+EXIT_RETRY = 1
+MESSAGE_LIMIT = 2048
+
+
+class Phase(StrEnum):
+    """The named stages of a build, in order."""
+
+    RESOLVE = "Resolve"
+    PARSE = "Parse"
+    GRAPH = "Graph"
+    OPTIMIZE = "Optimize"
+    SERIALIZE = "Serialize"
+    VALIDATE = "Validate"
+    PUBLISH = "Publish"
+
+
+class Progress(Model):
+    """One line of progress."""
+
+    kind: Literal["progress"] = "progress"
+    phase: Phase
+    percent: int = Field(ge=0, le=100, description="Of the whole build; never decreases.")
+    message: str = ""
+
+
+class FailureReason(StrEnum):
+    """Why a build ended without an engine. Used as the reason of conditions and events."""
+
+    INVALID_SPEC = "InvalidSpec"
+    CHECKPOINT_NOT_FOUND = "CheckpointNotFound"
+    CHECKPOINT_CORRUPT = "CheckpointCorrupt"
+    CHECKPOINT_UNSAFE = "CheckpointUnsafe"
+    UNKNOWN_ARCHITECTURE = "UnknownArchitecture"
+    HUB_UNREACHABLE = "HubUnreachable"
+    DISK_FULL = "DiskFull"
+    VALIDATION_FAILED = "ValidationFailed"
+    CANCELLED = "Cancelled"
+    INTERNAL_ERROR = "InternalError"
+
+
+class Succeeded(Model):
+    """An engine is published under `path`, by this build or by an earlier one."""
+
+    kind: Literal["succeeded"] = "succeeded"
+    engine_id: str
+    tag: str
+    path: str = Field(description="Relative to the store's root.")
+    model: str
+    commit: str
+    world_size: int
+    size_bytes: int
+    manifest_sha256: str
+    max_batch_size: int
+    max_sequence_length: int
+    kv_bytes_per_token: int
+    cached: bool = Field(description="True where the engine was already in the store.")
+    seconds: float
+
+
+class Failed(Model):
+    """No engine was published, and nothing partial is visible."""
+
+    kind: Literal["failed"] = "failed"
+    reason: FailureReason
+    message: str = Field(max_length=MESSAGE_LIMIT, description="What is wrong and what to do.")
+    retryable: bool = False
+
+
+Outcome = Annotated[Succeeded | Failed, Field(discriminator="kind")]
+
+_OUTCOME: TypeAdapter[Succeeded | Failed] = TypeAdapter(Outcome)
+
+
+def parse_outcome(text: str) -> Succeeded | Failed | None:
+    """Read a termination message; None where it holds no outcome (the process was killed)."""
+    try:
+        return _OUTCOME.validate_json(text)
+    except ValueError:
+        return None
+
+
+def last_progress(log: str) -> Progress | None:
+    """The newest progress line of a log tail; other lines are ignored."""
+    for line in reversed(log.splitlines()):
+        try:
+            return Progress.model_validate_json(line)
+        except ValueError:
+            continue
+    return None

@@ -1,0 +1,1 @@
+"""Reconciles LLMEngine and LLMDeployment objects. Knows Kubernetes, and no tensor library."""

@@ -1,0 +1,1 @@
+"""Serves an engine directory: requests, batches, KV pages, executors, HTTP. Knows no Kubernetes."""
