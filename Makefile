@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 
 export UV_NATIVE_TLS := 1
 
-.PHONY: help demo demo-down serve check test test-fast lock manifests clean
+.PHONY: help demo demo-down serve lock check test test-fast crds bench
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -30,3 +30,25 @@ check: $(STAMP) ## format, lint, types, import directions, generated files
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	PYTHONPATH=. $(VENV)/bin/lint-imports
+
+test: $(STAMP) ## every test, the end-to-end ones on a real cluster (needs root and Go)
+	$(VENV)/bin/pytest -m "not gpu"
+
+test-fast: $(STAMP) ## every test that needs no cluster
+	$(VENV)/bin/pytest -m "not gpu and not e2e"
+
+demo: $(STAMP) ## cluster, operator, engine, chat: the whole product (needs root and Go)
+	@$(PY) samples/demo.py
+
+demo-down: ## remove the demo's cluster
+	@python3 -m devcluster down
+
+serve: $(STAMP) ## build the sample engine and serve it on this machine, without a cluster
+	@$(VENV)/bin/pitcrew-build build --model samples/models/tiny-kjv --store .cache/engines --outcome .cache/outcome.json
+	@$(VENV)/bin/pitcrew-serve --engine .cache/engines/$$($(PY) -c 'import json; print(json.load(open(".cache/outcome.json"))["path"])') --served-model-name tiny-kjv --host 127.0.0.1 --port 8000
+
+crds: $(STAMP) ## write crds/ and the chart's copy from the models
+	$(PY) -m pitcrew_operator.crdgen
+
+bench: $(STAMP) ## time every stage of the demo, warm; `bench/first_run.py --cold` for the first time
+	$(PY) bench/first_run.py
