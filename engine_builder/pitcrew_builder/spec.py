@@ -54,9 +54,9 @@ Source = Annotated[HuggingFaceSource | LocalSource, Field(discriminator="kind")]
 class Parallelism(Model):
     """How the model is split over ranks; one rank needs one device."""
 
-    tensor: int = Field(default=1, ge=1, le=64)
-    pipeline: int = Field(default=1, ge=1, le=64)
-    expert: int = Field(default=1, ge=1, le=64)
+    tensor: int = Field(default=1, ge=1, le=64, description="Ranks that share each layer.")
+    pipeline: int = Field(default=1, ge=1, le=64, description="Ranges of layers.")
+    expert: int = Field(default=1, ge=1, le=64, description="Ranks that share the experts.")
 
     @property
     def world_size(self) -> int:
@@ -67,7 +67,9 @@ class Parallelism(Model):
 class Shapes(Model):
     """The limits that an engine is compiled for."""
 
-    max_batch_size: int = Field(default=32, ge=1, le=1024)
+    max_batch_size: int = Field(
+        default=32, ge=1, le=1024, description="Sequences in one step at most."
+    )
     max_sequence_length: int | None = Field(
         default=None,
         ge=2,

@@ -1,0 +1,113 @@
+"""LLMDeployment: replicas of the runtime that serve one LLMEngine behind a Service."""
+
+from enum import StrEnum
+
+from pydantic import ConfigDict, Field
+
+from pitcrew_builder.spec import Model
+from pitcrew_operator.api.common import (
+    Condition,
+    LocalObjectReference,
+    PodSettings,
+    Quantity,
+    StatusModel,
+)
+
+
+class RuntimeSettings(PodSettings):
+    """The pods that serve."""
+
+    kv_memory: Quantity | None = Field(
+        default=None,
+        description="Memory for the KV cache, such as 512Mi. Default: the runtime's own choice.",
+    )
+    drain_seconds: int = Field(
+        default=30,
+        ge=0,
+        le=3600,
+        description="Seconds that running requests get to finish when a pod is stopped.",
+    )
+    startup_seconds: int = Field(
+        default=1800,
+        ge=10,
+        le=86400,
+        description="Seconds that a pod gets to load, warm up and prove its engine.",
+    )
+
+
+class ServiceType(StrEnum):
+    """How the Service is reachable."""
+
+    CLUSTER_IP = "ClusterIP"
+    NODE_PORT = "NodePort"
+    LOAD_BALANCER = "LoadBalancer"
+
+
+class ServiceSettings(Model):
+    """The Service in front of the replicas. It bears the LLMDeployment's name."""
+
+    port: int = Field(default=80, ge=1, le=65535, description="Port of the Service.")
+    type: ServiceType = Field(
+        default=ServiceType.CLUSTER_IP, description="ClusterIP, NodePort or LoadBalancer."
+    )
+
+
+class LLMDeploymentSpec(Model):
+    """What to serve and how."""
+
+    model_config = ConfigDict()
+
+    engine_ref: LocalObjectReference = Field(
+        description="The LLMEngine to serve, in the same namespace."
+    )
+    replicas: int | None = Field(
+        default=None,
+        ge=0,
+        le=1000,
+        description="Pods to run; absent means 1. An autoscaler writes it through /scale.",
+    )
+    world_size: int | None = Field(
+        default=None,
+        ge=1,
+        le=512,
+        description="Ranks of one replica. Where given, it must be what the engine was built for.",
+    )
+    served_model_name: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=128,
+        pattern=r"^[A-Za-z0-9._/-]+$",
+        description="Model name for clients. Default: the engine's model name.",
+    )
+    runtime: RuntimeSettings = Field(default=RuntimeSettings(), description="The pods.")
+    service: ServiceSettings = Field(default=ServiceSettings(), description="The Service.")
+
+
+class ServedEngine(StatusModel):
+    """The engine that the pods are told to serve."""
+
+    name: str = Field(description="Name of the LLMEngine.")
+    id: str = Field(description="Content address of the engine.")
+    tag: str = Field(description="Model, commit and target for people.")
+
+
+class LLMDeploymentStatus(StatusModel):
+    """What is the case."""
+
+    observed_generation: int = Field(
+        default=0, ge=0, description="The generation that this status is about."
+    )
+    conditions: tuple[Condition, ...] = Field(
+        default=(),
+        description="Ready, Reconciling and Stalled.",
+        json_schema_extra={
+            "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": ["type"],
+        },
+    )
+    replicas: int = Field(default=0, ge=0, description="Pods that exist, old ones included.")
+    ready_replicas: int = Field(default=0, ge=0, description="Pods that are ready.")
+    updated_replicas: int = Field(default=0, ge=0, description="Pods of the newest template.")
+    selector: str | None = Field(default=None, description="Label selector of the pods.")
+    engine: ServedEngine | None = Field(default=None, description="The engine being served.")
+    url: str | None = Field(default=None, description="Address inside the cluster.")

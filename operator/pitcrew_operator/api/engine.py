@@ -1,0 +1,245 @@
+"""LLMEngine: a checkpoint and what to make of it; its status names the engine that was built."""
+
+from typing import Self
+
+from pydantic import ConfigDict, Field, model_validator
+
+from pitcrew_builder.spec import (
+    BuildSpec,
+    HuggingFaceSource,
+    LocalSource,
+    Model,
+    Parallelism,
+    Precision,
+    Shapes,
+    Target,
+)
+from pitcrew_operator.api.common import (
+    Condition,
+    ObjectName,
+    PodSettings,
+    Rule,
+    SecretKey,
+    StatusModel,
+    cel,
+)
+
+MODELS_MOUNT = "/models"
+
+
+class HuggingFaceModel(Model):
+    """A repository on a Hugging Face compatible hub."""
+
+    repo: str = Field(
+        min_length=1,
+        max_length=192,
+        pattern=r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)?$",
+        description="Repository, such as meta-llama/Llama-3.2-1B-Instruct.",
+    )
+    revision: str = Field(
+        default="main",
+        min_length=1,
+        max_length=128,
+        description="Branch, tag or commit; resolved to a commit when the build starts.",
+    )
+    endpoint: str | None = Field(
+        default=None,
+        max_length=512,
+        pattern=r"^https?://",
+        description="Hub to use in place of the public one.",
+    )
+    token_secret_ref: SecretKey | None = Field(
+        default=None, description="Where the access token of a gated repository lies."
+    )
+
+
+class VolumeModel(Model):
+    """A checkpoint directory on a volume."""
+
+    claim_name: ObjectName = Field(
+        description="PersistentVolumeClaim in the engine's namespace that holds the checkpoint."
+    )
+    path: str = Field(
+        min_length=1,
+        max_length=512,
+        pattern=r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$",
+        description="Directory of the checkpoint, relative to the volume's root.",
+        json_schema_extra=cel(
+            Rule(
+                rule="!self.split('/').exists(part, part == '.' || part == '..')",
+                message="path must not hold '.' or '..'; give the directory relative to the "
+                "volume's root",
+            )
+        ),
+    )
+
+
+class ModelSource(Model):
+    """Where the checkpoint comes from: exactly one source."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel(
+            Rule(
+                rule="has(self.huggingFace) != has(self.volume)",
+                message="give exactly one of huggingFace and volume",
+            )
+        )
+    )
+
+    name: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=128,
+        pattern=r"^[A-Za-z0-9._-]+$",
+        description="Name of the model for clients. Default: the repository, or the last part of "
+        "the path.",
+    )
+    hugging_face: HuggingFaceModel | None = Field(
+        default=None, description="Take the checkpoint from a hub."
+    )
+    volume: VolumeModel | None = Field(
+        default=None, description="Take the checkpoint from a volume."
+    )
+
+    @model_validator(mode="after")
+    def _exactly_one_source(self) -> Self:
+        if (self.hugging_face is None) == (self.volume is None):
+            raise ValueError("model: give exactly one of huggingFace and volume")
+        return self
+
+    @property
+    def display_name(self) -> str:
+        """The model's name for people and clients."""
+        if self.name is not None:
+            return self.name
+        if self.hugging_face is not None:
+            return self.hugging_face.repo
+        return self._volume.path.rsplit("/", 1)[-1]
+
+    @property
+    def claim_name(self) -> str | None:
+        """The claim that holds the checkpoint; None for a hub."""
+        return self.volume.claim_name if self.volume else None
+
+    @property
+    def _volume(self) -> VolumeModel:
+        assert self.volume is not None, "the validator admits exactly one source"
+        return self.volume
+
+    def build_source(self) -> HuggingFaceSource | LocalSource:
+        """The same source as the builder reads it inside its pod."""
+        if self.hugging_face is not None:
+            hub = self.hugging_face
+            return HuggingFaceSource(repo=hub.repo, revision=hub.revision, endpoint=hub.endpoint)
+        path = f"{MODELS_MOUNT}/{self._volume.path}"
+        return LocalSource(path=path, name=self.display_name)
+
+
+class EngineStore(Model):
+    """The volume that engines are published to."""
+
+    claim_name: ObjectName | None = Field(
+        default=None,
+        description="PersistentVolumeClaim for engines. Default: one that the operator creates "
+        "for the namespace and never deletes.",
+    )
+
+
+class BuildSettings(PodSettings):
+    """The build Job."""
+
+    active_deadline_seconds: int = Field(
+        default=86400,
+        ge=60,
+        le=604800,
+        description="Seconds after which a build is given up, retries included.",
+    )
+
+
+class LLMEngineSpec(Model):
+    """What to build."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel(
+            Rule(
+                rule="self.target != 'onnxruntime-cpu' || !has(self.parallelism) || "
+                "self.parallelism.tensor * self.parallelism.pipeline * self.parallelism.expert "
+                "== 1",
+                message="target onnxruntime-cpu runs on one rank: set tensor, pipeline and expert "
+                "parallelism to 1",
+            )
+        )
+    )
+
+    model: ModelSource = Field(description="The checkpoint.")
+    target: Target = Field(default=Target.ONNXRUNTIME_CPU, description="What executes the engine.")
+    precision: Precision = Field(
+        default=Precision.FP32, description="Arithmetic of weights and activations."
+    )
+    parallelism: Parallelism = Field(
+        default=Parallelism(), description="How the model is split over ranks."
+    )
+    shapes: Shapes = Field(
+        default=Shapes(), description="The limits that the engine is compiled for."
+    )
+    store: EngineStore = Field(default=EngineStore(), description="Where the engine is kept.")
+    build: BuildSettings = Field(default=BuildSettings(), description="How the build Job runs.")
+
+    def build_spec(self) -> BuildSpec:
+        """The request that the builder receives. Raises ValueError where the layout cannot be."""
+        return BuildSpec(
+            source=self.model.build_source(),
+            target=self.target,
+            precision=self.precision,
+            parallelism=self.parallelism,
+            shapes=self.shapes,
+        )
+
+
+class EngineStatus(StatusModel):
+    """The proven engine. It stays until a newer one takes its place."""
+
+    id: str = Field(description="Content address: 64 hex digits.")
+    tag: str = Field(description="Model, commit and target for people.")
+    path: str = Field(description="Directory, relative to the root of the volume.")
+    claim_name: str = Field(description="PersistentVolumeClaim that holds the engine.")
+    model: str = Field(description="Name of the model.")
+    commit: str = Field(description="Commit or content digest of the checkpoint.")
+    world_size: int = Field(ge=1, description="Ranks that serve one replica.")
+    size_bytes: int = Field(ge=0, description="Bytes of all files.")
+    manifest_sha256: str = Field(description="Digest of manifest.json.")
+    max_batch_size: int = Field(description="Sequences in one step at most.")
+    max_sequence_length: int = Field(description="Tokens of prompt and output at most.")
+    kv_bytes_per_token: int = Field(description="Bytes of KV cache that one token takes.")
+    build_seconds: int = Field(description="Wall time of the build, rounded.")
+    cached: bool = Field(description="True where the store already held the engine.")
+
+
+class BuildStatus(StatusModel):
+    """The newest build."""
+
+    job_name: str = Field(description="Name of the Job.")
+    spec_hash: str = Field(description="Digest of everything that the Job was made from.")
+    state: str = Field(description="Running, Succeeded or Failed.")
+
+
+class LLMEngineStatus(StatusModel):
+    """What is the case."""
+
+    observed_generation: int = Field(
+        default=0, ge=0, description="The generation that this status is about."
+    )
+    conditions: tuple[Condition, ...] = Field(
+        default=(),
+        description="Ready, Reconciling and Stalled.",
+        json_schema_extra={
+            "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": ["type"],
+        },
+    )
+    model: str | None = Field(default=None, description="Name of the model being built or served.")
+    progress: str | None = Field(
+        default=None, description="Phase and percent of the running build, such as Serialize 62%."
+    )
+    engine: EngineStatus | None = Field(default=None, description="The engine to serve.")
+    build: BuildStatus | None = Field(default=None, description="The newest build.")

@@ -1,0 +1,1 @@
+"""CustomResourceDefinitions from the typed models: the models are the only truth."""
