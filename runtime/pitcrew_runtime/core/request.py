@@ -1,0 +1,69 @@
+"""What a caller wants of the engine: frozen, in token ids, decided in every detail."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How one sequence picks its tokens.
+
+    The random number of a token depends on `seed` and the token's position only, so a sequence
+    draws the same tokens alone, in any batch and after a preemption.
+    """
+
+    temperature: float = 0.0
+    """0 is greedy: the largest logit, the lowest id among equals."""
+    top_k: int = 0
+    """Keep the k best; 0 keeps all."""
+    top_p: float = 1.0
+    """Keep the smallest set of best tokens whose probability reaches this."""
+    seed: int = 0
+    logprobs: int | None = None
+    """None: none wanted. Else the token's own and that many of the best alternatives."""
+
+
+GREEDY = Sampling()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One sequence to continue."""
+
+    id: int
+    """Unique among live requests."""
+    prompt: tuple[int, ...]
+    max_tokens: int
+    arrival: float
+    """Seconds, on the clock whose readings `Engine.step` is given."""
+    sampling: Sampling = GREEDY
+    stop_tokens: frozenset[int] = frozenset()
+    """Ending tokens: the model's own (unless they are to be ignored) and the caller's."""
+
+
+class Finish(StrEnum):
+    """Why a request ended. Each request ends exactly once."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """One chosen token; log probabilities are of the untempered distribution."""
+
+    token: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+    """The best (token, log probability) pairs, best first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """News of one request: a token, its end, or both."""
+
+    request_id: int
+    sampled: Sampled | None = None
+    finish: Finish | None = None

@@ -1,0 +1,1 @@
+"""Runs step batches: ONNX Runtime over paged KV pools, and the sampler."""

@@ -1,0 +1,1 @@
+"""The wire: OpenAI-compatible HTTP with server-sent events, health and metrics."""

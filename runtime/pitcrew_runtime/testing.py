@@ -1,0 +1,56 @@
+"""An executor without a model, for tests and for measuring the scheduler alone.
+
+`EchoExecutor` has a language of its own: the next token is a pure function of the sequence's
+tokens. It keeps them in pages as a real executor keeps keys and values, and reads them back
+through the block table, so a page that is mixed up, lost or shared by mistake shows as a wrong
+token; `continuation` says what the right ones are.
+"""
+
+import zlib
+from collections.abc import Sequence
+
+from pitcrew_runtime.core.batch import Row, StepBatch
+from pitcrew_runtime.core.request import Sampled
+
+VOCABULARY = 256
+
+
+def next_token(tokens: Sequence[int]) -> int:
+    """The token that follows, in [0, VOCABULARY)."""
+    return zlib.crc32(b"".join(token.to_bytes(4, "little") for token in tokens)) % VOCABULARY
+
+
+def continuation(prompt: Sequence[int], count: int) -> list[int]:
+    """What a request alone would be given."""
+    tokens = list(prompt)
+    for _ in range(count):
+        tokens.append(next_token(tokens))
+    return tokens[len(prompt) :]
+
+
+class EchoExecutor:
+    """Stores tokens in pages and answers with `next_token` of what it reads back."""
+
+    def __init__(self, pages: int, page_size: int) -> None:
+        self._pool: list[list[int]] = [[-1] * page_size for _ in range(pages)]
+        self._page_size = page_size
+
+    @property
+    def pages(self) -> int:
+        """Pages in the pool."""
+        return len(self._pool)
+
+    def execute(self, batch: StepBatch) -> list[Sampled | None]:
+        """Write all rows, then read all back: what one row writes over another is seen."""
+        for row in batch.rows:
+            for position, token in enumerate(row.tokens, row.start):
+                self._pool[row.pages[position // self._page_size]][position % self._page_size] = (
+                    token
+                )
+        return [self._answer(row) if row.sampling else None for row in batch.rows]
+
+    def _answer(self, row: Row) -> Sampled:
+        size = self._page_size
+        tokens = [self._pool[row.pages[p // size]][p % size] for p in range(row.end)]
+        token = next_token(tokens)
+        return Sampled(token, logprob=-1.0, top=((token, -1.0),))
