@@ -1,0 +1,1 @@
+"""Parts of decoders that families share. Each draws with an `Emitter` and returns a value."""

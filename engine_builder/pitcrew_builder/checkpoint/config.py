@@ -1,0 +1,124 @@
+"""`config.json` of a decoder, as transformers 4 and 5 write it. Unknown keys are ignored."""
+
+import json
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pitcrew_builder.errors import CheckpointCorrupt
+
+
+class Tolerant(BaseModel):
+    """Frozen, and blind to keys that it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+class RopeParameters(Tolerant):
+    """How positions are rotated; the keys that apply depend on `rope_type`."""
+
+    rope_type: str = "default"
+    rope_theta: float = Field(default=10000.0, gt=0)
+    factor: float = Field(default=1.0, gt=0)
+    low_freq_factor: float = Field(default=1.0, gt=0)
+    high_freq_factor: float = Field(default=4.0, gt=0)
+    original_max_position_embeddings: int | None = Field(default=None, gt=0)
+    partial_rotary_factor: float = 1.0
+
+
+class Envelope(Tolerant):
+    """What decides whether and how the rest is read."""
+
+    model_type: str = ""
+    architectures: tuple[str, ...] | None = None
+    auto_map: dict[str, Any] | None = None
+    quantization_config: dict[str, Any] | None = None
+
+
+class DecoderConfig(Tolerant):
+    """The keys that decoder families share. Families subclass it for their defaults."""
+
+    model_type: str
+    hidden_size: int = Field(gt=0, le=1 << 17)
+    intermediate_size: int = Field(gt=0, le=1 << 19)
+    num_hidden_layers: int = Field(gt=0, le=1024)
+    num_attention_heads: int = Field(gt=0, le=1024)
+    num_key_value_heads: int = Field(gt=0, le=1024)
+    head_dim: int = Field(gt=0, le=1024, multiple_of=2)
+    vocab_size: int = Field(gt=1, le=1 << 22)
+    max_position_embeddings: int = Field(default=2048, gt=1)
+    rms_norm_eps: float = Field(default=1e-6, gt=0)
+    hidden_act: str = "silu"
+    tie_word_embeddings: bool = False
+    rope_parameters: RopeParameters = RopeParameters()
+    bos_token_id: int | None = None
+    eos_token_id: int | tuple[int, ...] | None = None
+    pad_token_id: int | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, raw: dict[str, Any]) -> dict[str, Any]:
+        """Derive the sizes that a config may leave out, and read the older rope keys."""
+        known = {key: value for key, value in raw.items() if value is not None}
+        heads, hidden = known.get("num_attention_heads"), known.get("hidden_size")
+        if isinstance(heads, int):
+            known.setdefault("num_key_value_heads", heads)
+            if isinstance(hidden, int) and heads > 0 and cls.model_fields["head_dim"].is_required():
+                known.setdefault("head_dim", hidden // heads)
+        if "rope_parameters" not in known:
+            known["rope_parameters"] = _legacy_rope(known)
+        return known
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> "DecoderConfig":
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"num_attention_heads ({self.num_attention_heads}) is no multiple of "
+                f"num_key_value_heads ({self.num_key_value_heads})"
+            )
+        return self
+
+
+class GenerationConfig(Tolerant):
+    """The part of `generation_config.json` that ends a text."""
+
+    bos_token_id: int | None = None
+    eos_token_id: int | tuple[int, ...] | None = None
+    pad_token_id: int | None = None
+
+
+def _legacy_rope(raw: dict[str, Any]) -> dict[str, Any]:
+    """transformers 4: `rope_theta` beside `rope_scaling`, whose type was once called `type`."""
+    scaling = raw.get("rope_scaling")
+    merged = dict(scaling) if isinstance(scaling, dict) else {}
+    if "type" in merged:
+        merged.setdefault("rope_type", merged["type"])
+    if "rope_theta" in raw:
+        merged["rope_theta"] = raw["rope_theta"]
+    return merged
+
+
+Document = TypeVar("Document", bound=BaseModel)
+
+
+def parse_object(text: bytes, file: str) -> dict[str, Any]:
+    """A JSON object, or `CheckpointCorrupt` that names the file."""
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointCorrupt(f"{file} is not JSON: {error}; download it again") from None
+    if not isinstance(document, dict):
+        raise CheckpointCorrupt(f"{file} holds no JSON object; download it again")
+    return document
+
+
+def parse_as(kind: type[Document], raw: dict[str, Any], file: str) -> Document:
+    """Validate against `kind`, or `CheckpointCorrupt` that names every bad field."""
+    try:
+        return kind.model_validate(raw)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, item['loc'])) or 'document'}: {item['msg']}"
+            for item in error.errors(include_url=False)[:5]
+        )
+        raise CheckpointCorrupt(f"{file}: {problems}; compare it with the published one") from None

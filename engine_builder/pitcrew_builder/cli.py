@@ -1,0 +1,163 @@
+"""`pitcrew-build`: build an engine, show one, verify one."""
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from pydantic import ValidationError
+
+from pitcrew_builder import __version__
+from pitcrew_builder.console import Style, progress_sink
+from pitcrew_builder.errors import (
+    BuildError,
+    InvalidSpec,
+    as_build_error,
+    exit_code,
+    to_failed,
+)
+from pitcrew_builder.report import Failed, Succeeded
+from pitcrew_builder.spec import BuildSpec
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code; see `report` for what the codes mean."""
+    options = _parser().parse_args(arguments)
+    try:
+        code: int = options.run(options)
+    except BuildError as error:
+        print(f"pitcrew-build: {error}", file=sys.stderr)
+        return exit_code(to_failed(error))
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pitcrew-build",
+        description="Turn a Hugging Face checkpoint into a proven, content-addressed engine.",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_build(commands.add_parser("build", help="build an engine, or find it in the store"))
+    for name, run, text in (
+        ("show", _show, "print what an engine is"),
+        ("verify", _verify, "check every file of an engine against its manifest"),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("engine", type=Path, metavar="ENGINE_DIR")
+        command.set_defaults(run=run)
+    return parser
+
+
+def _add_build(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--model", metavar="DIR|REPO", help="a checkpoint directory or a hub repo")
+    what.add_argument("--spec-json", metavar="JSON", help="the whole build spec as one document")
+    parser.add_argument("--revision", help="branch, tag or commit on the hub (default: main)")
+    parser.add_argument("--endpoint", metavar="URL", help="a Hugging Face compatible hub")
+    parser.add_argument("--precision", help="arithmetic of the engine (default: fp32)")
+    parser.add_argument("--max-batch-size", type=int, metavar="N")
+    parser.add_argument("--max-sequence-length", type=int, metavar="TOKENS")
+    parser.add_argument("--kv-page-size", type=int, metavar="TOKENS")
+    parser.add_argument("--store", type=Path, default=Path("engines"), metavar="DIR")
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="default: ~/.cache/pitcrew")
+    parser.add_argument("--outcome", type=Path, metavar="FILE", help="write the outcome as JSON")
+    parser.add_argument("--progress", type=Style, choices=list(Style), default=Style.AUTO)
+    parser.set_defaults(run=_build)
+
+
+def _build(options: argparse.Namespace) -> int:
+    signal.signal(signal.SIGTERM, _cancel)
+    outcome = _attempt(options)
+    if options.outcome is not None:
+        # In place: in a container this is a mount, which no rename can replace.
+        options.outcome.write_text(outcome.model_dump_json(by_alias=True))
+    if isinstance(outcome, Failed):
+        print(f"pitcrew-build: {outcome.reason}: {outcome.message}", file=sys.stderr)
+        return exit_code(outcome)
+    found = "found" if outcome.cached else "published"
+    print(f"{found} {outcome.tag} at {options.store / outcome.path}", file=sys.stderr)
+    return 0
+
+
+def _attempt(options: argparse.Namespace) -> Succeeded | Failed:
+    from pitcrew_builder.pipeline import Places, build
+    from pitcrew_builder.progress import Tracker
+
+    try:
+        spec = _spec(options)
+        cache = options.cache or Path.home() / ".cache" / "pitcrew"
+        with progress_sink(options.progress) as sink:
+            return build(spec, Places(options.store, cache), Tracker(sink))
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001
+        return to_failed(as_build_error(error))
+    finally:
+        # Nothing is left to cancel; a late signal must not break the report.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _cancel(signum: int, frame: FrameType | None) -> None:
+    # Once is enough: a second signal would interrupt the clean-up.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # What a terminal's interrupt raises: no handler of ordinary errors swallows it.
+    raise KeyboardInterrupt
+
+
+def _spec(options: argparse.Namespace) -> BuildSpec:
+    try:
+        if options.spec_json is not None:
+            return BuildSpec.model_validate_json(options.spec_json)
+        return BuildSpec.model_validate(_document(options))
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, item['loc'])) or 'spec'}: {item['msg']}"
+            for item in error.errors(include_url=False)
+        )
+        raise InvalidSpec(f"{problems}; correct the spec") from None
+
+
+def _document(options: argparse.Namespace) -> dict[str, Any]:
+    """The friendly flags as a build spec."""
+    shapes = {
+        "maxBatchSize": options.max_batch_size,
+        "maxSequenceLength": options.max_sequence_length,
+        "kvPageSize": options.kv_page_size,
+    }
+    document: dict[str, Any] = {
+        "source": _source(options),
+        "shapes": {key: value for key, value in shapes.items() if value is not None},
+    }
+    if options.precision is not None:
+        document["precision"] = options.precision
+    return document
+
+
+def _source(options: argparse.Namespace) -> dict[str, Any]:
+    path = Path(options.model)
+    if path.is_dir() or options.model.startswith((".", "/")):
+        return {"kind": "local", "path": str(path), "name": path.resolve().name}
+    hub = {"repo": options.model, "revision": options.revision, "endpoint": options.endpoint}
+    given = {key: value for key, value in hub.items() if value is not None}
+    return {"kind": "huggingFace", **given}
+
+
+def _show(options: argparse.Namespace) -> int:
+    from pitcrew_builder.show import show
+
+    show(options.engine)
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from pitcrew_builder.store import open_engine
+
+    manifest = open_engine(options.engine)
+    print(f"{manifest.tag}: {len(manifest.files)} files agree with {manifest.engine_id[:12]}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""Everything that can end a build, and its one translation to an outcome.
+
+BuildError
+├── InvalidSpec          the request cannot be met
+├── CheckpointNotFound   no such directory, repository, revision or file
+├── CheckpointCorrupt    files contradict themselves or each other
+├── CheckpointUnsafe     reading it would run code or leave its directory
+├── UnknownArchitecture  no family, or a variation of one, that we can draw
+├── HubUnreachable       the hub did not answer; later it may
+├── DiskFull             no room for the engine
+├── ValidationFailed     the engine was built and computes nonsense
+├── EngineCorrupt        a published directory does not match its manifest
+└── Cancelled            somebody asked us to stop
+"""
+
+import errno
+
+from pitcrew_builder.report import (
+    EXIT_REFUSED,
+    EXIT_RETRY,
+    MESSAGE_LIMIT,
+    Failed,
+    FailureReason,
+)
+
+
+class BuildError(Exception):
+    """A build ended without an engine. The message says what is wrong and what to do."""
+
+    reason = FailureReason.INTERNAL_ERROR
+    retryable = False
+
+
+class InvalidSpec(BuildError):
+    """The request cannot be met by this checkpoint or target."""
+
+    reason = FailureReason.INVALID_SPEC
+
+
+class CheckpointNotFound(BuildError):
+    """No such directory, repository, revision or file."""
+
+    reason = FailureReason.CHECKPOINT_NOT_FOUND
+
+
+class CheckpointCorrupt(BuildError):
+    """Files contradict themselves or each other."""
+
+    reason = FailureReason.CHECKPOINT_CORRUPT
+
+
+class CheckpointUnsafe(BuildError):
+    """Reading the checkpoint would run its code or leave its directory."""
+
+    reason = FailureReason.CHECKPOINT_UNSAFE
+
+
+class UnknownArchitecture(BuildError):
+    """No family can draw this network."""
+
+    reason = FailureReason.UNKNOWN_ARCHITECTURE
+
+
+class HubUnreachable(BuildError):
+    """The hub did not answer."""
+
+    reason = FailureReason.HUB_UNREACHABLE
+    retryable = True
+
+
+class DiskFull(BuildError):
+    """A volume has no room for what must be written."""
+
+    reason = FailureReason.DISK_FULL
+    # Room may be made meanwhile, and a volume may grow: worth another attempt.
+    retryable = True
+
+
+class ValidationFailed(BuildError):
+    """The engine was built, and computes what it must not."""
+
+    reason = FailureReason.VALIDATION_FAILED
+
+
+class EngineCorrupt(BuildError):
+    """A directory of the store does not match its manifest."""
+
+
+class Cancelled(BuildError):
+    """Somebody asked the build to stop."""
+
+    reason = FailureReason.CANCELLED
+    retryable = True
+
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def as_build_error(error: BaseException) -> BuildError:
+    """Any exception as one of ours; what nobody foresaw becomes `InternalError`, retryable."""
+    if isinstance(error, BuildError):
+        return error
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        return DiskFull(f"{error.strerror} while writing {error.filename or 'the engine'}; {GROW}")
+    if isinstance(error, KeyboardInterrupt):
+        return Cancelled("the build was asked to stop; start it again to continue")
+    unforeseen = BuildError(f"{type(error).__name__}: {error}; please report this as a bug")
+    unforeseen.retryable = True
+    return unforeseen
+
+
+GROW = "free space on that volume, or enlarge it, and build again"
+
+
+def to_failed(error: BuildError) -> Failed:
+    """The outcome document of an error."""
+    text = str(error)
+    if len(text) > MESSAGE_LIMIT:
+        text = text[: MESSAGE_LIMIT - 1] + "…"
+    return Failed(reason=error.reason, message=text, retryable=error.retryable)
+
+
+def exit_code(failed: Failed) -> int:
+    """2 where repeating is pointless, else 1."""
+    return EXIT_RETRY if failed.retryable else EXIT_REFUSED

@@ -1,0 +1,37 @@
+"""Network families, each a small module over shared blocks, and their registry."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pitcrew_builder.checkpoint.config import Envelope
+from pitcrew_builder.errors import CheckpointUnsafe, UnknownArchitecture
+from pitcrew_builder.families import llama, qwen2, qwen3
+from pitcrew_builder.families.family import Family
+
+FAMILIES: Mapping[str, Family[Any]] = {
+    family.name: family for family in (llama.FAMILY, qwen2.FAMILY, qwen3.FAMILY)
+}
+"""`model_type` -> family."""
+
+
+def family_of(envelope: Envelope) -> Family[Any]:
+    """The family of a config. Refuses code in the checkpoint and formats that we do not read."""
+    if envelope.auto_map:
+        raise CheckpointUnsafe(
+            f"config.json: auto_map asks to run the checkpoint's own code "
+            f"({', '.join(sorted(envelope.auto_map))}), which Pitcrew never does; use a checkpoint "
+            f"whose model_type is one of: {', '.join(sorted(FAMILIES))}"
+        )
+    family = FAMILIES.get(envelope.model_type)
+    if family is None:
+        raise UnknownArchitecture(
+            f"config.json: model_type '{envelope.model_type}' is not a known family; known are: "
+            f"{', '.join(sorted(FAMILIES))}"
+        )
+    if envelope.quantization_config:
+        method = envelope.quantization_config.get("quant_method", "unknown")
+        raise UnknownArchitecture(
+            f"config.json: quantization_config ('{method}'): quantized checkpoints are not read "
+            f"by this version; build from the unquantized checkpoint"
+        )
+    return family

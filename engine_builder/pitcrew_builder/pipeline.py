@@ -1,0 +1,89 @@
+"""The life of a build: resolve, parse, graph, optimize, serialize, validate, publish."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from pitcrew_builder.checkpoint.digests import DigestCache
+from pitcrew_builder.checkpoint.directory import read_tensors
+from pitcrew_builder.checkpoint.match import check_match
+from pitcrew_builder.families.family import ignored_tensors
+from pitcrew_builder.manifest import Manifest
+from pitcrew_builder.optimize import optimize
+from pitcrew_builder.progress import Tracker
+from pitcrew_builder.report import Phase, Succeeded
+from pitcrew_builder.request import Request, plan
+from pitcrew_builder.sources.source import Located
+from pitcrew_builder.spec import BuildSpec, HuggingFaceSource
+from pitcrew_builder.stage import Network, stage
+from pitcrew_builder.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where a build works."""
+
+    store: Path
+    cache: Path
+
+
+def build(spec: BuildSpec, places: Places, tracker: Tracker) -> Succeeded:
+    """Publish the engine of `spec`, or find it. Raises `BuildError`."""
+    store = Store(places.store)
+    store.clean()
+    with tracker.phase(Phase.RESOLVE, "locating the checkpoint"):
+        located = _locate(spec, places.cache, tracker)
+        request = plan(spec, located)
+        found = store.find(request.identity)
+        if found is not None:
+            return _succeeded(found, tracker, cached=True)
+        located.fetch_weights()
+    network = _draw(request, located, tracker)
+    with store.staging() as directory:
+        staged = directory / "engine"
+        manifest = stage(staged, request, located.directory, network, tracker)
+        with tracker.phase(Phase.PUBLISH, "publishing"):
+            published = store.publish(staged, request.identity)
+    return _succeeded(published, tracker, cached=published != manifest)
+
+
+def _locate(spec: BuildSpec, cache: Path, tracker: Tracker) -> Located:
+    digests = DigestCache(cache / "digests.json")
+    if isinstance(spec.source, HuggingFaceSource):
+        from pitcrew_builder.sources import hub
+
+        return hub.locate(spec.source, cache / "hub", digests, tracker)
+    from pitcrew_builder.sources import local
+
+    return local.locate(spec.source, digests, tracker)
+
+
+def _draw(request: Request, located: Located, tracker: Tracker) -> Network:
+    """The network, proven to need exactly the tensors that are there."""
+    with tracker.phase(Phase.PARSE, "reading tensor headers"):
+        tensors = read_tensors(located.directory)
+    with tracker.phase(Phase.GRAPH, f"drawing a {request.family.name}"):
+        graph = request.family.draw(request.config, request.identity.shapes)
+        wanted = [part for weight in graph.weights for part in weight.parts]
+        check_match(wanted, tensors, ignored_tensors(request.family, request.config))
+    with tracker.phase(Phase.OPTIMIZE, "joining projections"):
+        return Network(optimize(graph), tensors)
+
+
+def _succeeded(manifest: Manifest, tracker: Tracker, *, cached: bool) -> Succeeded:
+    identity = manifest.identity
+    return Succeeded(
+        engine_id=manifest.engine_id,
+        tag=manifest.tag,
+        path=identity.relative_path,
+        model=identity.model,
+        commit=identity.commit,
+        world_size=manifest.world_size,
+        size_bytes=manifest.size_bytes,
+        manifest_sha256=hashlib.sha256(manifest.to_json().encode()).hexdigest(),
+        max_batch_size=identity.shapes.max_batch_size,
+        max_sequence_length=identity.shapes.max_sequence_length,
+        kv_bytes_per_token=manifest.kv_bytes_per_token,
+        cached=cached,
+        seconds=round(tracker.seconds, 3),
+    )

@@ -1,0 +1,113 @@
+"""From a spec and a located checkpoint to everything that is decided before work begins."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from pitcrew_builder import __version__
+from pitcrew_builder.checkpoint.config import (
+    DecoderConfig,
+    Envelope,
+    GenerationConfig,
+    parse_as,
+    parse_object,
+)
+from pitcrew_builder.checkpoint.directory import CONFIG, GENERATION_CONFIG, Directory
+from pitcrew_builder.errors import InvalidSpec
+from pitcrew_builder.families import family_of
+from pitcrew_builder.families.family import Family
+from pitcrew_builder.graph.ir import OPSET
+from pitcrew_builder.manifest import Identity, ModelFacts, ResolvedShapes
+from pitcrew_builder.sources.source import Located
+from pitcrew_builder.spec import BuildSpec, Shapes
+
+DEFAULT_LENGTH = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What will be built."""
+
+    family: Family[Any]
+    config: DecoderConfig
+    generation: GenerationConfig
+    identity: Identity
+
+
+def plan(spec: BuildSpec, located: Located) -> Request:
+    """Read the configuration, decide the shapes, and name the engine."""
+    raw = parse_object(located.directory.read_small(CONFIG), CONFIG)
+    family = family_of(parse_as(Envelope, raw, CONFIG))
+    config = parse_as(family.config, raw, CONFIG)
+    identity = Identity(
+        model=located.model,
+        commit=located.commit,
+        inputs=dict(sorted(located.inputs.items())),
+        target=spec.target,
+        precision=spec.precision,
+        parallelism=spec.parallelism,
+        shapes=resolve_shapes(spec.shapes, config),
+        toolchain=toolchain(),
+        builder_version=__version__,
+    )
+    return Request(family, config, _generation(located.directory), identity)
+
+
+def resolve_shapes(shapes: Shapes, config: DecoderConfig) -> ResolvedShapes:
+    """Decide every default. Raises `InvalidSpec` beyond what the checkpoint was made for."""
+    most = config.max_position_embeddings
+    length = shapes.max_sequence_length or min(DEFAULT_LENGTH, most)
+    if length > most:
+        raise InvalidSpec(
+            f"shapes.maxSequenceLength is {length}, and the checkpoint allows {most} "
+            f"(max_position_embeddings); set it to {most} or less"
+        )
+    return ResolvedShapes(
+        max_batch_size=shapes.max_batch_size,
+        max_sequence_length=length,
+        kv_page_size=shapes.kv_page_size,
+    )
+
+
+def toolchain() -> dict[str, str]:
+    """The versions that an engine's bytes depend on, read without importing anything heavy."""
+    return {"onnx-opset": str(OPSET), "onnxruntime": version("onnxruntime")}
+
+
+def facts(request: Request, parameters: int) -> ModelFacts:
+    """What the runtime is told of the network."""
+    config, generation = request.config, request.generation
+    stated = generation.eos_token_id if generation.eos_token_id is not None else config.eos_token_id
+    return ModelFacts(
+        architecture=config.model_type,
+        parameters=parameters,
+        layers=config.num_hidden_layers,
+        hidden_size=config.hidden_size,
+        attention_heads=config.num_attention_heads,
+        kv_heads=config.num_key_value_heads,
+        head_dim=config.head_dim,
+        vocab_size=config.vocab_size,
+        bos_token_id=_first(generation.bos_token_id, config.bos_token_id),
+        eos_token_ids=_as_tuple(stated),
+        pad_token_id=_first(generation.pad_token_id, config.pad_token_id),
+    )
+
+
+def _generation(directory: Directory) -> GenerationConfig:
+    if not directory.has(GENERATION_CONFIG):
+        return GenerationConfig()
+    raw: Mapping[str, Any] = parse_object(
+        directory.read_small(GENERATION_CONFIG), GENERATION_CONFIG
+    )
+    return parse_as(GenerationConfig, dict(raw), GENERATION_CONFIG)
+
+
+def _first(*candidates: int | None) -> int | None:
+    return next((item for item in candidates if item is not None), None)
+
+
+def _as_tuple(value: int | tuple[int, ...] | None) -> tuple[int, ...]:
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, int) else value

@@ -1,0 +1,77 @@
+"""Writing constants to the graph's data file: placed first, then streamed, hashed on the way."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
+from pathlib import Path
+
+from pitcrew_builder.checkpoint.reader import WeightReader
+from pitcrew_builder.checkpoint.safetensors import TensorInfo
+from pitcrew_builder.graph.ir import Graph, Literal, Value, Weight
+from pitcrew_builder.graph.proto import Extent, is_inline
+from pitcrew_builder.manifest import FileEntry
+
+ALIGNMENT = 4096
+"""Bytes. A runtime maps tensors of the file straight into memory, by pages."""
+
+FLOAT = 4
+
+
+def place(graph: Graph) -> dict[Value, Extent]:
+    """Give every constant that is not inline its place in the data file, in graph order."""
+    extents: dict[Value, Extent] = {}
+    offset = 0
+    for item in _stored(graph):
+        length = item.elements * FLOAT if isinstance(item, Weight) else item.array.nbytes
+        extents[item.name] = Extent(offset, length)
+        offset += length + -(offset + length) % ALIGNMENT
+    return extents
+
+
+def size(extents: Mapping[Value, Extent]) -> int:
+    """Bytes of the data file."""
+    return max((extent.offset + extent.length for extent in extents.values()), default=0)
+
+
+def write_data(
+    path: Path,
+    entry_path: str,
+    graph: Graph,
+    extents: Mapping[Value, Extent],
+    tensors: Mapping[str, TensorInfo],
+    on_bytes: Callable[[int], None],
+) -> FileEntry:
+    """Stream all constants to `path`, make them durable, and return the file's manifest entry."""
+    digest, written = hashlib.sha256(), 0
+    with path.open("wb", buffering=0) as out, WeightReader() as reader:
+        for item in _stored(graph):
+            gap = bytes(extents[item.name].offset - written)
+            for block in chain([memoryview(gap)], _blocks(item, tensors, reader)):
+                _write_all(out.fileno(), block)
+                digest.update(block)
+                written += block.nbytes
+                on_bytes(block.nbytes)
+        os.fsync(out.fileno())
+    return FileEntry(path=entry_path, size=written, sha256=digest.hexdigest())
+
+
+def _stored(graph: Graph) -> Iterator[Weight | Literal]:
+    yield from graph.weights
+    yield from (literal for literal in graph.literals if not is_inline(literal))
+
+
+def _blocks(
+    item: Weight | Literal, tensors: Mapping[str, TensorInfo], reader: WeightReader
+) -> Iterator[memoryview]:
+    if isinstance(item, Literal):
+        yield memoryview(item.array.tobytes())
+        return
+    for part in item.parts:
+        for chunk in reader.chunks(tensors[part.name]):
+            yield chunk.data.cast("B")
+
+
+def _write_all(descriptor: int, block: memoryview) -> None:
+    while block.nbytes:
+        block = block[os.write(descriptor, block) :]

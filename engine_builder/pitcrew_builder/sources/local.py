@@ -1,0 +1,29 @@
+"""A checkpoint directory on a mounted volume. Its commit is the digest of its files."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from pitcrew_builder.checkpoint.digests import DigestCache
+from pitcrew_builder.checkpoint.directory import CONFIG, Directory, weight_files
+from pitcrew_builder.progress import Tracker
+from pitcrew_builder.sources.source import Located
+from pitcrew_builder.spec import LocalSource
+
+
+def locate(source: LocalSource, digests: DigestCache, tracker: Tracker) -> Located:
+    """Hash the files that count."""
+    directory = Directory.of(Path(source.path))
+    directory.file(CONFIG)
+    names = sorted({*directory.small_files(), *weight_files(directory)})
+    paths = {name: directory.file(name) for name in names}
+    total = sum(path.stat().st_size for path in paths.values())
+    count = tracker.counter(total, f"hashing {source.name}")
+    inputs = {name: digests.sha256(path, count) for name, path in paths.items()}
+    return Located(source.name, commit_of(inputs), inputs, directory, lambda: None)
+
+
+def commit_of(inputs: Mapping[str, str]) -> str:
+    """40 hex digits over file names and digests, independent of their order."""
+    lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(inputs.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()[:40]

@@ -1,0 +1,88 @@
+"""Proof before publish: the graph loads, computes numbers, and its paged cache changes nothing."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from pitcrew_builder.errors import CheckpointCorrupt, ValidationFailed
+from pitcrew_builder.manifest import Canary, ModelFacts
+from pitcrew_builder.paged_runner import Floats, PagedRunner
+
+PROMPT_TEXT = "In the beginning God created the heaven and the earth."
+PROMPT_TOKENS = 8
+NEW_TOKENS = 16
+TOLERANCE = 1e-3
+"""Largest difference of a logit, relative to the largest logit (or absolute, below 1)."""
+
+CLEAR_MARGIN = 1e-3
+"""A canary stops before a token that wins by less: there, another CPU may rightly differ."""
+
+
+def canary_prompt(facts: ModelFacts, tokenizer: Path, limit: int) -> list[int]:
+    """Eight tokens or fewer: real text where there is a tokenizer, else ids spread over the
+    vocabulary. `limit` bounds the prompt's length. Raises `CheckpointCorrupt` for a tokenizer that
+    cannot be read or does not fit the vocabulary.
+    """
+    spread = [1 + index * (facts.vocab_size - 2) // PROMPT_TOKENS for index in range(PROMPT_TOKENS)]
+    ids = _encode(tokenizer, facts) if tokenizer.exists() else spread
+    if facts.bos_token_id is not None and ids[:1] != [facts.bos_token_id]:
+        ids = [facts.bos_token_id, *ids]
+    return (ids or spread)[: min(PROMPT_TOKENS, limit)]
+
+
+def prove(
+    runner: PagedRunner, prompt: list[int], count: int, advance: Callable[[float], None]
+) -> Canary:
+    """Continue `prompt` greedily by `count` tokens, and check that computing the same text at once
+    gives the same logits. Raises `ValidationFailed`.
+    """
+    steps = [runner.extend(prompt)]
+    tokens: list[int] = []
+    for index in range(count):
+        tokens.append(int(steps[-1][-1].argmax()))
+        steps.append(runner.extend(tokens[-1:]))
+        advance(index / count)
+    runner.reset()
+    whole, stepwise = runner.extend(prompt + tokens), np.concatenate(steps)
+    _check(whole, stepwise)
+    sure = _clear_tokens(whole[len(prompt) - 1 : -1])
+    return Canary(prompt=tuple(prompt), continuation=tuple(tokens[:sure]))
+
+
+def _encode(file: Path, facts: ModelFacts) -> list[int]:
+    from tokenizers import Tokenizer
+
+    try:
+        ids: list[int] = Tokenizer.from_file(str(file)).encode(PROMPT_TEXT).ids
+    except Exception as error:
+        # The library raises bare exceptions.
+        raise CheckpointCorrupt(f"{file.name} cannot be read: {error}; copy it again") from error
+    if ids and max(ids) >= facts.vocab_size:
+        raise CheckpointCorrupt(
+            f"{file.name} yields token {max(ids)}, and config.json has vocab_size "
+            f"{facts.vocab_size}; take both from the same checkpoint"
+        )
+    return ids
+
+
+def _check(whole: Floats, stepwise: Floats) -> None:
+    if not np.isfinite(whole).all() or not np.isfinite(stepwise).all():
+        raise ValidationFailed(
+            "the engine computes NaN or infinite logits; the checkpoint's weights overflow in the "
+            "chosen precision, or do not belong to its config.json"
+        )
+    difference = float(np.abs(whole - stepwise).max())
+    allowed = TOLERANCE * max(1.0, float(np.abs(whole).max()))
+    if difference > allowed:
+        raise ValidationFailed(
+            f"decoding over the paged cache differs from computing at once by {difference:.2e} "
+            f"(allowed {allowed:.2e}); please report this as a bug"
+        )
+
+
+def _clear_tokens(logits: Floats) -> int:
+    """How many of the greedy choices [n, vocab], from the first, are no near ties."""
+    best = np.partition(logits, -2, axis=-1)[:, -2:]
+    unclear = np.flatnonzero(best[:, 1] - best[:, 0] < CLEAR_MARGIN)
+    return int(unclear[0]) if unclear.size else len(logits)
