@@ -221,6 +221,10 @@ class BuildStatus(StatusModel):
     job_name: str = Field(description="Name of the Job.")
     spec_hash: str = Field(description="Digest of everything that the Job was made from.")
     state: str = Field(description="Running, Succeeded or Failed.")
+    reason: str | None = Field(default=None, description="Why a failed build failed.")
+    message: str | None = Field(
+        default=None, description="What was wrong with a failed build, and what to do."
+    )
 
 
 class LLMEngineStatus(StatusModel):

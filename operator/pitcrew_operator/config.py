@@ -1,0 +1,47 @@
+"""The operator's own settings: parsed once from the environment, frozen ever after."""
+
+from collections.abc import Mapping
+from typing import Literal, Self
+
+from pydantic import Field, field_validator
+
+from pitcrew_builder.spec import Model
+from pitcrew_operator.api.common import ImageName, ObjectName
+
+PREFIX = "PITCREW_"
+
+
+class Config(Model):
+    """One operator's settings. Field `builder_image` is read from `PITCREW_BUILDER_IMAGE`, etc."""
+
+    builder_image: ImageName = Field(description="Image with `pitcrew-build`.")
+    runtime_image: ImageName = Field(description="Image with `pitcrew-serve`.")
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    image_pull_secrets: tuple[ObjectName, ...] = Field(
+        default=(), description="Comma-separated; used where a resource names none."
+    )
+    store_claim: ObjectName = "pitcrew-engines"
+    store_size: str = Field(default="20Gi", min_length=1)
+    store_class: str | None = Field(default=None, description="None: the cluster's default class.")
+    store_access_modes: tuple[
+        Literal["ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany", "ReadWriteOncePod"], ...
+    ] = ("ReadWriteOnce",)
+    job_retention_seconds: int = Field(default=3600, ge=0, description="Of finished build Jobs.")
+    log_poll_seconds: float = Field(default=2.0, gt=0, description="Between two looks at a build.")
+    resync_seconds: float = Field(default=300.0, gt=0, description="Between two full listings.")
+    workers: int = Field(default=8, ge=1, le=256, description="Reconciliations at a time.")
+    http_port: int = Field(default=8080, ge=0, le=65535, description="0 takes any free port.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @field_validator("image_pull_secrets", "store_access_modes", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> Self:
+        """Read every `PITCREW_<FIELD>`; empty means unset. Raises pydantic.ValidationError."""
+        found = {name: environ.get(PREFIX + name.upper(), "") for name in cls.model_fields}
+        return cls.model_validate({name: value for name, value in found.items() if value})

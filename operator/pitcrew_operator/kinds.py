@@ -1,0 +1,64 @@
+"""The kinds of objects that the operator reads or writes, and where the API serves them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import quote
+
+from pitcrew_operator.api.common import API_VERSION
+
+Raw = Mapping[str, Any]
+"""An object as JSON, exactly as the API server sent it. Never changed in place."""
+
+MANAGED_BY: Final = "app.kubernetes.io/managed-by"
+MANAGER: Final = "pitcrew"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of object: its API version, names, and which objects of it concern us."""
+
+    api_version: str
+    kind: str
+    plural: str
+    selector: str | None = None
+
+    @property
+    def group(self) -> str:
+        """API group; empty for the core."""
+        return self.api_version.rpartition("/")[0]
+
+    @property
+    def version(self) -> str:
+        """Version inside the group."""
+        return self.api_version.rpartition("/")[2]
+
+    def path(self, namespace: str | None, name: str = "", subresource: str = "") -> str:
+        """URL path of the collection, the object or its subresource."""
+        root = f"/apis/{self.api_version}" if self.group else f"/api/{self.api_version}"
+        scope = ["namespaces", quote(namespace, safe="")] if namespace else []
+        parts = [root, *scope, self.plural, quote(name, safe=""), subresource]
+        return "/".join(part for part in parts if part)
+
+
+_OURS: Final = f"{MANAGED_BY}={MANAGER}"
+
+ENGINE: Final = Kind(API_VERSION, "LLMEngine", "llmengines")
+DEPLOYMENT: Final = Kind(API_VERSION, "LLMDeployment", "llmdeployments")
+JOB: Final = Kind("batch/v1", "Job", "jobs", _OURS)
+POD: Final = Kind("v1", "Pod", "pods", _OURS)
+WORKLOAD: Final = Kind("apps/v1", "Deployment", "deployments", _OURS)
+SERVICE: Final = Kind("v1", "Service", "services", _OURS)
+CLAIM: Final = Kind("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
+EVENT: Final = Kind("events.k8s.io/v1", "Event", "events")
+
+OWNERS: Final = (ENGINE, DEPLOYMENT)
+CHILDREN: Final = (CLAIM, JOB, WORKLOAD, SERVICE, POD)
+WATCHED: Final = (*OWNERS, *CHILDREN)
+
+_BY_NAME: Final = {(kind.api_version, kind.kind): kind for kind in (*WATCHED, EVENT)}
+
+
+def kind_of(manifest: Raw) -> Kind:
+    """The kind of a manifest. Raises KeyError for one that the operator does not handle."""
+    return _BY_NAME[manifest["apiVersion"], manifest["kind"]]

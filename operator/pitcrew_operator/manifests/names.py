@@ -1,0 +1,67 @@
+"""Names, labels and digests: equal inputs give equal names, so a repeated write is no new object.
+
+Everything of ours in an object's metadata bears the prefix `pitcrew.dev/`.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from pitcrew_operator.api.common import API_VERSION, GROUP
+from pitcrew_operator.kinds import MANAGED_BY, MANAGER, Kind
+from pitcrew_operator.views import Meta
+
+ENGINE_LABEL: Final = f"{GROUP}/engine"
+DEPLOYMENT_LABEL: Final = f"{GROUP}/deployment"
+REBUILD_ANNOTATION: Final = f"{GROUP}/rebuild"
+APPLIED_ANNOTATION: Final = f"{GROUP}/applied"
+ENGINE_ID_ANNOTATION: Final = f"{GROUP}/engine-id"
+
+_NAME_LIMIT: Final = 63
+
+
+def digest(document: Mapping[str, Any], length: int = 8) -> str:
+    """Hex digits that stand for a JSON document, whatever the order of its keys."""
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def job_name(engine: str, spec_hash: str) -> str:
+    """`<engine>-build-<hash>` in at most 63 characters; dots are not allowed in pod names."""
+    suffix = f"-build-{spec_hash}"
+    return engine.replace(".", "-")[: _NAME_LIMIT - len(suffix)].rstrip("-") + suffix
+
+
+def labels(component: str, instance: str, own: Mapping[str, str]) -> dict[str, str]:
+    """The recommended labels, plus our own."""
+    return {
+        "app.kubernetes.io/name": f"pitcrew-{component}",
+        "app.kubernetes.io/instance": instance,
+        "app.kubernetes.io/component": component,
+        MANAGED_BY: MANAGER,
+        **own,
+    }
+
+
+def owner_reference(kind: Kind, meta: Meta) -> dict[str, Any]:
+    """Makes the garbage collector remove the child with its owner."""
+    return {
+        "apiVersion": API_VERSION,
+        "kind": kind.kind,
+        "name": meta.name,
+        "uid": meta.uid,
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+
+
+def stamped(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The manifest with a digest of itself in an annotation.
+
+    The digest shows that a field was withdrawn from the manifest, which a comparison of the
+    remaining fields cannot show.
+    """
+    metadata = manifest["metadata"]
+    annotations = metadata.get("annotations", {}) | {APPLIED_ANNOTATION: digest(manifest, 16)}
+    return {**manifest, "metadata": {**metadata, "annotations": annotations}}

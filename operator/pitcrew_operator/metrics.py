@@ -1,0 +1,47 @@
+"""The operator's own metrics, by Prometheus rules: base units, `_total` on counters."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+class Metrics:
+    """All metrics of one operator, in a registry of their own (so that tests may have many)."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.reconcile_seconds = Histogram(
+            "pitcrew_operator_reconcile_seconds",
+            "Time of one reconciliation, API calls included.",
+            ["kind"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.reconcile_errors = Counter(
+            "pitcrew_operator_reconcile_errors_total",
+            "Reconciliations that ended in an error and are repeated.",
+            ["kind", "error"],
+            registry=self.registry,
+        )
+        self.api_requests = Counter(
+            "pitcrew_operator_api_requests_total",
+            "Requests to the API server besides watches.",
+            ["verb", "resource", "code"],
+            registry=self.registry,
+        )
+        self.queue_depth = Gauge(
+            "pitcrew_operator_queue_depth",
+            "Objects that wait for a reconciliation now.",
+            registry=self.registry,
+        )
+        self.objects = Gauge(
+            "pitcrew_operator_objects",
+            "Objects in the operator's view of the cluster.",
+            ["kind"],
+            registry=self.registry,
+        )
+        self.synced = Gauge(
+            "pitcrew_operator_synced",
+            "1 once every kind was listed.",
+            registry=self.registry,
+        )

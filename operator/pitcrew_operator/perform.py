@@ -1,0 +1,95 @@
+"""The one place that carries actions out."""
+
+import hashlib
+import logging
+import socket
+from collections.abc import Sequence
+from typing import Any, Final
+
+from pitcrew_operator.api.common import API_VERSION
+from pitcrew_operator.cluster import Cluster
+from pitcrew_operator.errors import ClusterError, Gone
+from pitcrew_operator.kinds import EVENT, Raw, kind_of
+from pitcrew_operator.plan.actions import Action, Apply, Delete, Emit, Requeue, WriteStatus
+from pitcrew_operator.store import Store
+
+_CONTROLLER: Final = "pitcrew.dev/operator"
+
+logger = logging.getLogger(__name__)
+
+
+async def perform(actions: Sequence[Action], cluster: Cluster, store: Store) -> float | None:
+    """Carry the actions out in order; the least requeue time is returned, if any was asked.
+
+    Stops at the first refused write. Own writes enter the view at once, so that the next plan
+    never misses them.
+    """
+    for action in actions:
+        match action:
+            case Apply(manifest):
+                store.put(kind_of(manifest), await cluster.apply(manifest))
+            case Delete(kind, namespace, name, uid):
+                await cluster.delete(kind, namespace, name, uid)
+            case WriteStatus():
+                await _write_status(action, cluster, store)
+            case Emit():
+                await _emit(action, cluster)
+            case Requeue():
+                pass
+    return min((a.seconds for a in actions if isinstance(a, Requeue)), default=None)
+
+
+async def _write_status(action: WriteStatus, cluster: Cluster, store: Store) -> None:
+    document = {
+        "apiVersion": API_VERSION,
+        "kind": action.kind.kind,
+        "metadata": {
+            "name": action.meta.name,
+            "namespace": action.meta.namespace,
+            # A namesake that was created since must not get this status.
+            "uid": action.meta.uid,
+        },
+        "status": action.status.model_dump(mode="json", by_alias=True, exclude_none=True),
+    }
+    try:
+        store.put(action.kind, await cluster.apply_status(document))
+    except Gone:
+        logger.debug("%s %s is gone", action.kind.kind, action.meta.name)
+
+
+async def _emit(action: Emit, cluster: Cluster) -> None:
+    """Events are courtesy: one that cannot be written is logged and never repeated."""
+    text = "%s %s/%s: %s: %s"
+    meta = action.meta
+    logger.info(text, action.kind.kind, meta.namespace, meta.name, action.reason, action.message)
+    try:
+        await cluster.create_event(event_manifest(action))
+    except ClusterError as error:
+        logger.warning("cannot record an event: %s", error)
+
+
+def event_manifest(action: Emit) -> Raw:
+    """The Event; its name stands for the transition, so that a repetition is no second event."""
+    meta = action.meta
+    identity = f"{meta.uid}\n{action.reason}\n{action.message}\n{action.at}"
+    suffix = hashlib.sha256(identity.encode()).hexdigest()[:12]
+    regarding: dict[str, Any] = {
+        "apiVersion": API_VERSION,
+        "kind": action.kind.kind,
+        "namespace": meta.namespace,
+        "name": meta.name,
+        "uid": meta.uid,
+    }
+    return {
+        "apiVersion": EVENT.api_version,
+        "kind": EVENT.kind,
+        "metadata": {"name": f"{meta.name}.{suffix}", "namespace": meta.namespace},
+        "eventTime": action.at.removesuffix("Z") + ".000000Z",
+        "type": action.type,
+        "reason": action.reason,
+        "note": action.message,
+        "action": "Reconcile",
+        "regarding": regarding,
+        "reportingController": _CONTROLLER,
+        "reportingInstance": f"{_CONTROLLER}-{socket.gethostname()}"[:128],
+    }

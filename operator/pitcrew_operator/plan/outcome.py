@@ -1,0 +1,146 @@
+"""How a build ended, from its Job and the last words of its pods."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from pitcrew_builder.report import Failed, Succeeded, parse_outcome
+from pitcrew_operator import reasons
+from pitcrew_operator.api.engine import EngineStatus
+from pitcrew_operator.manifests.build_job import Build
+from pitcrew_operator.plan.conditions import Situation, reconciling, stalled
+from pitcrew_operator.views import Job, Pod
+
+_SAFE_PATH: Final = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$")
+
+
+@dataclass(frozen=True)
+class Proven:
+    """An engine is in the store."""
+
+    engine: EngineStatus
+
+
+@dataclass(frozen=True)
+class Refused:
+    """There is none, and repeating the same build is pointless."""
+
+    situation: Situation
+
+
+@dataclass(frozen=True)
+class Lost:
+    """The Job is complete but its report is gone with its pod; the store has the engine."""
+
+    situation: Situation
+
+
+@dataclass(frozen=True)
+class Pending:
+    """The Job has ended, but its pod's end has not reached us yet."""
+
+    situation: Situation
+
+
+Verdict = Proven | Refused | Lost | Pending
+
+
+def judge(build: Build, job: Job, pods: Sequence[Pod]) -> Verdict:
+    """The verdict on an ended Job. `pods` are those of the Job, the youngest first."""
+    report = _report(pods)
+    if job.complete:
+        return _complete(build, report, pods)
+    if isinstance(report, Failed):
+        return Refused(stalled(report.reason.value, _with_tries(report.message, job)))
+    if job.failed == "DeadlineExceeded":
+        return Refused(_deadline(build))
+    return Refused(_unreported(build, job, pods))
+
+
+def retrying(pods: Sequence[Pod]) -> Situation | None:
+    """Between two tries: what the last one said."""
+    ended = [pod for pod in pods if pod.termination is not None]
+    if not ended:
+        return None
+    report = _report(ended)
+    text = report.message if isinstance(report, Failed) else _exit_text(ended[0])
+    return reconciling(reasons.RETRYING, f"the last try failed and is repeated: {text}")
+
+
+def _report(pods: Sequence[Pod]) -> Succeeded | Failed | None:
+    """The report of the youngest pod that left one; a success counts before any failure."""
+    reports = [
+        report
+        for pod in pods
+        if pod.termination and (report := parse_outcome(pod.termination.message))
+    ]
+    success = next((report for report in reports if isinstance(report, Succeeded)), None)
+    return success or next(iter(reports), None)
+
+
+def _complete(build: Build, report: Succeeded | Failed | None, pods: Sequence[Pod]) -> Verdict:
+    if isinstance(report, Succeeded) and _SAFE_PATH.match(report.path):
+        return Proven(_engine(build, report))
+    if not pods:
+        text = "the build is complete but its pod is gone with the report; asking the store again"
+        return Lost(reconciling(reasons.BUILD_LOST, text))
+    if all(pod.termination is None for pod in pods):
+        return Pending(reconciling(reasons.BUILDING, "reading the build's report"))
+    return Refused(
+        stalled(
+            reasons.UNREADABLE_REPORT,
+            f"Job {build.job_name} is complete but left no report that this operator can read; "
+            f"use the builder image of the operator's own version (now {build.image})",
+        )
+    )
+
+
+def _engine(build: Build, report: Succeeded) -> EngineStatus:
+    known = report.model_dump(exclude={"kind", "engine_id", "seconds"})
+    return EngineStatus(
+        id=report.engine_id,
+        claim_name=build.store.name,
+        build_seconds=round(report.seconds),
+        **known,
+    )
+
+
+def _with_tries(message: str, job: Job) -> str:
+    return f"{message} (tried {job.failures} times)" if job.failures > 1 else message
+
+
+def _deadline(build: Build) -> Situation:
+    limit = build.engine.spec.build.active_deadline_seconds
+    return stalled(
+        reasons.DEADLINE_EXCEEDED,
+        f"the build took longer than spec.build.activeDeadlineSeconds = {limit}; raise it, or "
+        "give the build more CPU",
+    )
+
+
+def _unreported(build: Build, job: Job, pods: Sequence[Pod]) -> Situation:
+    ended = next((pod for pod in pods if pod.termination), None)
+    if ended is None:
+        text = f"Job {build.job_name} failed ({job.failed}) and its pods are gone"
+        return stalled(reasons.BUILD_FAILED, f"{text}; {_AGAIN}")
+    assert ended.termination is not None
+    if ended.termination.reason == "OOMKilled":
+        limit = build.engine.spec.build.resources.limits.get("memory", "not set")
+        return stalled(
+            reasons.OUT_OF_MEMORY,
+            "the build was killed for using more memory than allowed; raise "
+            f"spec.build.resources.limits.memory (now {limit})",
+        )
+    return stalled(reasons.BUILD_FAILED, f"{_exit_text(ended)}; {_AGAIN}")
+
+
+_AGAIN: Final = "to build again, set the annotation pitcrew.dev/rebuild to a new value"
+
+
+def _exit_text(pod: Pod) -> str:
+    assert pod.termination is not None
+    return (
+        f"the builder ended with exit code {pod.termination.exit_code} and left no report; see "
+        f"kubectl logs --namespace {pod.meta.namespace} {pod.meta.name}"
+    )

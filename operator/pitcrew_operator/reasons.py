@@ -1,0 +1,59 @@
+"""Every reason that a condition or event may bear, besides those that builds report themselves.
+
+The reasons of failed builds are `pitcrew_builder.report.FailureReason`; the reasons of failed
+pods are what the runtime writes as the first word of its termination message.
+"""
+
+from typing import Final
+
+# Ready.
+ENGINE_READY: Final = "EngineReady"
+SERVING: Final = "Serving"
+SCALED_TO_ZERO: Final = "ScaledToZero"
+
+# On the way.
+BUILD_STARTING: Final = "BuildStarting"
+BUILDING: Final = "Building"
+RETRYING: Final = "Retrying"
+BUILD_LOST: Final = "BuildLost"
+CREATING_STORE: Final = "CreatingStore"
+ENGINE_NOT_READY: Final = "EngineNotReady"
+ROLLING_OUT: Final = "RollingOut"
+WAITING_FOR_DELETION: Final = "WaitingForDeletion"
+
+# On the way, but only if somebody acts.
+SOURCE_VOLUME_NOT_FOUND: Final = "SourceVolumeNotFound"
+STORE_NOT_FOUND: Final = "EngineStoreNotFound"
+WAITING_FOR_VOLUME: Final = "WaitingForVolume"
+UNSCHEDULABLE: Final = "Unschedulable"
+IMAGE_PULL_FAILED: Final = "ImagePullFailed"
+POD_MISCONFIGURED: Final = "PodMisconfigured"
+ENGINE_NOT_FOUND: Final = "EngineNotFound"
+POD_FAILING: Final = "PodFailing"
+FORBIDDEN: Final = "Forbidden"
+
+# Stuck until the user changes something.
+INVALID_SPEC: Final = "InvalidSpec"
+REJECTED: Final = "Rejected"
+NAME_CONFLICT: Final = "NameConflict"
+WORLD_SIZE_MISMATCH: Final = "WorldSizeMismatch"
+DEADLINE_EXCEEDED: Final = "DeadlineExceeded"
+OUT_OF_MEMORY: Final = "OutOfMemory"
+BUILD_FAILED: Final = "BuildFailed"
+UNREADABLE_REPORT: Final = "UnreadableReport"
+
+NEEDS_ATTENTION: Final = frozenset(
+    {
+        RETRYING,
+        BUILD_LOST,
+        SOURCE_VOLUME_NOT_FOUND,
+        STORE_NOT_FOUND,
+        WAITING_FOR_VOLUME,
+        UNSCHEDULABLE,
+        IMAGE_PULL_FAILED,
+        POD_MISCONFIGURED,
+        ENGINE_NOT_FOUND,
+        POD_FAILING,
+        FORBIDDEN,
+    }
+)

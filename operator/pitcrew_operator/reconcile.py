@@ -1,0 +1,112 @@
+"""Observe, plan, perform: one pass over one resource. May be repeated at any moment."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import NamedTuple, TypeVar
+
+from pitcrew_operator.cluster import Cluster
+from pitcrew_operator.config import Config
+from pitcrew_operator.errors import Rejected, Unavailable
+from pitcrew_operator.kinds import DEPLOYMENT, ENGINE, Kind, Raw
+from pitcrew_operator.metrics import Metrics
+from pitcrew_operator.observe import see_deployment, see_engine
+from pitcrew_operator.perform import perform
+from pitcrew_operator.plan import problem
+from pitcrew_operator.plan.actions import Action
+from pitcrew_operator.plan.deployment import plan_deployment
+from pitcrew_operator.plan.engine import plan_engine
+from pitcrew_operator.plan.problem import OwnStatus
+from pitcrew_operator.store import Store
+from pitcrew_operator.views import InvalidResource, Meta, deployment_of, engine_of
+from pitcrew_operator.workqueue import RetryLater
+
+T = TypeVar("T")
+
+
+class Key(NamedTuple):
+    """One of our own resources."""
+
+    kind: Kind
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind.kind} {self.namespace}/{self.name}"
+
+
+def utc_now() -> datetime:
+    """The wall clock; the only one in the operator."""
+    return datetime.now(UTC)
+
+
+class Reconciler:
+    """Brings resources closer to their specs, one pass at a time."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        store: Store,
+        config: Config,
+        metrics: Metrics,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._cluster, self._store, self._config = cluster, store, config
+        self._metrics, self._now = metrics, now
+
+    async def reconcile(self, key: Key) -> float | None:
+        """One pass. Returns the seconds after which to look again, if at all.
+
+        Raises RetryLater for what passes by itself or has just been told to the user.
+        """
+        raw = self._store.get(*key)
+        if raw is None:
+            return None
+        with self._metrics.reconcile_seconds.labels(key.kind.kind).time():
+            try:
+                return await self._pass(key, raw)
+            except Unavailable as error:
+                self._metrics.reconcile_errors.labels(key.kind.kind, "unavailable").inc()
+                raise RetryLater(str(error), error.retry_after) from error
+            except Rejected as error:
+                self._metrics.reconcile_errors.labels(key.kind.kind, "rejected").inc()
+                raise RetryLater(str(error)) from error
+
+    async def _pass(self, key: Key, raw: Raw) -> float | None:
+        try:
+            if key.kind is ENGINE:
+                return await self._pass_engine(raw)
+            return await self._pass_deployment(raw)
+        except InvalidResource as error:
+            status, situation = error.status, problem.invalid(error.problem)
+            assert isinstance(status, OwnStatus)
+            return await self._perform(
+                problem.tell(error.kind, error.meta, status, situation, self._now())
+            )
+
+    async def _pass_engine(self, raw: Raw) -> float | None:
+        engine = engine_of(raw)
+        seen = await see_engine(engine, self._store, self._cluster, self._config)
+        actions = plan_engine(engine, seen, self._now(), self._config)
+        return await self._carry_out(actions, ENGINE, engine.meta, engine.status)
+
+    async def _pass_deployment(self, raw: Raw) -> float | None:
+        owner = deployment_of(raw)
+        seen = await see_deployment(owner, self._store, self._cluster)
+        actions = plan_deployment(owner, seen, self._now(), self._config)
+        return await self._carry_out(actions, DEPLOYMENT, owner.meta, owner.status)
+
+    async def _carry_out(
+        self, actions: list[Action], kind: Kind, meta: Meta, before: OwnStatus
+    ) -> float | None:
+        """Perform; where the API server refuses a write, the user reads why in the conditions."""
+        try:
+            return await self._perform(actions)
+        except Rejected as error:
+            situation = problem.refused(
+                error.status, error.message, is_permission=error.is_permission
+            )
+            await self._perform(problem.tell(kind, meta, before, situation, self._now()))
+            raise
+
+    async def _perform(self, actions: list[Action]) -> float | None:
+        return await perform(actions, self._cluster, self._store)

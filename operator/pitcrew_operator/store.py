@@ -1,0 +1,147 @@
+"""The operator's view of the cluster, fed by watches, by listings and by its own writes.
+
+An older version of an object never replaces a newer one, so the three feeds may overtake each
+other. Changes are told to one listener, which decides whom to reconcile.
+"""
+
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
+
+from pitcrew_operator.kinds import CLAIM, DEPLOYMENT, ENGINE, JOB, POD, Kind, Raw
+from pitcrew_operator.manifests.names import DEPLOYMENT_LABEL, ENGINE_LABEL
+
+Listener = Callable[[Kind, Raw], None]
+
+_REMEMBERED_DELETIONS: Final = 4096
+
+
+class Store:
+    """Objects by kind, namespace and name, and by what they refer to."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._objects: dict[Kind, dict[tuple[str, str], Raw]] = defaultdict(dict)
+        self._index: dict[tuple[Kind, str, str], dict[str, Raw]] = defaultdict(dict)
+        self._deleted: OrderedDict[str, None] = OrderedDict()
+
+    def get(self, kind: Kind, namespace: str, name: str) -> Raw | None:
+        """One object."""
+        return self._objects[kind].get((namespace, name))
+
+    def all(self, kind: Kind) -> Iterator[Raw]:
+        """Every object of a kind."""
+        return iter(tuple(self._objects[kind].values()))
+
+    def count(self, kind: Kind) -> int:
+        """How many objects of a kind there are."""
+        return len(self._objects[kind])
+
+    def refer(self, kind: Kind, namespace: str, reference: str) -> list[Raw]:
+        """Objects that refer so, such as `engine=tiny`: see `references`."""
+        return list(self._index.get((kind, namespace, reference), {}).values())
+
+    def put(self, kind: Kind, raw: Raw) -> None:
+        """Take an object in, unless it is older than what is known."""
+        namespace, name = _key(raw)
+        known = self.get(kind, namespace, name)
+        if raw["metadata"].get("uid") in self._deleted or (known and not _is_newer(raw, known)):
+            return
+        if known:
+            self._unindex(kind, known)
+        slim = _slim(kind, raw)
+        self._objects[kind][namespace, name] = slim
+        for reference in references(kind, slim):
+            self._index[kind, namespace, reference][name] = slim
+        self._listener(kind, slim)
+
+    def remove(self, kind: Kind, raw: Raw) -> None:
+        """Forget a deleted object."""
+        uid = raw["metadata"].get("uid")
+        if uid:
+            self._remember(uid)
+        known = self.get(kind, *_key(raw))
+        if known is None or (uid and known["metadata"].get("uid") != uid):
+            return
+        self._unindex(kind, known)
+        del self._objects[kind][_key(raw)]
+        self._listener(kind, known)
+
+    def replace(
+        self, kind: Kind, found: Iterable[Raw], resource_version: str, namespace: str | None
+    ) -> None:
+        """Take a whole listing in; what it lacks is gone, unless it is younger than the listing.
+
+        `namespace` is the listing's scope; None means all of them.
+        """
+        listed = {_key(raw): raw for raw in found}
+        for raw in listed.values():
+            self.put(kind, raw)
+        for key, known in tuple(self._objects[kind].items()):
+            in_scope = namespace is None or key[0] == namespace
+            if in_scope and key not in listed and _is_covered(known, resource_version):
+                self.remove(kind, known)
+
+    def _unindex(self, kind: Kind, known: Raw) -> None:
+        namespace, name = _key(known)
+        for reference in references(kind, known):
+            bucket = self._index[kind, namespace, reference]
+            bucket.pop(name, None)
+            if not bucket:
+                del self._index[kind, namespace, reference]
+
+    def _remember(self, uid: str) -> None:
+        """A late answer to an own write must not bring a deleted object back."""
+        self._deleted[uid] = None
+        while len(self._deleted) > _REMEMBERED_DELETIONS:
+            self._deleted.popitem(last=False)
+
+
+def references(kind: Kind, raw: Raw) -> list[str]:
+    """What an object can be found by: its owner by label, or the objects that its spec names."""
+    spec = raw.get("spec") or {}
+    if kind is DEPLOYMENT:
+        return [f"engine={(spec.get('engineRef') or {}).get('name')}"]
+    if kind is ENGINE:
+        claims = {
+            (spec.get("store") or {}).get("claimName"),
+            ((spec.get("model") or {}).get("volume") or {}).get("claimName"),
+        }
+        return [f"claim={claim}" for claim in claims]
+    labels = raw["metadata"].get("labels") or {}
+    owners = (("engine", ENGINE_LABEL), ("deployment", DEPLOYMENT_LABEL))
+    return [f"{name}={labels[label]}" for name, label in owners if label in labels]
+
+
+def _key(raw: Raw) -> tuple[str, str]:
+    return raw["metadata"].get("namespace") or "", raw["metadata"]["name"]
+
+
+def _is_newer(raw: Raw, known: Raw) -> bool:
+    """Resource versions are integers in every API server; equal ones are the same object."""
+    new, old = raw["metadata"], known["metadata"]
+    if new.get("uid") != old.get("uid"):
+        return True
+    versions = new.get("resourceVersion") or "", old.get("resourceVersion") or ""
+    if not (versions[0].isdigit() and versions[1].isdigit()):
+        return versions[0] != versions[1]
+    return int(versions[0]) > int(versions[1])
+
+
+def _is_covered(known: Raw, resource_version: str) -> bool:
+    version = known["metadata"].get("resourceVersion") or ""
+    if not (version.isdigit() and resource_version.isdigit()):
+        return True
+    return int(version) <= int(resource_version)
+
+
+def _slim(kind: Kind, raw: Raw) -> Raw:
+    """Keep what is read: a thousand pods should not cost a hundred megabytes."""
+    metadata = {key: value for key, value in raw["metadata"].items() if key != "managedFields"}
+    slim = {**raw, "metadata": metadata}
+    if kind in (JOB, CLAIM):
+        slim.pop("spec", None)
+    if kind is POD:
+        containers = (raw.get("spec") or {}).get("containers") or ()
+        slim["spec"] = {"containers": [{"image": c.get("image", "")} for c in containers]}
+    return slim

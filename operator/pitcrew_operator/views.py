@@ -1,0 +1,257 @@
+"""Typed, frozen readings of API objects: what plans look at instead of raw JSON.
+
+Every function here accepts whatever an API server may send (absent maps, absent status).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+from pydantic import ValidationError
+
+from pitcrew_builder.spec import Model
+from pitcrew_operator.api.common import StatusModel
+from pitcrew_operator.api.deployment import LLMDeploymentSpec, LLMDeploymentStatus
+from pitcrew_operator.api.engine import LLMEngineSpec, LLMEngineStatus
+from pitcrew_operator.kinds import DEPLOYMENT, ENGINE, Kind, Raw
+
+JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
+
+Spec = TypeVar("Spec", bound=Model)
+Status = TypeVar("Status", bound=StatusModel)
+
+
+@dataclass(frozen=True)
+class Meta:
+    """The part of `metadata` that plans need."""
+
+    name: str
+    namespace: str
+    uid: str
+    generation: int
+    annotations: Mapping[str, str]
+    labels: Mapping[str, str]
+    deleting: bool
+    controller: tuple[str, str, str] | None
+    """Kind, name and UID of the controlling owner."""
+
+    @property
+    def controller_uid(self) -> str | None:
+        """UID of the controlling owner, if any."""
+        return self.controller[2] if self.controller else None
+
+
+def meta_of(raw: Raw) -> Meta:
+    """Read the metadata of any object."""
+    meta = raw["metadata"]
+    owner = next((o for o in meta.get("ownerReferences") or () if o.get("controller")), None)
+    return Meta(
+        name=meta["name"],
+        namespace=meta.get("namespace") or "",
+        uid=meta.get("uid") or "",
+        generation=meta.get("generation") or 0,
+        annotations=meta.get("annotations") or {},
+        labels=meta.get("labels") or {},
+        deleting=bool(meta.get("deletionTimestamp")),
+        controller=(owner["kind"], owner["name"], owner["uid"]) if owner else None,
+    )
+
+
+@dataclass(frozen=True)
+class Resource(Generic[Spec, Status]):
+    """One of our own resources, fully parsed."""
+
+    kind: Kind
+    meta: Meta
+    spec: Spec
+    status: Status
+
+
+Engine = Resource[LLMEngineSpec, LLMEngineStatus]
+Deployment = Resource[LLMDeploymentSpec, LLMDeploymentStatus]
+
+
+class InvalidResource(Exception):
+    """The spec does not parse. Holds what is needed to say so in the status."""
+
+    def __init__(self, kind: Kind, meta: Meta, status: StatusModel, problem: str) -> None:
+        super().__init__(problem)
+        self.kind, self.meta, self.status, self.problem = kind, meta, status, problem
+
+
+def engine_of(raw: Raw) -> Engine:
+    """Parse an LLMEngine. Raises InvalidResource."""
+    return _resource_of(raw, ENGINE, LLMEngineSpec, LLMEngineStatus)
+
+
+def deployment_of(raw: Raw) -> Deployment:
+    """Parse an LLMDeployment. Raises InvalidResource."""
+    return _resource_of(raw, DEPLOYMENT, LLMDeploymentSpec, LLMDeploymentStatus)
+
+
+def _resource_of(
+    raw: Raw, kind: Kind, spec: type[Spec], status: type[Status]
+) -> Resource[Spec, Status]:
+    meta, parsed = meta_of(raw), _status_of(raw, status)
+    try:
+        return Resource(kind, meta, spec.model_validate(raw.get("spec") or {}), parsed)
+    except ValidationError as error:
+        raise InvalidResource(kind, meta, parsed, _explain(error)) from None
+
+
+def _status_of(raw: Raw, status: type[Status]) -> Status:
+    """The recorded status; one that cannot be read counts as absent and is written anew."""
+    try:
+        return status.model_validate(raw.get("status") or {})
+    except ValidationError:
+        return status()
+
+
+def _explain(error: ValidationError) -> str:
+    return "; ".join(
+        ".".join(["spec", *map(str, problem["loc"])]) + f": {problem['msg']}"
+        for problem in error.errors(include_url=False)[:5]
+    )
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A PersistentVolumeClaim."""
+
+    name: str
+    uid: str
+
+
+def claim_of(raw: Raw) -> Claim:
+    """Read a PersistentVolumeClaim."""
+    return Claim(raw["metadata"]["name"], raw["metadata"].get("uid") or "")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A build Job."""
+
+    meta: Meta
+    complete: bool
+    failed: str | None
+    """Reason of the Failed condition, such as PodFailurePolicy."""
+    finished_at: datetime | None
+    failures: int
+
+
+def job_of(raw: Raw) -> Job:
+    """Read a Job."""
+    status = raw.get("status") or {}
+    ended = {c["type"]: c for c in status.get("conditions") or () if c.get("status") == "True"}
+    end = ended.get("Complete") or ended.get("Failed")
+    return Job(
+        meta=meta_of(raw),
+        complete="Complete" in ended,
+        failed=(ended["Failed"].get("reason") or "Failed") if "Failed" in ended else None,
+        finished_at=_time(end.get("lastTransitionTime")) if end else None,
+        failures=status.get("failed") or 0,
+    )
+
+
+@dataclass(frozen=True)
+class Termination:
+    """How a container ended."""
+
+    exit_code: int
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Pod:
+    """A pod with one container that matters."""
+
+    meta: Meta
+    created: str
+    running: bool
+    ready: bool
+    image: str
+    unscheduled: str | None
+    """Why the scheduler found no node; None once it did or before it looked."""
+    waiting: tuple[str, str] | None
+    """Reason and message of a container that does not start."""
+    termination: Termination | None
+    """The container's end, or its latest one where it was restarted."""
+
+    @property
+    def job_name(self) -> str | None:
+        """The Job that the pod belongs to."""
+        return self.meta.labels.get(JOB_NAME_LABEL)
+
+
+def pod_of(raw: Raw) -> Pod:
+    """Read a pod."""
+    status = raw.get("status") or {}
+    container: Mapping[str, Any] = next(iter(status.get("containerStatuses") or ()), {})
+    state = container.get("state") or {}
+    conditions = {c["type"]: c for c in status.get("conditions") or ()}
+    waiting = state.get("waiting") or {}
+    return Pod(
+        meta=meta_of(raw),
+        created=raw["metadata"].get("creationTimestamp") or "",
+        running="running" in state,
+        ready=(conditions.get("Ready") or {}).get("status") == "True",
+        image=next((c.get("image", "") for c in _containers(raw)), ""),
+        unscheduled=_unscheduled(conditions.get("PodScheduled") or {}),
+        waiting=(waiting["reason"], waiting.get("message") or "") if "reason" in waiting else None,
+        termination=_termination(state, container.get("lastState") or {}),
+    )
+
+
+def _containers(raw: Raw) -> list[Mapping[str, Any]]:
+    return (raw.get("spec") or {}).get("containers") or []
+
+
+def _unscheduled(condition: Mapping[str, Any]) -> str | None:
+    if condition.get("status") == "False" and condition.get("reason") == "Unschedulable":
+        return condition.get("message") or "no node fits"
+    return None
+
+
+def _termination(state: Mapping[str, Any], last: Mapping[str, Any]) -> Termination | None:
+    ended = state.get("terminated") or last.get("terminated")
+    if not ended:
+        return None
+    return Termination(
+        exit_code=ended.get("exitCode", 0),
+        reason=ended.get("reason") or "",
+        message=(ended.get("message") or "").strip(),
+    )
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """How far a Deployment (the built-in kind) has come."""
+
+    current: bool
+    """The controller has seen the newest template."""
+    replicas: int
+    updated: int
+    ready: int
+    available: int
+    deadline_exceeded: bool
+
+
+def rollout_of(raw: Raw) -> Rollout:
+    """Read the status of a built-in Deployment."""
+    status = raw.get("status") or {}
+    conditions = {c["type"]: c for c in status.get("conditions") or ()}
+    progressing = conditions.get("Progressing") or {}
+    return Rollout(
+        current=(status.get("observedGeneration") or 0) >= meta_of(raw).generation,
+        replicas=status.get("replicas") or 0,
+        updated=status.get("updatedReplicas") or 0,
+        ready=status.get("readyReplicas") or 0,
+        available=status.get("availableReplicas") or 0,
+        deadline_exceeded=progressing.get("reason") == "ProgressDeadlineExceeded",
+    )
+
+
+def _time(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None

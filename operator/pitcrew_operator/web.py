@@ -1,0 +1,38 @@
+"""Health and metrics over HTTP."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from pitcrew_operator.metrics import Metrics
+
+
+def application(metrics: Metrics, problem: Callable[[], str | None]) -> web.Application:
+    """`/healthz` is 503 with the reason while there is a problem; `/metrics` is for Prometheus."""
+
+    async def health(_: web.Request) -> web.Response:
+        text = problem()
+        return web.Response(status=503 if text else 200, text=text or "ok")
+
+    async def scrape(_: web.Request) -> web.Response:
+        body = generate_latest(metrics.registry)
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    app = web.Application()
+    app.add_routes([web.get("/healthz", health), web.get("/metrics", scrape)])
+    return app
+
+
+@asynccontextmanager
+async def serve(app: web.Application, port: int) -> AsyncIterator[int]:
+    """Serve on every interface; yields the port (the one that was found for 0)."""
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, host="0.0.0.0", port=port, shutdown_timeout=1.0)  # noqa: S104
+        await site.start()
+        yield runner.addresses[0][1]
+    finally:
+        await runner.cleanup()
