@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from pitcrew_runtime.core.executor import Executor
 from pitcrew_runtime.core.request import Request, Sampled, Update
-from pitcrew_runtime.core.scheduler import Plan, Scheduler
+from pitcrew_runtime.core.scheduler import Limits, Plan, Scheduler
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +92,11 @@ class Engine:
                 pages.total,
                 self._scheduler.preemptions,
             )
+
+    @property
+    def limits(self) -> Limits:
+        """What requests must keep to."""
+        return self._scheduler.limits
 
     @property
     def idle(self) -> bool:

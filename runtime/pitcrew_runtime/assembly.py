@@ -1,0 +1,126 @@
+"""Puts an engine together from a verified directory: session, KV pool, scheduler."""
+
+import logging
+from dataclasses import dataclass, replace
+
+from pitcrew_builder.manifest import Manifest
+from pitcrew_runtime.core.engine import Engine
+from pitcrew_runtime.core.pages import PageAllocator
+from pitcrew_runtime.core.scheduler import Limits, Scheduler
+from pitcrew_runtime.core.waiting import Policy
+from pitcrew_runtime.engine_directory import EngineDirectory
+from pitcrew_runtime.errors import EngineCorrupt, InvalidOption, NotEnoughMemory
+from pitcrew_runtime.execution.kv_pool import PoolShape
+from pitcrew_runtime.execution.onnx_executor import OnnxExecutor, open_session
+from pitcrew_runtime.execution.resources import free_memory, usable_cpus
+
+logger = logging.getLogger(__name__)
+
+FREE_MEMORY_FRACTION = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """What the operator of a server may choose; None takes the engine's or the machine's."""
+
+    max_batch_size: int | None = None
+    max_step_tokens: int = 512
+    max_waiting: int = 256
+    policy: Policy = Policy.FCFS
+    kv_memory: int | None = None
+    """Bytes for the KV pool."""
+    threads: int | None = None
+
+
+def assemble(directory: EngineDirectory, tuning: Tuning) -> Engine:
+    """An engine ready to step. Raises a `StartupError`."""
+    manifest = directory.manifest
+    limits = limits_for(manifest, tuning)
+    graph = directory.file(manifest.ranks[0].graph)
+    if graph is None:
+        raise EngineCorrupt(
+            f"the manifest lists no file {manifest.ranks[0].graph}; build the engine again"
+        )
+    session = open_session(graph, tuning.threads or usable_cpus())
+    pages = pool_pages(manifest, limits, tuning.kv_memory, free_memory())
+    limits = within_pool(limits, pages)
+    executor = OnnxExecutor(session, _pool_shape(manifest, pages), manifest.model.vocab_size)
+    logger.info(
+        "Engine %s: %d KV pages of %d tokens (%d MiB), batch %d, %d tokens a step",
+        manifest.tag,
+        pages,
+        limits.page_size,
+        pages * limits.page_size * manifest.kv_bytes_per_token >> 20,
+        limits.max_running,
+        limits.max_step_tokens,
+    )
+    return Engine(Scheduler(limits, PageAllocator(pages)), executor)
+
+
+def limits_for(manifest: Manifest, tuning: Tuning) -> Limits:
+    """The scheduler's limits; raises `InvalidOption` where the engine allows less."""
+    shapes = manifest.identity.shapes
+    batch = tuning.max_batch_size or shapes.max_batch_size
+    if batch > shapes.max_batch_size:
+        raise InvalidOption(
+            f"--max-batch-size {batch}: the engine was built for {shapes.max_batch_size}; lower it "
+            "or build with a larger shapes.maxBatchSize"
+        )
+    try:
+        return Limits(
+            max_running=batch,
+            max_step_tokens=tuning.max_step_tokens,
+            max_waiting=tuning.max_waiting,
+            max_sequence_length=shapes.max_sequence_length,
+            page_size=shapes.kv_page_size,
+            policy=tuning.policy,
+        )
+    except ValueError as error:
+        raise InvalidOption(str(error)) from error
+
+
+def pool_pages(manifest: Manifest, limits: Limits, wanted: int | None, free: int) -> int:
+    """Pages of the KV pool.
+
+    `wanted` bytes where given, else 0.8 of the `free` bytes; never more than a full batch of
+    longest sequences can use. Raises `NotEnoughMemory` where that is not one page, or where
+    `wanted` is more than is free.
+    """
+    page_bytes = limits.page_size * manifest.kv_bytes_per_token
+    useful = limits.max_running * -(-limits.max_sequence_length // limits.page_size)
+    budget = int(free * FREE_MEMORY_FRACTION) if wanted is None else wanted
+    if wanted is not None and min(wanted, useful * page_bytes) > free:
+        raise NotEnoughMemory(
+            f"--kv-memory {wanted}: only {free} bytes are free; lower it or raise the memory limit"
+        )
+    pages = min(useful, budget // page_bytes)
+    if pages < 1:
+        raise NotEnoughMemory(
+            f"a KV page takes {page_bytes} bytes, but the pool may have {budget}; raise "
+            "--kv-memory or the memory limit"
+        )
+    return pages
+
+
+def within_pool(limits: Limits, pages: int) -> Limits:
+    """A sequence cannot be longer than the pool: say so to clients instead of starving them."""
+    longest = min(limits.max_sequence_length, pages * limits.page_size)
+    if longest < limits.max_sequence_length:
+        logger.warning(
+            "The KV pool holds %d tokens, fewer than the engine's longest sequence (%d): longer "
+            "requests are refused; raise --kv-memory to serve them",
+            longest,
+            limits.max_sequence_length,
+        )
+    return replace(limits, max_sequence_length=longest)
+
+
+def _pool_shape(manifest: Manifest, pages: int) -> PoolShape:
+    model = manifest.model
+    return PoolShape(
+        layers=model.layers,
+        pages=pages,
+        page_size=manifest.identity.shapes.kv_page_size,
+        kv_heads=model.kv_heads,
+        head_dim=model.head_dim,
+    )

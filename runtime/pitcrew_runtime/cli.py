@@ -1,0 +1,201 @@
+"""`pitcrew-serve`: the command line, the log, and the exit code.
+
+Exit codes: 0 told to stop, 2 cannot serve this engine (one line `<Reason>: <message>` is left in
+the termination log for Kubernetes), 1 anything else.
+"""
+
+import argparse
+import logging
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pitcrew_builder import __version__
+from pitcrew_runtime.core.waiting import Policy
+from pitcrew_runtime.errors import InvalidOption, StartupError
+
+if TYPE_CHECKING:
+    from pitcrew_runtime.serve import Settings
+
+EXIT_REFUSED = 2
+TERMINATION_LOG = Path("/dev/termination-log")
+_TERMINATION_LIMIT = 4096
+_UNITS = {"": 1, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of `pitcrew-serve`."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(
+        level=options.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    try:
+        _serve(options)
+    except StartupError as error:
+        print(error.line, file=sys.stderr)
+        _leave_word(error.line, options.termination_log)
+        return EXIT_REFUSED
+    return 0
+
+
+def _serve(options: argparse.Namespace) -> None:
+    settings = _settings(options)
+    # Imported late: `--help` and a wrong option need no HTTP server.
+    from pitcrew_runtime.serve import serve
+
+    serve(settings)
+
+
+def _settings(options: argparse.Namespace) -> "Settings":
+    from pitcrew_runtime.assembly import Tuning
+    from pitcrew_runtime.serve import Settings
+
+    return Settings(
+        engine=options.engine,
+        host=options.host,
+        port=options.port,
+        model_name=options.served_model_name,
+        world_size=options.world_size,
+        tuning=Tuning(
+            max_batch_size=options.max_batch_size,
+            max_step_tokens=options.max_step_tokens,
+            max_waiting=options.max_waiting,
+            policy=Policy(options.policy),
+            kv_memory=options.kv_memory,
+            threads=options.threads,
+        ),
+        drain_seconds=options.drain_seconds,
+        wedge_seconds=options.wedge_seconds,
+        max_body_bytes=options.max_body_bytes,
+        api_keys=_read_keys(options.api_key_file),
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pitcrew-serve", description="Serve an engine over an OpenAI-compatible HTTP API."
+    )
+    add = parser.add_argument
+    add("--version", action="version", version=f"pitcrew {__version__}")
+    add("--engine", type=Path, required=True, metavar="DIR", help="directory with manifest.json")
+    add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    add("--port", type=_port, default=8000, help="TCP port (default: %(default)s)")
+    add("--served-model-name", metavar="NAME", help="default: the engine's model")
+    add("--world-size", type=_positive, default=1, metavar="N", help="ranks of this replica")
+    add(
+        "--kv-memory",
+        type=_size,
+        metavar="BYTES",
+        help="KV pool, such as 512Mi (default: 0.8 of "
+        "what is free, at most what a full batch can use)",
+    )
+    add("--max-batch-size", type=_positive, metavar="N", help="default: the engine's")
+    add(
+        "--max-step-tokens",
+        type=_positive,
+        default=512,
+        metavar="N",
+        help="new tokens in one step, the longest prompt chunk (default: %(default)s)",
+    )
+    add(
+        "--max-waiting",
+        type=_positive,
+        default=256,
+        metavar="N",
+        help="requests that may wait before 429 (default: %(default)s)",
+    )
+    add(
+        "--policy",
+        choices=[policy.value for policy in Policy],
+        default=Policy.FCFS.value,
+        help="order of admission (default: %(default)s)",
+    )
+    add("--threads", type=_positive, metavar="N", help="default: the CPUs of the container")
+    add(
+        "--drain-seconds",
+        type=_seconds,
+        default=25.0,
+        metavar="S",
+        help="on SIGTERM, how long running requests may take (default: %(default)s)",
+    )
+    add(
+        "--wedge-seconds",
+        type=_seconds,
+        default=120.0,
+        metavar="S",
+        help="a longer step turns liveness red (default: %(default)s)",
+    )
+    add(
+        "--max-body-bytes",
+        type=_size,
+        default=16 << 20,
+        metavar="BYTES",
+        help="larger request bodies get 413 (default: 16Mi)",
+    )
+    add("--api-key-file", type=Path, metavar="FILE", help="one key a line; asked for under /v1")
+    add(
+        "--termination-log",
+        type=Path,
+        metavar="FILE",
+        help=f"where a start-up fault is told (default: {TERMINATION_LOG}, where it exists)",
+    )
+    add("--log-level", choices=["debug", "info", "warning", "error"], default="info")
+    return parser
+
+
+def _read_keys(path: Path | None) -> frozenset[str]:
+    if path is None:
+        return frozenset()
+    try:
+        keys = frozenset(line.strip() for line in path.read_text().splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidOption(f"--api-key-file {path}: cannot be read: {error}") from error
+    if not keys:
+        raise InvalidOption(f"--api-key-file {path}: holds no key; write one a line")
+    return keys
+
+
+def _leave_word(line: str, path: Path | None) -> None:
+    """A termination log that cannot be written must not hide the fault itself."""
+    if path is None and not TERMINATION_LOG.exists():
+        return
+    try:
+        (path or TERMINATION_LOG).write_bytes(line.encode()[: _TERMINATION_LIMIT - 1] + b"\n")
+    except OSError as error:
+        print(f"pitcrew-serve: the termination log: {error}", file=sys.stderr)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return value
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 65535:
+        raise argparse.ArgumentTypeError(f"{text} is not a TCP port")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds")
+    return value
+
+
+def _size(text: str) -> int:
+    match = re.fullmatch(r"([0-9]+)(|Ki|Mi|Gi|Ti)", text)
+    if match is None or int(match[1]) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 1073741824 or 1Gi")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,127 @@
+"""Opens an engine directory: reads the manifest, verifies every file, refuses what cannot be served.
+
+Only files that the manifest lists are ever opened, and each has been hashed before.
+"""
+
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from pydantic import ValidationError
+
+from pitcrew_builder.manifest import MANIFEST_NAME, SCHEMA_VERSION, FileEntry, Manifest
+from pitcrew_builder.spec import Target
+from pitcrew_runtime.errors import (
+    EngineCorrupt,
+    EngineIncompatible,
+    EngineNotFound,
+    WorldSizeMismatch,
+)
+
+_REPAIR = "delete the engine directory and build it again"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineDirectory:
+    """A verified engine."""
+
+    root: Path
+    manifest: Manifest
+
+    def file(self, path: str) -> Path | None:
+        """A listed file; None where the manifest lists none of that name."""
+        listed = any(entry.path == path for entry in self.manifest.files)
+        return self.root / path if listed else None
+
+
+def open_engine(root: Path, world_size: int) -> EngineDirectory:
+    """Verify the engine under `root` for a runtime of that many ranks.
+
+    Raises `EngineNotFound`, `EngineCorrupt`, `EngineIncompatible` or `WorldSizeMismatch`. Reads all
+    files once; a gigabyte takes about a second on each of a few threads.
+    """
+    manifest = _read_manifest(root)
+    _check_served(manifest, world_size)
+    # Sizes first: a truncated copy is told apart at once, before gigabytes are hashed.
+    for entry in manifest.files:
+        _check_size(root, entry)
+    with ThreadPoolExecutor(max_workers=4, thread_name_prefix="verify") as pool:
+        for _ in pool.map(lambda entry: _check_digest(root, entry), manifest.files):
+            pass
+    return EngineDirectory(root, manifest)
+
+
+def _read_manifest(root: Path) -> Manifest:
+    path = root / MANIFEST_NAME
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        raise EngineNotFound(
+            f"--engine {root}: there is no {MANIFEST_NAME}; mount the directory that "
+            "`pitcrew-build` published, not a parent of it"
+        ) from None
+    except OSError as error:
+        raise EngineNotFound(f"--engine {root}: cannot be read: {error.strerror}") from error
+    try:
+        _check_schema(json.loads(text))
+        return Manifest.model_validate_json(text)
+    except (ValidationError, ValueError) as error:
+        raise EngineCorrupt(f"{path} is not an engine manifest: {error}; {_REPAIR}") from error
+
+
+def _check_schema(document: object) -> None:
+    """Before the fields: another version may have others."""
+    version = document.get("schemaVersion") if isinstance(document, dict) else None
+    if version != SCHEMA_VERSION:
+        raise EngineIncompatible(
+            f"the manifest has schema version {version}, this runtime reads {SCHEMA_VERSION}: use "
+            "builder and runtime images of one release, or build the engine again"
+        )
+
+
+def _check_served(manifest: Manifest, world_size: int) -> None:
+    if manifest.world_size != world_size:
+        raise WorldSizeMismatch(
+            f"engine {manifest.tag} was built for {manifest.world_size} rank(s), this runtime has "
+            f"{world_size}: set worldSize (--world-size) to {manifest.world_size}, or build the "
+            f"engine with tensor x pipeline x expert = {world_size}"
+        )
+    if manifest.identity.target is not Target.ONNXRUNTIME_CPU or world_size != 1:
+        raise EngineIncompatible(
+            f"engine {manifest.tag} is for target {manifest.identity.target} on {world_size} "
+            f"rank(s); this runtime serves {Target.ONNXRUNTIME_CPU} on 1"
+        )
+    if manifest.identity.engine_id != manifest.engine_id:
+        raise EngineCorrupt(
+            f"the manifest says engine {manifest.engine_id[:12]}, but its identity hashes to "
+            f"{manifest.identity.engine_id[:12]}; {_REPAIR}"
+        )
+
+
+def _check_size(root: Path, entry: FileEntry) -> None:
+    parts = PurePosixPath(entry.path)
+    if parts.is_absolute() or ".." in parts.parts:
+        raise EngineCorrupt(f"the manifest lists {entry.path!r}, outside of the engine; {_REPAIR}")
+    try:
+        size = (root / parts).stat().st_size
+    except OSError as error:
+        raise EngineCorrupt(f"{entry.path}: {error.strerror}; {_REPAIR}") from error
+    if size != entry.size:
+        raise EngineCorrupt(
+            f"{entry.path} has {size} bytes, the manifest says {entry.size}; {_REPAIR}"
+        )
+
+
+def _check_digest(root: Path, entry: FileEntry) -> None:
+    try:
+        with (root / entry.path).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise EngineCorrupt(f"{entry.path}: {error.strerror}; {_REPAIR}") from error
+    if digest != entry.sha256:
+        raise EngineCorrupt(
+            f"{entry.path} has sha256 {digest[:12]}…, the manifest says {entry.sha256[:12]}…; "
+            f"{_REPAIR}"
+        )

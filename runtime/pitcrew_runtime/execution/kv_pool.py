@@ -1,0 +1,68 @@
+"""The KV pools: one array of pages for the keys and one for the values of each layer.
+
+The arrays never move, so a session binds them once and reads them without a copy. The graph only
+reads: new keys and values are its outputs, and `write` puts them where they belong.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pitcrew_runtime.errors import NotEnoughMemory
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolShape:
+    """Geometry of the pools."""
+
+    layers: int
+    pages: int
+    page_size: int
+    kv_heads: int
+    head_dim: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The graph's pool inputs, keys of every layer first."""
+        return tuple(
+            f"{kind}.{layer}" for kind in ("key_pool", "value_pool") for layer in range(self.layers)
+        )
+
+
+class KVPool:
+    """`arrays` are [pages, page, kv_heads, head_dim] each, in the order of `PoolShape.names`."""
+
+    def __init__(self, shape: PoolShape) -> None:
+        self.shape = shape
+        dims = (shape.pages, shape.page_size, shape.kv_heads, shape.head_dim)
+        try:
+            self.arrays: tuple[Array, ...] = tuple(_touched(dims) for _ in shape.names)
+        except MemoryError as error:
+            raise NotEnoughMemory(
+                f"the KV pool ({shape.pages} pages) could not be allocated: lower --kv-memory"
+            ) from error
+        self._flat = tuple(
+            array.reshape(-1, shape.kv_heads, shape.head_dim) for array in self.arrays
+        )
+
+    def write(
+        self, slots: NDArray[np.int64], new: Sequence[Array], take: NDArray[np.int64]
+    ) -> None:
+        """Put new tokens into the pools.
+
+        `new` has one array [B, S, kv_heads, head_dim] per pool; `take` selects the N real tokens
+        of its flattened [B x S], and `slots` [N] are their places (page x page size + offset).
+        """
+        for pool, array in zip(self._flat, new, strict=True):
+            pool[slots] = array.reshape(-1, *pool.shape[1:])[take]
+
+
+def _touched(dims: tuple[int, ...]) -> Array:
+    """Zeros that are resident from the start: too large a pool fails now, not under load."""
+    array = np.empty(dims, np.float32)
+    array.fill(0.0)
+    return array

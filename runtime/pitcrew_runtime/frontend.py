@@ -1,0 +1,210 @@
+"""Between the asyncio world and the engine's thread.
+
+Requests go down through the engine's lock; news comes up with one `call_soon_threadsafe` a step
+and is sorted here, on the event loop, into the mailboxes of those who wait. Everything in this file
+runs on the event loop.
+"""
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+
+from pitcrew_runtime.core.engine import StepReport
+from pitcrew_runtime.core.request import Finish, Request, Sampling, Update
+from pitcrew_runtime.errors import Draining, GenerationFailed, NotReady, QueueFull
+from pitcrew_runtime.loop import Clock, EngineLoop
+from pitcrew_runtime.metrics import Metrics
+
+_PACE_WINDOW = 64
+_LONGEST_RETRY = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What one choice of an answer is made from; `Request` without the bookkeeping."""
+
+    tokens: tuple[int, ...]
+    max_tokens: int
+    sampling: Sampling
+    stop_tokens: frozenset[int]
+
+
+@dataclass(slots=True)
+class _Ticket:
+    """One live request."""
+
+    generation: "Generation"
+    arrival: float
+    first_token: float | None = None
+    tokens: int = 0
+
+
+@dataclass(eq=False)
+class Generation:
+    """The running answer to some prompts: an async iterator of (index of the prompt, update).
+
+    Ends when every prompt has ended or was dropped. Raises `GenerationFailed` where the engine
+    failed one. `close` it in any case: that cancels what still runs.
+    """
+
+    frontend: "Frontend"
+    indices: dict[int, int] = field(default_factory=dict)
+    _mail: deque[Update] = field(default_factory=deque)
+    _rings: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def __aiter__(self) -> AsyncIterator[tuple[int, Update]]:
+        while self.indices:
+            while not self._mail:
+                self._rings.clear()
+                await self._rings.wait()
+            update = self._mail.popleft()
+            if update.finish is Finish.ERROR:
+                raise GenerationFailed("the engine failed while it computed this request")
+            index = self.indices.get(update.request_id)
+            if index is None:
+                continue
+            if update.finish is not None:
+                del self.indices[update.request_id]
+            yield index, update
+
+    def put(self, update: Update) -> None:
+        """Deliver news."""
+        self._mail.append(update)
+        self._rings.set()
+
+    def drop(self, index: int) -> None:
+        """Cancel one prompt: nothing more comes of it."""
+        for request_id in [key for key, value in self.indices.items() if value == index]:
+            del self.indices[request_id]
+            self.frontend.cancel(request_id)
+
+    def close(self) -> None:
+        """Cancel all that has not ended."""
+        for index in list(self.indices.values()):
+            self.drop(index)
+
+
+class Frontend:
+    """Submits, sorts the news, counts, and drains."""
+
+    def __init__(self, loop: EngineLoop, metrics: Metrics, clock: Clock) -> None:
+        self._loop = loop
+        self._metrics = metrics
+        self._clock = clock
+        self._tickets: dict[int, _Ticket] = {}
+        self._ids = count(1)
+        self._ends: deque[float] = deque(maxlen=_PACE_WINDOW)
+        self._emptied = asyncio.Event()
+        self._emptied.set()
+        self.draining = False
+        self.ready = False
+
+    @property
+    def active(self) -> int:
+        """Requests that have not ended."""
+        return len(self._tickets)
+
+    def start(self, prompts: Sequence[Prompt]) -> Generation:
+        """Submit all prompts or none. Raises `NotReady`, `Draining`, `QueueFull`, `InvalidRequest`."""
+        self._check_open()
+        generation = Generation(self)
+        try:
+            for index, prompt in enumerate(prompts):
+                self._submit(generation, index, prompt)
+        except BaseException:
+            generation.close()
+            raise
+        return generation
+
+    def cancel(self, request_id: int) -> None:
+        """End a request within a step."""
+        self._loop.cancel(request_id)
+
+    def deliver(self, report: StepReport, now: float) -> None:
+        """The news of one step, which ended at `now`."""
+        self._metrics.step(report)
+        for update in report.updates:
+            ticket = self._tickets.get(update.request_id)
+            if ticket is not None:
+                self._count(ticket, update, now)
+                ticket.generation.put(update)
+
+    def abandon(self) -> None:
+        """The engine will not step again: fail everybody."""
+        for request_id in list(self._tickets):
+            self._tickets[request_id].generation.put(Update(request_id, None, Finish.ERROR))
+            self._end(request_id, Finish.ERROR)
+
+    async def drain(self, seconds: float) -> bool:
+        """Take nothing new and wait for what runs; after `seconds` cancel it. True: all finished."""
+        self.draining = True
+        if await self._empty_within(seconds):
+            return True
+        for request_id in list(self._tickets):
+            self.cancel(request_id)
+        await self._empty_within(5.0)
+        return False
+
+    async def _empty_within(self, seconds: float) -> bool:
+        try:
+            await asyncio.wait_for(self._emptied.wait(), seconds)
+        except TimeoutError:
+            return False
+        return True
+
+    def _check_open(self) -> None:
+        if self.draining:
+            raise Draining("this server is shutting down; retry, another one will answer")
+        trouble = self._loop.trouble()
+        if trouble is not None:
+            raise NotReady(trouble)
+        if not self.ready:
+            raise NotReady("the engine is warming up; wait for /health/ready")
+
+    def _submit(self, generation: Generation, index: int, prompt: Prompt) -> None:
+        request_id, now = next(self._ids), self._clock()
+        request = Request(
+            request_id, prompt.tokens, prompt.max_tokens, now, prompt.sampling, prompt.stop_tokens
+        )
+        try:
+            self._loop.submit(request)
+        except QueueFull as full:
+            raise QueueFull(str(full), retry_after=self._retry_after()) from None
+        generation.indices[request_id] = index
+        self._tickets[request_id] = _Ticket(generation, now)
+        self._emptied.clear()
+        self._metrics.prompt_tokens.inc(len(prompt.tokens))
+
+    def _count(self, ticket: _Ticket, update: Update, now: float) -> None:
+        if update.sampled is not None:
+            ticket.tokens += 1
+            self._metrics.generation_tokens.inc()
+            if ticket.first_token is None:
+                ticket.first_token = now
+                self._metrics.first_token.observe(now - ticket.arrival)
+        if update.finish is not None:
+            self._measure(ticket, now)
+            self._end(update.request_id, update.finish)
+
+    def _measure(self, ticket: _Ticket, now: float) -> None:
+        self._metrics.duration.observe(now - ticket.arrival)
+        if ticket.first_token is not None and ticket.tokens > 1:
+            self._metrics.output_token.observe((now - ticket.first_token) / (ticket.tokens - 1))
+        self._ends.append(now)
+
+    def _end(self, request_id: int, finish: Finish) -> None:
+        del self._tickets[request_id]
+        self._metrics.finished.labels(finish.value).inc()
+        if not self._tickets:
+            self._emptied.set()
+
+    def _retry_after(self) -> int:
+        """Seconds until the queue, at the pace of the last requests, should have moved on."""
+        if len(self._ends) < 2 or (span := self._clock() - self._ends[0]) <= 0:
+            return 1
+        pace = len(self._ends) / span
+        waiting = self._loop.engine.gauges().waiting
+        return max(1, min(_LONGEST_RETRY, math.ceil(waiting / pace)))

@@ -1,0 +1,123 @@
+"""Prometheus metrics: every name in one place.
+
+Meanings follow the Gateway API Inference Extension (waiting, running, KV usage) and OpenTelemetry's
+GenAI conventions (durations in seconds). One process serves one engine, so a registry of its own
+is enough.
+"""
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    Info,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from pitcrew_runtime.core.engine import Gauges, StepReport
+
+# A creation time beside every counter would double the text that is scraped, for nobody.
+disable_created_metrics()
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class Metrics:
+    """What one server counts and measures."""
+
+    def __init__(self, gauges: Callable[[], Gauges], engine: dict[str, str]) -> None:
+        self._registry = registry = CollectorRegistry()
+        registry.register(_EngineState(gauges))
+        Info("pitcrew_engine", "The engine that is served.", registry=registry).info(engine)
+        self.first_token = Histogram(
+            "pitcrew_time_to_first_token_seconds",
+            "From a request's arrival to its first token.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.output_token = Histogram(
+            "pitcrew_time_per_output_token_seconds",
+            "A request's time between tokens after the first, averaged over the request.",
+            buckets=_TOKEN_SECONDS,
+            registry=registry,
+        )
+        self.duration = Histogram(
+            "pitcrew_request_duration_seconds",
+            "From a request's arrival to its end.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.queue = Histogram(
+            "pitcrew_request_queue_seconds",
+            "From a request's arrival to its first step.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.step_rows = Histogram(
+            "pitcrew_step_batch_size",
+            "Sequences in a step.",
+            buckets=_ROWS,
+            registry=registry,
+        )
+        self.prompt_tokens = Counter(
+            "pitcrew_prompt_tokens", "Prompt tokens of accepted requests.", registry=registry
+        )
+        self.generation_tokens = Counter(
+            "pitcrew_generation_tokens", "Tokens generated.", registry=registry
+        )
+        self.finished = Counter(
+            "pitcrew_requests_finished",
+            "Requests that ended, by reason.",
+            ["reason"],
+            registry=registry,
+        )
+        self.refused = Counter(
+            "pitcrew_requests_refused",
+            "HTTP requests answered with an error, by status code.",
+            ["code"],
+            registry=registry,
+        )
+
+    def step(self, report: StepReport) -> None:
+        """Record one step."""
+        if report.rows:
+            self.step_rows.observe(report.rows)
+        for seconds in report.queue_seconds:
+            self.queue.observe(seconds)
+
+    def render(self) -> bytes:
+        """The text that Prometheus scrapes."""
+        return generate_latest(self._registry)
+
+
+class _EngineState(Collector):
+    """Gauges that are read when they are asked for."""
+
+    def __init__(self, gauges: Callable[[], Gauges]) -> None:
+        self._gauges = gauges
+
+    def collect(self) -> Iterator[Metric]:
+        now = self._gauges()
+        yield GaugeMetricFamily(
+            "pitcrew_requests_waiting", "Requests without KV pages.", now.waiting
+        )
+        yield GaugeMetricFamily("pitcrew_requests_running", "Requests in the batch.", now.running)
+        yield GaugeMetricFamily(
+            "pitcrew_kv_cache_usage_ratio",
+            "Used part of the KV pages, 0 to 1.",
+            now.pages_used / now.pages_total,
+        )
+        yield GaugeMetricFamily("pitcrew_kv_pages", "KV pages in the pool.", now.pages_total)
+        yield CounterMetricFamily(
+            "pitcrew_preemptions",
+            "Sequences that gave back their pages to be computed again.",
+            now.preemptions,
+        )

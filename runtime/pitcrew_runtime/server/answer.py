@@ -1,0 +1,131 @@
+"""Turns a running generation into an HTTP answer: whole, or as server-sent events.
+
+Both ways feed the same deltas, so a stream's pieces joined are the whole answer. A client that
+goes away closes the generation, which frees its pages within a step.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+
+import orjson
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from pitcrew_runtime.errors import RequestError
+from pitcrew_runtime.frontend import Generation
+from pitcrew_runtime.server import problems
+from pitcrew_runtime.server.choice import Choice, Delta
+from pitcrew_runtime.server.formats import Format, Json, Usage
+
+DONE = b"data: [DONE]\n\n"
+_CLIENT_CLOSED = 499
+_SSE_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
+
+class Answer:
+    """One request on its way out."""
+
+    def __init__(
+        self,
+        generation: Generation,
+        choices: list[Choice],
+        form: Format,
+        prompt_tokens: int,
+    ) -> None:
+        self._generation = generation
+        self._choices = choices
+        self._format = form
+        self._prompt_tokens = prompt_tokens
+
+    async def whole(self, http: HttpRequest) -> Response:
+        """Wait for everything; stops early where the client has gone."""
+        gathering = asyncio.create_task(self._gather())
+        leaving = asyncio.create_task(_disconnect(http))
+        try:
+            await asyncio.wait((gathering, leaving), return_when=asyncio.FIRST_COMPLETED)
+            if not gathering.done():
+                return Response(status_code=_CLIENT_CLOSED)
+            return problems.json_response(self._format.whole(gathering.result(), self._usage()))
+        finally:
+            self._generation.close()
+            for task in (gathering, leaving):
+                task.cancel()
+            await asyncio.gather(gathering, leaving, return_exceptions=True)
+
+    def streamed(self, include_usage: bool) -> Response:
+        """Server-sent events, one for each token that shows."""
+        return _EventStream(self._events(include_usage), self._generation.close)
+
+    async def _gather(self) -> list[Delta]:
+        found: list[list[Delta]] = [[] for _ in self._choices]
+        async for delta in self._deltas():
+            found[delta.index].append(delta)
+        return [_joined(index, deltas) for index, deltas in enumerate(found)]
+
+    async def _events(self, include_usage: bool) -> AsyncIterator[bytes]:
+        extra: Json = {"usage": None} if include_usage else {}
+        try:
+            for opening in self._format.opening(len(self._choices)):
+                yield _event({**opening, **extra})
+            async for delta in self._deltas():
+                if delta.text or delta.finish or self._says_more(delta):
+                    yield _event({**self._format.chunk(delta), **extra})
+            if include_usage:
+                yield _event(self._format.closing(self._usage()))
+        except RequestError as error:
+            yield _event(problems.body(error))
+        yield DONE
+
+    async def _deltas(self) -> AsyncIterator[Delta]:
+        async for index, update in self._generation:
+            delta = self._choices[index].feed(update)
+            if delta.finish is not None and update.finish is None:
+                self._generation.drop(index)
+            yield delta
+
+    def _says_more(self, delta: Delta) -> bool:
+        """Whether a delta without text still has something that was asked for."""
+        envelope = self._format.envelope
+        return bool(
+            (envelope.logprobs and delta.sampled) or (envelope.token_ids and delta.token_ids)
+        )
+
+    def _usage(self) -> Usage:
+        return Usage(self._prompt_tokens, sum(choice.tokens for choice in self._choices))
+
+
+class _EventStream(StreamingResponse):
+    """A stream that lets go of its generation however it ends, even before it began."""
+
+    def __init__(self, events: AsyncIterator[bytes], close: Callable[[], None]) -> None:
+        super().__init__(events, media_type="text/event-stream", headers=_SSE_HEADERS)
+        self._close = close
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._close()
+
+
+def _joined(index: int, deltas: list[Delta]) -> Delta:
+    return Delta(
+        index,
+        "".join(delta.text for delta in deltas),
+        tuple(token for delta in deltas for token in delta.token_ids),
+        tuple(one for delta in deltas for one in delta.sampled),
+        deltas[-1].finish if deltas else None,
+    )
+
+
+def _event(document: Json) -> bytes:
+    return b"data: " + orjson.dumps(document) + b"\n\n"
+
+
+async def _disconnect(http: HttpRequest) -> None:
+    """Returns when the client goes away; the body has been read, so nothing else can come."""
+    with contextlib.suppress(RuntimeError):
+        while (await http.receive())["type"] != "http.disconnect":
+            pass

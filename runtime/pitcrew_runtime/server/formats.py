@@ -1,0 +1,200 @@
+"""The JSON of answers: OpenAI's two shapes, each whole and in chunks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pitcrew_runtime.core.request import Sampled
+from pitcrew_runtime.server.choice import Delta
+from pitcrew_runtime.text.tokenizer import Tokenizer
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What every object of one answer repeats."""
+
+    id: str
+    created: int
+    model: str
+    fingerprint: str
+    tokenizer: Tokenizer | None
+    logprobs: bool
+    token_ids: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts of one answer."""
+
+    prompt: int
+    completion: int
+
+    def json(self) -> Json:
+        """OpenAI's shape."""
+        return {
+            "prompt_tokens": self.prompt,
+            "completion_tokens": self.completion,
+            "total_tokens": self.prompt + self.completion,
+        }
+
+
+class Format(Protocol):
+    """How one endpoint writes its answers."""
+
+    envelope: Envelope
+
+    def opening(self, choices: int) -> list[Json]:
+        """Chunks that a stream begins with."""
+
+    def chunk(self, delta: Delta) -> Json:
+        """One chunk of a stream."""
+
+    def whole(self, deltas: Sequence[Delta], usage: Usage) -> Json:
+        """The unstreamed answer: one delta per choice, holding all of it."""
+
+    def closing(self, usage: Usage) -> Json:
+        """The chunk with the usage that ends a stream."""
+
+
+class CompletionFormat:
+    """`text_completion` objects."""
+
+    def __init__(self, envelope: Envelope) -> None:
+        self.envelope = envelope
+        self._offsets: dict[int, int] = {}
+
+    def opening(self, choices: int) -> list[Json]:
+        """Nothing: text comes at once."""
+        return []
+
+    def chunk(self, delta: Delta) -> Json:
+        """One piece of text."""
+        return {**self._head(), "choices": [self._choice(delta)]}
+
+    def whole(self, deltas: Sequence[Delta], usage: Usage) -> Json:
+        """All choices and the usage."""
+        choices = [self._choice(delta) for delta in deltas]
+        return {**self._head(), "choices": choices, "usage": usage.json()}
+
+    def closing(self, usage: Usage) -> Json:
+        """No choices, only the usage."""
+        return {**self._head(), "choices": [], "usage": usage.json()}
+
+    def _head(self) -> Json:
+        return _head(self.envelope, "text_completion")
+
+    def _choice(self, delta: Delta) -> Json:
+        choice: Json = {
+            "index": delta.index,
+            "text": delta.text,
+            "logprobs": self._logprobs(delta) if self.envelope.logprobs else None,
+            "finish_reason": delta.finish,
+        }
+        if self.envelope.token_ids:
+            choice["token_ids"] = list(delta.token_ids)
+        return choice
+
+    def _logprobs(self, delta: Delta) -> Json:
+        tokens = [_name(self.envelope.tokenizer, one.token) for one in delta.sampled]
+        offset = self._offsets.get(delta.index, 0)
+        offsets = []
+        for token in tokens:
+            offsets.append(offset)
+            offset += len(token)
+        self._offsets[delta.index] = offset
+        return {
+            "tokens": tokens,
+            "token_logprobs": [one.logprob for one in delta.sampled],
+            "top_logprobs": [self._top(one) for one in delta.sampled],
+            "text_offset": offsets,
+        }
+
+    def _top(self, one: Sampled) -> dict[str, float]:
+        top = {_name(self.envelope.tokenizer, token): logprob for token, logprob in one.top}
+        if one.logprob is not None:
+            top.setdefault(_name(self.envelope.tokenizer, one.token), one.logprob)
+        return top
+
+
+class ChatFormat:
+    """`chat.completion` objects."""
+
+    def __init__(self, envelope: Envelope) -> None:
+        self.envelope = envelope
+
+    def opening(self, choices: int) -> list[Json]:
+        """Who speaks, for each choice."""
+        role = {"role": "assistant", "content": ""}
+        return [
+            self._chunk({"index": index, "delta": role, "logprobs": None, "finish_reason": None})
+            for index in range(choices)
+        ]
+
+    def chunk(self, delta: Delta) -> Json:
+        """One piece of the message."""
+        content = {"content": delta.text} if delta.text or not delta.finish else {}
+        return self._chunk(self._choice(delta, {"delta": content}))
+
+    def whole(self, deltas: Sequence[Delta], usage: Usage) -> Json:
+        """All messages and the usage."""
+        choices = [self._choice(delta, {"message": _message(delta.text)}) for delta in deltas]
+        head = _head(self.envelope, "chat.completion")
+        return {**head, "choices": choices, "usage": usage.json()}
+
+    def closing(self, usage: Usage) -> Json:
+        """No choices, only the usage."""
+        head = _head(self.envelope, "chat.completion.chunk")
+        return {**head, "choices": [], "usage": usage.json()}
+
+    def _chunk(self, choice: Json) -> Json:
+        return {**_head(self.envelope, "chat.completion.chunk"), "choices": [choice]}
+
+    def _choice(self, delta: Delta, content: Json) -> Json:
+        choice: Json = {
+            "index": delta.index,
+            **content,
+            "logprobs": self._logprobs(delta) if self.envelope.logprobs else None,
+            "finish_reason": delta.finish,
+        }
+        if self.envelope.token_ids:
+            choice["token_ids"] = list(delta.token_ids)
+        return choice
+
+    def _logprobs(self, delta: Delta) -> Json:
+        return {"content": [self._entry(one) for one in delta.sampled], "refusal": None}
+
+    def _entry(self, one: Sampled) -> Json:
+        top = [self._token(token, logprob) for token, logprob in one.top]
+        return {**self._token(one.token, one.logprob), "top_logprobs": top}
+
+    def _token(self, token: int, logprob: float | None) -> Json:
+        raw = self.envelope.tokenizer.token_bytes(token) if self.envelope.tokenizer else b""
+        name = _name(self.envelope.tokenizer, token)
+        return {"token": name, "logprob": logprob, "bytes": list(raw)}
+
+
+def _head(envelope: Envelope, kind: str) -> Json:
+    return {
+        "id": envelope.id,
+        "object": kind,
+        "created": envelope.created,
+        "model": envelope.model,
+        "system_fingerprint": envelope.fingerprint,
+    }
+
+
+def _message(text: str) -> Json:
+    return {"role": "assistant", "content": text, "refusal": None}
+
+
+def _name(tokenizer: Tokenizer | None, token: int) -> str:
+    """A token's text; part of a character is written as `bytes:\\x..`, as OpenAI does."""
+    if tokenizer is None:
+        return f"token_id:{token}"
+    raw = tokenizer.token_bytes(token)
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)

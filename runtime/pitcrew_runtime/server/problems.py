@@ -1,0 +1,86 @@
+"""Errors on the wire: one table of status codes, OpenAI's shape of body."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import orjson
+from pydantic import ValidationError
+from starlette.responses import Response
+
+from pitcrew_runtime.errors import (
+    BodyTooLarge,
+    Draining,
+    GenerationFailed,
+    InvalidRequest,
+    ModelNotFound,
+    NotReady,
+    QueueFull,
+    RequestError,
+    Unauthorized,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    status: int
+    type: str
+    code: str | None = None
+
+
+_KINDS: Mapping[type[RequestError], _Kind] = {
+    InvalidRequest: _Kind(400, "invalid_request_error"),
+    Unauthorized: _Kind(401, "invalid_request_error", "invalid_api_key"),
+    ModelNotFound: _Kind(404, "invalid_request_error", "model_not_found"),
+    BodyTooLarge: _Kind(413, "invalid_request_error", "body_too_large"),
+    QueueFull: _Kind(429, "rate_limit_error", "queue_full"),
+    GenerationFailed: _Kind(500, "server_error", "generation_failed"),
+    NotReady: _Kind(503, "server_error", "not_ready"),
+    Draining: _Kind(503, "server_error", "draining"),
+}
+
+
+def body(error: RequestError) -> dict[str, object]:
+    """OpenAI's error object."""
+    kind = _KINDS[type(error)]
+    return _object(str(error), kind.type, kind.code, error.param)
+
+
+def response(error: RequestError) -> Response:
+    """The answer to a refused request."""
+    headers = {}
+    if isinstance(error, QueueFull):
+        headers["Retry-After"] = str(error.retry_after)
+    elif isinstance(error, Draining | NotReady):
+        headers["Retry-After"] = "1"
+    return json_response(body(error), _KINDS[type(error)].status, headers)
+
+
+def plain(status: int, message: str) -> Response:
+    """An error that is not about a request's contents: no such path, a fault of ours."""
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    return json_response(_object(message, kind, None, None), status)
+
+
+def invalid_body(error: ValidationError) -> InvalidRequest:
+    """The first thing that is wrong with a body, in words."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    if first["type"] == "json_invalid":
+        return InvalidRequest(f"the body is not JSON: {first['msg']}")
+    param = ".".join(str(part) for part in first["loc"]) or None
+    if first["type"] == "extra_forbidden":
+        return InvalidRequest(
+            f"{param}: this server does not know the field; remove it", param=param
+        )
+    message = first["msg"].removeprefix("Value error, ")
+    return InvalidRequest(f"{param}: {message}" if param else message, param=param)
+
+
+def json_response(
+    document: object, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """A JSON answer."""
+    return Response(orjson.dumps(document), status, headers, media_type="application/json")
+
+
+def _object(message: str, kind: str, code: str | None, param: str | None) -> dict[str, object]:
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}

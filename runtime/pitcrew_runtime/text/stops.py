@@ -1,0 +1,50 @@
+"""Finds stop strings in a stream, and holds back what may become one."""
+
+from collections.abc import Sequence
+
+
+class StopFinder:
+    """Feed pieces of text; what comes out never holds a stop string, nor the start of one.
+
+    The stop that ends first wins, the longest among those; so the result does not depend on how the
+    text was cut into pieces.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stops)
+        self._held = ""
+        self.found = False
+
+    def feed(self, piece: str) -> str:
+        """Add text; the text that may go out. After `found` is set, nothing more comes."""
+        if not self._stops:
+            return piece
+        if self.found:
+            return ""
+        text = self._held + piece
+        cut = self._first_stop(text)
+        if cut is not None:
+            self.found, self._held = True, ""
+            return text[:cut]
+        keep = self._possible_start(text)
+        self._held = text[keep:]
+        return text[:keep]
+
+    def flush(self) -> str:
+        """The end of the text: what was held back was no stop string."""
+        held, self._held = self._held, ""
+        return held
+
+    def _first_stop(self, text: str) -> int | None:
+        """Where the winning stop string starts."""
+        found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
+        return min(found)[1] if found else None
+
+    def _possible_start(self, text: str) -> int:
+        """Where the longest tail starts that a stop string starts with."""
+        longest = max(len(stop) for stop in self._stops) - 1
+        for start in range(max(0, len(text) - longest), len(text)):
+            tail = text[start:]
+            if any(stop.startswith(tail) for stop in self._stops):
+                return start
+        return len(text)
