@@ -2,12 +2,15 @@
 
 import math
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from pitcrew_builder.graph.emitter import Emitter
 from pitcrew_builder.graph.ir import Value
+
+Floats: TypeAlias = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,32 +47,34 @@ class Rotation:
     sin: Value
 
 
-def inverse_frequencies(rope: Rope) -> npt.NDArray[np.float64]:
-    """Radians per position, [dim / 2]."""
-    plain = rope.theta ** -(np.arange(0, rope.dim, 2, dtype=np.float64) / rope.dim)
+def inverse_frequencies(rope: Rope) -> Floats:
+    """Radians per position, [dim / 2].
+
+    Rounded to single precision where the models' own code rounds: an angle is a frequency times a
+    position, and at position 8,000 a last bit more or less is already 5e-4 radians.
+    """
+    exponents = np.arange(0, rope.dim, 2, dtype=np.float64) / rope.dim
+    plain = np.float32(1.0) / (rope.theta**exponents).astype(np.float32)
     match rope.scaling:
         case None:
             return plain
         case LinearScaling(factor):
-            return plain / factor
+            return plain / np.float32(factor)
         case Llama3Scaling():
             return _llama3(plain, rope.scaling)
 
 
-def _llama3(plain: npt.NDArray[np.float64], scaling: Llama3Scaling) -> npt.NDArray[np.float64]:
-    turns = scaling.original_length * plain / (2 * math.pi)
+def _llama3(plain: Floats, scaling: Llama3Scaling) -> Floats:
+    turns = scaling.original_length * plain / np.float32(2 * math.pi)
     low, high = scaling.low_freq_factor, scaling.high_freq_factor
-    kept = np.clip((turns - low) / (high - low), 0.0, 1.0)
-    return kept * plain + (1.0 - kept) * plain / scaling.factor
+    kept = np.clip((turns - low) / (high - low), 0.0, 1.0).astype(np.float32)
+    return kept * plain + (1 - kept) * plain / np.float32(scaling.factor)
 
 
-def tables(rope: Rope, length: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+def tables(rope: Rope, length: int) -> tuple[Floats, Floats]:
     """Cosines and sines [length, dim / 2] of positions 0 to length - 1."""
-    # Single precision up to the angle, as the models were trained: at position 8,000 a double
-    # differs from it by more than the rounding of everything that follows.
-    frequencies = inverse_frequencies(rope).astype(np.float32)
-    angles = np.outer(np.arange(length, dtype=np.float32), frequencies)
-    return np.cos(angles, dtype=np.float32), np.sin(angles, dtype=np.float32)
+    angles = np.outer(np.arange(length, dtype=np.float32), inverse_frequencies(rope))
+    return np.cos(angles), np.sin(angles)
 
 
 def rotation(e: Emitter, rope: Rope, positions: Value, length: int) -> Rotation:

@@ -1,0 +1,101 @@
+"""A reference driver of `manifest.GraphInterface`: ragged batches over a shared, hostile page pool.
+
+Written from the interface's text alone, without any code of builder or runtime. Its pool is full of
+noise and its pages are dealt out in random order, so a graph that reads a slot it must not read
+computes visibly wrong logits.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+Floats = npt.NDArray[np.float32]
+
+
+class ReferenceEngine:
+    """An engine directory, opened."""
+
+    def __init__(self, path: Path) -> None:
+        self.manifest = json.loads((path / "manifest.json").read_text())
+        self.page: int = self.manifest["identity"]["shapes"]["kvPageSize"]
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        graph = path / self.manifest["ranks"][0]["graph"]
+        self.session = onnxruntime.InferenceSession(
+            str(graph), options, providers=["CPUExecutionProvider"]
+        )
+
+    def batch(self, rows: int, capacity: int = 80, seed: int = 0) -> "Batch":
+        """Room for `rows` sequences of `capacity` tokens."""
+        return Batch(self, rows, capacity, np.random.default_rng(seed))
+
+
+class Batch:
+    """Sequences that grow together."""
+
+    def __init__(
+        self, engine: ReferenceEngine, rows: int, capacity: int, rng: np.random.Generator
+    ) -> None:
+        model = engine.manifest["model"]
+        self._engine = engine
+        blocks = -(-capacity // engine.page)
+        shape = (rows * blocks + 3, engine.page, model["kvHeads"], model["headDim"])
+        self._tables = rng.permutation(shape[0])[: rows * blocks].reshape(rows, blocks)
+        self._pools = {
+            f"{kind}_pool.{layer}": 5 * rng.standard_normal(shape, dtype=np.float32)
+            for kind in ("key", "value")
+            for layer in range(model["layers"])
+        }
+        self._lengths = np.zeros(rows, dtype=np.int64)
+
+    def feed(self, rows: list[list[int]]) -> list[Floats]:
+        """Append tokens to each row; the logits [len, vocab] after each of them, by row."""
+        counts = [len(row) for row in rows]
+        width = max(counts)
+        ids = np.array([row + [0] * (width - len(row)) for row in rows], dtype=np.int64)
+        used = -(-int(self._lengths.max()) // self._engine.page)
+        names = [output.name for output in self._engine.session.get_outputs()]
+        outputs = self._engine.session.run(
+            names,
+            {
+                "input_ids": ids,
+                "positions": self._positions(width, counts),
+                "block_tables": self._tables[:, :used],
+                "context_lengths": self._lengths,
+                "logit_indices": np.tile(np.arange(width), (len(rows), 1)),
+                **self._pools,
+            },
+        )
+        named = dict(zip(names, outputs, strict=True))
+        for row, count in enumerate(counts):
+            self._store(named, row, count)
+        return [named["logits"][row, :count] for row, count in enumerate(counts)]
+
+    def greedy(self, prompts: list[list[int]], count: int) -> list[list[int]]:
+        """Continue each prompt by its `count` likeliest tokens."""
+        tokens: list[list[int]] = [[] for _ in prompts]
+        logits = self.feed(prompts)
+        while True:
+            for row, scores in zip(tokens, logits, strict=True):
+                row.append(int(scores[-1].argmax()))
+            if len(tokens[0]) == count:
+                return tokens
+            logits = self.feed([row[-1:] for row in tokens])
+
+    def _positions(self, width: int, counts: list[int]) -> npt.NDArray[np.int64]:
+        real = np.arange(width) < np.array(counts)[:, None]
+        positions: npt.NDArray[np.int64] = np.where(
+            real, self._lengths[:, None] + np.arange(width), 0
+        )
+        return positions
+
+    def _store(self, outputs: dict[str, Floats], row: int, count: int) -> None:
+        slots = np.arange(self._lengths[row], self._lengths[row] + count)
+        pages, offsets = self._tables[row][slots // self._engine.page], slots % self._engine.page
+        for name, pool in self._pools.items():
+            kind, layer = name.split("_pool.")
+            pool[pages, offsets] = outputs[f"new_{kind}s.{layer}"][row, :count]
+        self._lengths[row] += count
