@@ -10,13 +10,16 @@ from pitcrew_operator.api.common import ImageName, ObjectName
 
 PREFIX = "PITCREW_"
 
+PullPolicy = Literal["Always", "IfNotPresent", "Never"]
+
 
 class Config(Model):
     """One operator's settings. Field `builder_image` is read from `PITCREW_BUILDER_IMAGE`, etc."""
 
     builder_image: ImageName = Field(description="Image with `pitcrew-build`.")
     runtime_image: ImageName = Field(description="Image with `pitcrew-serve`.")
-    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    builder_pull_policy: PullPolicy = "IfNotPresent"
+    runtime_pull_policy: PullPolicy = "IfNotPresent"
     image_pull_secrets: tuple[ObjectName, ...] = Field(
         default=(), description="Comma-separated; used where a resource names none."
     )

@@ -111,7 +111,7 @@ def _container(build: Build) -> dict[str, Any]:
     return {
         "name": CONTAINER,
         "image": build.image,
-        "imagePullPolicy": build.config.image_pull_policy,
+        "imagePullPolicy": build.config.builder_pull_policy,
         "command": ["pitcrew-build"],
         "args": _arguments(build),
         "env": [{"name": "HOME", "value": "/tmp"}, *_token(build)],  # noqa: S108 (an emptyDir)

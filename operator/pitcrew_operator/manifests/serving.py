@@ -125,7 +125,7 @@ def _container(
     return {
         "name": CONTAINER,
         "image": runtime.image or config.runtime_image,
-        "imagePullPolicy": config.image_pull_policy,
+        "imagePullPolicy": config.runtime_pull_policy,
         "command": ["pitcrew-serve"],
         "args": _arguments(owner, engine, default_model_name),
         "env": [{"name": "HOME", "value": "/tmp"}],  # noqa: S108 (an emptyDir of the pod)
