@@ -1,7 +1,8 @@
-"""The only way into the node: 127.0.0.1:PORT here leads to the API server in there.
+"""The only way into the node: 127.0.0.1:PORT here leads to an address in there.
 
-Run as `python3 -m devcluster.forward PORT PID`, PID being the node's first process; ends with it.
-The listening socket is opened in this machine's network, then the process moves into the node's.
+`up` runs it as `python3 -m devcluster.forward PORT PID`, PID being the node's first process, to open
+the way to the API server; `forward` leads to a Service. It ends with the node. The listening socket
+is opened in this machine's network, then the process moves into the node's.
 """
 
 import asyncio
@@ -10,6 +11,8 @@ import ctypes
 import os
 import socket
 import sys
+from collections.abc import Callable
+from functools import partial
 
 from devcluster.config import API_PORT, NODE_IP
 
@@ -40,9 +43,11 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
             writer.write_eof()
 
 
-async def _connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _connect(
+    address: tuple[str, int], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
     try:
-        inner = await asyncio.open_connection(NODE_IP, API_PORT)
+        inner = await asyncio.open_connection(*address)
     except OSError:
         writer.close()
         return
@@ -51,20 +56,27 @@ async def _connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
     inner[1].close()
 
 
-async def _serve(listener: socket.socket, pid: int) -> None:
+async def _serve(listener: socket.socket, pid: int, address: tuple[str, int]) -> None:
     ended = asyncio.Event()
     watch = os.pidfd_open(pid)
     asyncio.get_running_loop().add_reader(watch, ended.set)
-    async with await asyncio.start_server(_connect, sock=listener):
+    async with await asyncio.start_server(partial(_connect, address), sock=listener):
         await ended.wait()
 
 
-def main(port: int, pid: int) -> None:
-    """Forward until the node ends."""
+def forward(
+    port: int, pid: int, address: tuple[str, int], announce: Callable[[int], None] | None = None
+) -> None:
+    """Lead 127.0.0.1:`port` (0: any free one) to `address` as the node sees it, until it ends.
+
+    `announce` is told the port once connections are taken.
+    """
     listener = socket.create_server(("127.0.0.1", port), backlog=64)
     enter_network(pid)
-    asyncio.run(_serve(listener, pid))
+    if announce:
+        announce(listener.getsockname()[1])
+    asyncio.run(_serve(listener, pid, address))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    forward(int(sys.argv[1]), int(sys.argv[2]), (NODE_IP, API_PORT))

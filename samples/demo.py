@@ -66,23 +66,22 @@ class Timeline:
 class Cluster:
     """The client tools and the kubeconfig that they use."""
 
-    kubectl_path: str
-    helm_path: str
+    tools: Path
     kubeconfig: str
 
     @classmethod
     def of_devcluster(cls) -> "Cluster":
         """Ask the running devcluster where its tools lie."""
-        tools = json.loads(_output([*DEVCLUSTER, "tools", "--json"]))
-        return cls(tools["kubectl"], tools["helm"], tools["kubeconfig"])
+        tools = Path(_output([*DEVCLUSTER, "tools"]).strip())
+        return cls(tools, _output([*DEVCLUSTER, "kubeconfig"]).strip())
 
     def kubectl(self, *args: str) -> str:
         """Run kubectl and return its output; raises DemoError with its own message."""
-        return _output([self.kubectl_path, "--kubeconfig", self.kubeconfig, *args])
+        return _output([str(self.tools / "kubectl"), "--kubeconfig", self.kubeconfig, *args])
 
     def helm(self, *args: str) -> str:
         """Run helm and return its output; raises DemoError with its own message."""
-        return _output([self.helm_path, "--kubeconfig", self.kubeconfig, *args])
+        return _output([str(self.tools / "helm"), "--kubeconfig", self.kubeconfig, *args])
 
     def get(self, kind: str, name: str) -> dict[str, Any]:
         """One object of the demo's namespace."""
@@ -166,7 +165,7 @@ def deployment_line(document: dict[str, Any]) -> str:
 @contextmanager
 def service_url(service: str) -> Iterator[str]:
     """The Service's cluster address, reachable from here for as long as the block runs."""
-    command = [*DEVCLUSTER, "forward", f"svc/{NAMESPACE}/{service}"]
+    command = [*DEVCLUSTER, "forward", f"{NAMESPACE}/{service}"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -242,7 +241,7 @@ def summary(cluster: Cluster, timeline: Timeline) -> None:
     timeline.console.print(table)
     timeline.console.print(
         "[bold]Look around[/]\n"
-        f"  export KUBECONFIG={cluster.kubeconfig} PATH={Path(cluster.kubectl_path).parent}:$PATH\n"
+        f"  export KUBECONFIG={cluster.kubeconfig} PATH={cluster.tools}:$PATH\n"
         "  kubectl get llme,llmd,pods\n"
         f"  kubectl describe llmengine {NAME}\n"
         f"  kubectl port-forward svc/{NAME} 8000:80   # then any OpenAI client on :8000/v1\n"
