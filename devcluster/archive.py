@@ -35,6 +35,7 @@ def write(
         "architecture": architecture,
         "os": "linux",
         "config": settings,
+        "history": [{"created_by": "devcluster"}],
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
     }
     document = json.dumps(config).encode()

@@ -147,5 +147,7 @@ def _remove_tree(group: Path) -> bool:
 
 def _delegate(group: Path) -> None:
     controllers = (group / "cgroup.controllers").read_text().split()
-    wanted = [f"+{name}" for name in controllers if name in ("cpu", "cpuset", "io", "memory", "pids")]
+    wanted = [
+        f"+{name}" for name in controllers if name in ("cpu", "cpuset", "io", "memory", "pids")
+    ]
     (group / "cgroup.subtree_control").write_text(" ".join(wanted))

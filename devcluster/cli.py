@@ -2,32 +2,150 @@
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from devcluster import cluster, config as configuration, debian, golang
+from devcluster import cluster, images, node, rootfs, status, volume
+from devcluster import config as configuration
+from devcluster.artefacts import ensure
+from devcluster.config import Config
 from devcluster.errors import DevclusterError
-from devcluster.progress import note
-from devcluster.process import run
+from devcluster.machine import go_version, mirror
+from devcluster.preflight import check
+from devcluster.progress import Stage, note
+
+DESCRIPTION = """\
+A real single-node Kubernetes in namespaces of its own: nothing on this machine changes.
+
+PITCREW_CACHE    where builds, images and clusters lie (default ~/.cache/pitcrew)
+PITCREW_CLUSTER  the cluster's name (default pitcrew); PITCREW_PORT its port (default 26443)
+"""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; every expected error is one message, no trace."""
-    parser = argparse.ArgumentParser(prog="python3 -m devcluster")
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("up")
-    down = commands.add_parser("down")
-    down.add_argument("--keep", action="store_true")
-    options = parser.parse_args(arguments)
+    options = parser().parse_args(arguments)
     try:
         config = configuration.from_environment(os.environ, Path.home())
-        if options.command == "up":
-            go = run(["go", "env", "GOVERSION"]).strip()
-            mirror = debian.Mirror(debian.find_mirror(os.environ, debian.read_sources()) or "", "amd64")
-            cluster.up(config, go, mirror)
-        else:
-            cluster.down(config, keep=options.keep)
+        return int(options.call(config, options) or 0)
     except DevclusterError as error:
         note(f"error: {error}")
         return 1
-    return 0
+    except KeyboardInterrupt:
+        note("interrupted; `python3 -m devcluster down` removes what was started")
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands and their options."""
+    top = argparse.ArgumentParser(
+        prog="python3 -m devcluster",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(name: str, call: object, text: str) -> argparse.ArgumentParser:
+        one = commands.add_parser(name, help=text, description=text)
+        one.set_defaults(call=call)
+        return one
+
+    one = command("up", _up, "start the cluster; the first time builds it, which takes minutes")
+    one.add_argument("--port", help="the API server's port on 127.0.0.1 (default 26443)")
+    one = command("down", _down, "end the cluster and leave nothing behind")
+    one.add_argument("--keep", action="store_true", help="objects and volumes survive to next `up`")
+    one.add_argument("--purge", action="store_true", help="remove its image store too")
+    command("status", _status, "show what runs; exit code 0 only if the cluster is well")
+    one = command("kubeconfig", _kubeconfig, "print the kubeconfig's path")
+    one.add_argument("--raw", action="store_true", help="print its text instead")
+    one = command("build", _build, "build the project's images; load them if the cluster is up")
+    one.add_argument("--target", choices=[*images.TARGETS, "all"], default="all")
+    one = command("load", _load, "give the cluster an image")
+    one.add_argument("image", metavar="IMAGE_OR_TAR", help="a built image or a docker-archive")
+    one = command("volume", _volume, "offer a directory to pods as a read-only claim")
+    one.add_argument("name", metavar="NAME", help="the PersistentVolumeClaim's name")
+    one.add_argument("directory", metavar="DIR", type=Path)
+    one.add_argument("--namespace", "-n", default="default", help="made if it is not there")
+    one = command("exec", _exec, "run a command in the node: `exec -- ctr -n k8s.io images ls`")
+    one.add_argument("words", metavar="CMD", nargs="+")
+    one = command("logs", _logs, "print a component's log, such as kubelet")
+    one.add_argument("component", metavar="COMPONENT")
+    command("tools", _tools, "print the directory that holds kubectl and helm, for PATH")
+    return top
+
+
+def _up(config: Config, options: argparse.Namespace) -> None:
+    if options.port:
+        config = replace(config, port=configuration.parse_port(options.port))
+    check(config, needs_port=node.running(config) is None)
+    record = cluster.up(config, go_version(), mirror())
+    if record.port != config.port:
+        note(f"it was started with port {record.port}, which it keeps until `down`")
+    note(f"export KUBECONFIG={config.kubeconfig} PATH={config.tools}:$PATH")
+
+
+def _down(config: Config, options: argparse.Namespace) -> None:
+    with Stage(f"cluster {config.name} down"):
+        cluster.down(config, keep=options.keep, purge=options.purge)
+
+
+def _status(config: Config, _: argparse.Namespace) -> int:
+    found = status.look(config)
+    print(status.render(found))
+    return 0 if found.healthy else 1
+
+
+def _kubeconfig(config: Config, options: argparse.Namespace) -> None:
+    node.require(config)
+    print(config.kubeconfig.read_text() if options.raw else config.kubeconfig)
+
+
+def _build(config: Config, options: argparse.Namespace) -> None:
+    check(config, needs_port=False)
+    builder = _builder(config)
+    for target in images.TARGETS if options.target == "all" else (options.target,):
+        built = builder.build(target)
+        print(f"{built.reference}  {built.size / 1e6:.0f} MB  {built.image[:12]}")
+        if node.running(config):
+            _load_one(config, builder, built.reference)
+
+
+def _load(config: Config, options: argparse.Namespace) -> None:
+    _load_one(config, _builder(config), options.image)
+
+
+def _load_one(config: Config, builder: images.Builder, name: str) -> None:
+    with Stage(f"load {name}") as stage:
+        if not images.load(config, builder, name):
+            stage.say("held already")
+
+
+def _volume(config: Config, options: argparse.Namespace) -> None:
+    size = volume.offer(config, options.name, options.directory, options.namespace)
+    print(f"persistentvolumeclaim/{options.name} in {options.namespace}: {size / 1e6:.1f} MB")
+
+
+def _exec(config: Config, options: argparse.Namespace) -> None:
+    command = node.inside(config, options.words)
+    sys.stdout.flush()
+    os.execvp(command[0], command)  # noqa: S606  (this process becomes the command)
+
+
+def _logs(config: Config, options: argparse.Namespace) -> None:
+    file = config.logs / f"{options.component}.log"
+    if not file.is_file():
+        known = ", ".join(sorted(path.stem for path in config.logs.glob("*.log"))) or "none yet"
+        raise DevclusterError(f"no log of {options.component}; there are: {known}")
+    sys.stdout.write(file.read_text(errors="replace"))
+
+
+def _tools(config: Config, _: argparse.Namespace) -> None:
+    cluster.link_tools(config, cluster.make_parts(config, go_version(), mirror()))
+    print(config.tools)
+
+
+def _builder(config: Config) -> images.Builder:
+    found = mirror()
+    return images.Builder(config, ensure(config, rootfs.node(found)), found)

@@ -3,6 +3,7 @@
 import platform
 import shutil
 import time
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -40,9 +41,11 @@ def up(config: Config, go: str, mirror: Mirror) -> Record:
             started = node.start(config, parts)
         started = node.open_way_in(config, started)
         _converge(config, started, parts)
-        note(f"cluster {config.name} is up: node Ready and DNS serving "
-             f"{time.monotonic() - made:.1f} s after its start (with builds: "
-             f"{time.monotonic() - began:.1f} s)")
+        note(
+            f"cluster {config.name} is up: node Ready and DNS serving "
+            f"{time.monotonic() - made:.1f} s after its start (with builds: "
+            f"{time.monotonic() - began:.1f} s)"
+        )
         return started
 
 
@@ -111,7 +114,9 @@ def node_ready(api: Api, since: float) -> bool:
     ready = condition(api.get(f"/api/v1/nodes/{NODE}"), "Ready")
     beat = ready.get("lastHeartbeatTime")
     return bool(
-        ready.get("status") == "True" and beat and datetime.fromisoformat(beat).timestamp() > since - 1
+        ready.get("status") == "True"
+        and beat
+        and datetime.fromisoformat(beat).timestamp() > since - 1
     )
 
 
@@ -121,8 +126,9 @@ def dns_ready(api: Api) -> bool:
     return condition(api.get(path), "Available").get("status") == "True"
 
 
-def _await(config: Config, started: Record, check: object, seconds: float, component: str) -> None:
-    assert callable(check)
+def _await(
+    config: Config, started: Record, check: Callable[[], bool], seconds: float, component: str
+) -> None:
     if wait_until(check, seconds, alive=lambda: started.init() is not None):
         return
     state = "the node ended" if started.init() is None else f"no answer in {seconds:.0f} s"
@@ -131,7 +137,11 @@ def _await(config: Config, started: Record, check: object, seconds: float, compo
 
 
 def _apply(config: Config, parts: node.Parts) -> None:
-    kubectl = [parts.kubernetes / "bin" / "kubectl", "--kubeconfig", config.kubeconfig]
+    kubectl: list[str | Path] = [
+        parts.kubernetes / "bin" / "kubectl",
+        "--kubeconfig",
+        config.kubeconfig,
+    ]
     run([*kubectl, "apply", "--server-side", "--force-conflicts", "-f", DATA / "manifests"])
 
 

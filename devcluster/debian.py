@@ -15,7 +15,7 @@ from devcluster.process import run
 
 SUITE = "bookworm"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-_URI = re.compile(r"https?://[^\s\"]+?/debian/?(?=\s|$)", re.M)
+_URI = re.compile(r"https?://[^\s\"]+?/debian/?(?=\s|$)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -54,18 +54,27 @@ def read_sources(etc: Path = Path("/etc/apt")) -> list[str]:
     return [file.read_text(errors="replace") for file in files if file.is_file()]
 
 
-def download(mirror: Mirror, packages: Sequence[str], into: Path, say: Say) -> list[Path]:
-    """Fetch the packages with all they depend on, verified against the archive's signature.
+def download(
+    mirror: Mirror,
+    packages: Sequence[str],
+    into: Path,
+    say: Say,
+    *,
+    with_dependencies: bool = True,
+) -> list[Path]:
+    """Fetch packages, and all they depend on, verified against the archive's signature.
 
     Returns:
         The .deb files, in `into`.
     """
     env = _private_apt(mirror, into)
+    archives = into / "cache" / "archives"
     say("package lists")
     run(["apt-get", "-q", "update"], env=env)
-    fetch = ["apt-get", "-q", "-y", "--no-install-recommends", "--download-only", "install"]
-    run([*fetch, *packages], env=env, say=say)
-    debs = sorted((into / "cache" / "archives").glob("*.deb"))
+    install = ["-y", "--no-install-recommends", "--download-only", "install"]
+    words = install if with_dependencies else ["download"]
+    run(["apt-get", "-q", *words, *packages], env=env, cwd=archives, say=say)
+    debs = sorted(archives.glob("*.deb"))
     if not debs:
         raise DevclusterError(f"apt downloaded none of {', '.join(packages)} from {mirror.uri}")
     return debs
@@ -79,8 +88,16 @@ def unpack(debs: Iterable[Path], root: Path, say: Say) -> None:
     merge_usr(root)
     for deb in debs:
         say(deb.name.partition("_")[0])
-        run(["sh", "-ec", 'dpkg-deb --fsys-tarfile "$1" | tar -x --keep-directory-symlink -C "$2"',
-             "unpack", deb, root])
+        run(
+            [
+                "sh",
+                "-ec",
+                'dpkg-deb --fsys-tarfile "$1" | tar -x --keep-directory-symlink -C "$2"',
+                "unpack",
+                deb,
+                root,
+            ]
+        )
 
 
 def merge_usr(root: Path) -> None:
@@ -116,5 +133,7 @@ def _private_apt(mirror: Mirror, root: Path) -> dict[str, str]:
         "Acquire::Languages": "none",
     }
     lines = "".join(f'{name} "{value}";\n' for name, value in settings.items())
-    (root / "apt.conf").write_text(lines + f'#clear APT::Architectures;\nAPT::Architectures:: "{mirror.architecture}";\n')
+    (root / "apt.conf").write_text(
+        lines + f'#clear APT::Architectures;\nAPT::Architectures:: "{mirror.architecture}";\n'
+    )
     return {"APT_CONFIG": str(root / "apt.conf"), "DEBIAN_FRONTEND": "noninteractive"}

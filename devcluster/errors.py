@@ -1,9 +1,9 @@
 """What can go wrong, each with a message that says what to do next.
 
-    DevclusterError
-    ├── CommandError    a program that the cluster needs ended with an error
-    ├── PreflightError  this machine cannot carry the cluster
-    └── NotRunning      the command needs a running cluster
+DevclusterError
+├── CommandError    a program that the cluster needs ended with an error
+├── PreflightError  this machine cannot carry the cluster
+└── NotRunning      the command needs a running cluster
 """
 
 from collections.abc import Sequence

@@ -78,7 +78,9 @@ def required(go_mod: Path, module: str) -> str:
     Raises:
         LookupError: the go.mod does not ask for it.
     """
-    found = re.search(rf"^(?:require)?\s*{re.escape(module)} (v\S+)", go_mod.read_text(), re.M)
+    found = re.search(
+        rf"^(?:require)?\s*{re.escape(module)} (v\S+)", go_mod.read_text(), re.MULTILINE
+    )
     if not found:
         raise LookupError(f"{go_mod} does not require {module}")
     return found[1]
@@ -86,7 +88,7 @@ def required(go_mod: Path, module: str) -> str:
 
 def go_directive(go_mod: Path) -> tuple[int, ...]:
     """The least Go version a module needs, such as (1, 26, 0)."""
-    found = re.search(r"^go (\d+(?:\.\d+)*)$", go_mod.read_text(), re.M)
+    found = re.search(r"^go (\d+(?:\.\d+)*)$", go_mod.read_text(), re.MULTILINE)
     return tuple(int(part) for part in found[1].split(".")) if found else ()
 
 
@@ -103,5 +105,15 @@ def _key(module: Path, flags: str, go: str) -> str:
 def _build(module: Path, flags: str, output: Path, packages: list[str], say: Say) -> None:
     # The first part of the output path that exists decides: a directory gets one file per package.
     (output if len(packages) > 1 else output.parent).mkdir(parents=True)
-    command = ["go", "build", "-trimpath", "-v", "-ldflags", flags, "-o", output, *packages]
+    command: list[str | Path] = [
+        "go",
+        "build",
+        "-trimpath",
+        "-v",
+        "-ldflags",
+        flags,
+        "-o",
+        output,
+        *packages,
+    ]
     run(command, cwd=module, env=_ENVIRONMENT, say=say)

@@ -118,7 +118,9 @@ def _launch(
     assert holder.stdin
     holder.stdin.write(b"go\n")
     holder.stdin.close()
-    if not wait_until(lambda: started.init() is not None, 5, every=0.01, alive=started.holder.alive):
+    if not wait_until(
+        lambda: started.init() is not None, 5, every=0.01, alive=started.holder.alive
+    ):
         raise DevclusterError(f"the node did not start:\n{tail(config, 'init')}")
     holder.returncode = 0  # it stays when we go; do not warn that nobody waited for it
     return started
@@ -173,7 +175,7 @@ def inside(config: Config, command: Sequence[str]) -> list[str]:
         NotRunning: there is no running node.
     """
     environment = [f"PATH={_PATH}", "KUBECONFIG=/etc/kubernetes/pki/admin.conf", "HOME=/root"]
-    enter = ["nsenter", "-t", str(require(config).init()), *"-m -n -u -i -p -C".split()]
+    enter = ["nsenter", "-t", str(require(config).init()), "-m", "-n", "-u", "-i", "-p", "-C"]
     return [*enter, "--", "/usr/bin/env", "-i", *environment, *command]
 
 

@@ -20,7 +20,7 @@ class Subject:
     """One certificate, good as client and as server."""
 
     name: str
-    commonName: str  # noqa: N815  (the wire's spelling)
+    commonName: str
     organization: Sequence[str] = ()
     dns: Sequence[str] = ()
     ip: Sequence[str] = ()

@@ -129,7 +129,11 @@ def _boot_id() -> str:
 
 
 def wait_until(
-    check: Callable[[], bool], seconds: float, *, every: float = 0.1, alive: Callable[[], bool] | None = None
+    check: Callable[[], bool],
+    seconds: float,
+    *,
+    every: float = 0.1,
+    alive: Callable[[], bool] | None = None,
 ) -> bool:
     """Poll until `check` holds; False after `seconds`, or as soon as `alive` no longer holds."""
     deadline = time.monotonic() + seconds

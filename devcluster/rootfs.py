@@ -53,7 +53,17 @@ def node(mirror: Mirror) -> Artefact:
 
 def _finish(root: Path) -> None:
     """Make what the packages' scripts would have made, and the mount points of the node."""
-    for name in ("proc", "sys", "dev", "run", "tmp", "var/tmp", "root", "opt", "var/lib/containers"):
+    for name in (
+        "proc",
+        "sys",
+        "dev",
+        "run",
+        "tmp",
+        "var/tmp",
+        "root",
+        "opt",
+        "var/lib/containers",
+    ):
         (root / name).mkdir(parents=True, exist_ok=True)
     (root / "etc/passwd").write_text(_ACCOUNTS)
     (root / "etc/group").write_text(_GROUPS)

@@ -1,0 +1,88 @@
+# Pitcrew's three images: operator, builder and runtime.
+#
+#   docker build --target operator -t pitcrew/operator .
+#
+# PYTHON_IMAGE has pip and a shell and serves only to install. BASE_IMAGE is what the product runs
+# on: it needs no more than the same Python at the same path, so it may be a distroless image. For a
+# target with an accelerator, give it an image that holds the accelerator's libraries as well.
+ARG PYTHON_IMAGE=python:3.11-slim
+ARG BASE_IMAGE=${PYTHON_IMAGE}
+
+# --- Dependencies: one stage for each image, rebuilt only when its lock changes. -----------------
+FROM ${PYTHON_IMAGE} AS install
+# Bytecode is compiled last, from the files that stay, and trusted without looking at their dates.
+ENV PYTHONDONTWRITEBYTECODE=1 \
+    COMPILE="-m compileall -q --invalidation-mode unchecked-hash"
+RUN python3 -m venv --without-pip /opt/pitcrew
+
+FROM install AS operator-install
+COPY requirements/operator.lock /tmp/lock
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python3 -m pip --python /opt/pitcrew/bin/python3 install --no-compile --require-hashes -r /tmp/lock \
+    && find /opt/pitcrew -type d \( -name tests -o -name test \) -prune -exec rm -rf {} + \
+    && python3 ${COMPILE} /opt/pitcrew/lib
+
+FROM install AS builder-install
+COPY requirements/builder.lock /tmp/lock
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python3 -m pip --python /opt/pitcrew/bin/python3 install --no-compile --require-hashes -r /tmp/lock \
+    && find /opt/pitcrew -type d \( -name tests -o -name test \) -prune -exec rm -rf {} + \
+    && python3 ${COMPILE} /opt/pitcrew/lib
+
+FROM install AS runtime-install
+COPY requirements/runtime.lock /tmp/lock
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python3 -m pip --python /opt/pitcrew/bin/python3 install --no-compile --require-hashes -r /tmp/lock \
+    && find /opt/pitcrew -type d \( -name tests -o -name test \) -prune -exec rm -rf {} + \
+    && python3 ${COMPILE} /opt/pitcrew/lib
+
+# --- The project itself: changes often, and is a small layer on top of its dependencies. ---------
+FROM install AS backend
+COPY requirements/build.lock /tmp/lock
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python3 -m venv --without-pip /opt/backend \
+    && python3 -m pip --python /opt/backend/bin/python3 install --no-compile --require-hashes -r /tmp/lock
+
+FROM backend AS project
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE ./
+COPY operator operator
+COPY engine_builder engine_builder
+COPY runtime runtime
+RUN /opt/backend/bin/python3 -m hatchling build -t wheel -d /dist \
+    && python3 -m pip --python /opt/pitcrew/bin/python3 install --no-compile --no-deps --no-index \
+       --prefix /opt/project /dist/*.whl \
+    && python3 ${COMPILE} /opt/project/lib
+
+# --- What is shipped: a Python, a virtual environment, no installer, no rights. ------------------
+FROM ${BASE_IMAGE} AS shipped
+ARG VERSION=dev
+LABEL org.opencontainers.image.source="https://pitcrew.dev" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}"
+# HOME is the one place that is writable under a read-only root: the pod mounts a volume there.
+ENV PATH=/opt/pitcrew/bin:/usr/local/bin:/usr/bin:/bin \
+    HOME=/tmp \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+WORKDIR /tmp
+USER 10001:10001
+
+FROM shipped AS operator
+LABEL org.opencontainers.image.title="pitcrew-operator"
+COPY --from=operator-install /opt/pitcrew /opt/pitcrew
+COPY --from=project /opt/project /opt/pitcrew
+ENTRYPOINT ["pitcrew-operator"]
+
+FROM shipped AS builder
+LABEL org.opencontainers.image.title="pitcrew-builder"
+COPY --from=builder-install /opt/pitcrew /opt/pitcrew
+COPY --from=project /opt/project /opt/pitcrew
+ENTRYPOINT ["pitcrew-build"]
+
+FROM shipped AS runtime
+LABEL org.opencontainers.image.title="pitcrew-runtime"
+EXPOSE 8000
+COPY --from=runtime-install /opt/pitcrew /opt/pitcrew
+COPY --from=project /opt/project /opt/pitcrew
+ENTRYPOINT ["pitcrew-serve"]
