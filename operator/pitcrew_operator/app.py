@@ -103,17 +103,13 @@ async def run(
         port = await stack.enter_async_context(serve(web, config.http_port))
         logger.info("health and metrics on port %s", port)
         await operator.first_listing()
-        background = [
-            asyncio.create_task(operator.queue.run(config.workers), name="workers"),
-            asyncio.create_task(operator.resync(), name="resync"),
-        ]
-        try:
-            await watch(operator.store, namespaces, stop, ready or asyncio.Event())
-        finally:
-            await _cancel(background)
+        operator.queue.start(config.workers)
+        stack.push_async_callback(operator.queue.close)
+        stack.push_async_callback(_cancel, asyncio.create_task(operator.resync()))
+        # kopf ends every task that was not there before it, so it comes last.
+        await watch(operator.store, namespaces, stop, ready or asyncio.Event())
 
 
-async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

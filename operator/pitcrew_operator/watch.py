@@ -25,7 +25,7 @@ async def watch(
 ) -> None:
     """Feed the store until stopped or signalled. No namespaces: the whole cluster."""
     await kopf.operator(
-        registry=_registry(store),
+        registry=_registry(store, stop),
         settings=_settings(),
         standalone=True,
         clusterwide=not namespaces,
@@ -35,9 +35,15 @@ async def watch(
     )
 
 
-def _registry(store: Store) -> kopf.OperatorRegistry:
+def _registry(store: Store, stop: asyncio.Event) -> kopf.OperatorRegistry:
     registry = kopf.OperatorRegistry()
     kopf.on.login(registry=registry, id="login")(_login)
+
+    async def release(**_: Any) -> None:  # noqa: ANN401 (kopf's protocol)
+        """After a signal, kopf waits 5 s for its own waiter on this flag unless it is set."""
+        stop.set()
+
+    kopf.on.cleanup(registry=registry, id="release")(release)
     for kind in WATCHED:
         _register(kind, store, registry)
     return registry

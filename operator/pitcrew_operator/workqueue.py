@@ -38,6 +38,7 @@ class WorkQueue(Generic[K]):
         self._dirty: set[K] = set()
         self._timers: dict[K, asyncio.TimerHandle] = {}
         self._failures: dict[K, int] = {}
+        self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def depth(self) -> int:
@@ -66,16 +67,18 @@ class WorkQueue(Generic[K]):
         self._timers.pop(key, None)
         self.add(key)
 
-    async def run(self, workers: int) -> None:
-        """Work until cancelled; what is being worked on then is cancelled too."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(workers):
-                    group.create_task(self._worker())
-        finally:
-            for timer in self._timers.values():
-                timer.cancel()
-            self._timers.clear()
+    def start(self, workers: int) -> None:
+        """Begin to work. The tasks exist when this returns, so that nobody takes them for theirs."""
+        self._tasks = [asyncio.create_task(self._worker()) for _ in range(workers)]
+
+    async def close(self) -> None:
+        """Stop; what is being worked on is cancelled, which is as safe as a crash."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _worker(self) -> None:
         while True:
