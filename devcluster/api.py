@@ -6,6 +6,8 @@ import ssl
 from pathlib import Path
 from typing import Any
 
+from devcluster.errors import DevclusterError
+
 Document = dict[str, Any]
 
 
@@ -46,3 +48,22 @@ def condition(document: Document | None, kind: str) -> Document:
     """The condition `kind` of an object's status; empty if it has none."""
     found = (document or {}).get("status", {}).get("conditions", [])
     return next((entry for entry in found if entry["type"] == kind), {})
+
+
+def service_address(api: Api, text: str) -> tuple[str, int]:
+    """The cluster address and port of the Service that `NAMESPACE/NAME[:PORT]` names.
+
+    Raises:
+        DevclusterError: the text does not name a Service that has this port.
+    """
+    namespace, _, rest = text.partition("/")
+    name, _, wanted = rest.partition(":")
+    found = api.get(f"/api/v1/namespaces/{namespace}/services/{name}") if name else None
+    if not found:
+        raise DevclusterError(f"{text!r}: no such Service; write NAMESPACE/NAME[:PORT]")
+    ports = [entry["port"] for entry in found["spec"].get("ports", [])]
+    if wanted and wanted not in map(str, ports):
+        raise DevclusterError(f"{text!r}: the Service's ports are {', '.join(map(str, ports))}")
+    if not ports or found["spec"].get("clusterIP") in (None, "None"):
+        raise DevclusterError(f"{text!r}: the Service has no address of its own")
+    return found["spec"]["clusterIP"], int(wanted or ports[0])

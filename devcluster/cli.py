@@ -9,9 +9,11 @@ from pathlib import Path
 
 from devcluster import cluster, images, node, rootfs, status, volume
 from devcluster import config as configuration
+from devcluster.api import Api, service_address
 from devcluster.artefacts import ensure
 from devcluster.config import Config
 from devcluster.errors import DevclusterError
+from devcluster.forward import forward
 from devcluster.machine import go_version, mirror
 from devcluster.preflight import check
 from devcluster.progress import Stage, note
@@ -72,6 +74,9 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("words", metavar="CMD", nargs="+")
     one = command("logs", _logs, "print a component's log, such as kubelet")
     one.add_argument("component", metavar="COMPONENT")
+    one = command("forward", _forward, "lead a port here to a Service; prints the address")
+    one.add_argument("service", metavar="NAMESPACE/NAME[:PORT]", help="port: default the first one")
+    one.add_argument("--port", type=int, default=0, help="on 127.0.0.1 (default: any free one)")
     command("tools", _tools, "print the directory that holds kubectl and helm, for PATH")
     return top
 
@@ -131,6 +136,14 @@ def _exec(config: Config, options: argparse.Namespace) -> None:
     command = node.inside(config, options.words)
     sys.stdout.flush()
     os.execvp(command[0], command)  # noqa: S606  (this process becomes the command)
+
+
+def _forward(config: Config, options: argparse.Namespace) -> None:
+    record = node.require(config)
+    pid = record.init()
+    assert pid is not None
+    address = service_address(Api(config.pki, record.port), options.service)
+    forward(options.port, pid, address, lambda port: print(f"127.0.0.1:{port}", flush=True))
 
 
 def _logs(config: Config, options: argparse.Namespace) -> None:
