@@ -1,0 +1,116 @@
+"""Raw API objects for tests: small, valid, and changed by keyword."""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from pitcrew_builder.report import Failed, FailureReason, Succeeded
+from pitcrew_operator.config import Config
+from pitcrew_operator.views import Deployment, Engine, deployment_of, engine_of
+
+NOW = datetime(2026, 11, 1, 12, 0, 0, tzinfo=UTC)
+NAMESPACE = "models"
+CONFIG = Config(builder_image="pitcrew/builder:1", runtime_image="pitcrew/runtime:1")
+
+ENGINE_STATUS: dict[str, Any] = {
+    "id": "7c1d" * 16,
+    "tag": "tiny-0e9e39f-cpu-ort1.32.0-fp32",
+    "path": "tiny/0e9e39f2c1aa/cpu-ort1.32.0-fp32/7c1d7c1d7c1d",
+    "claimName": "pitcrew-engines",
+    "model": "tiny",
+    "commit": "0e9e39f2c1aa",
+    "worldSize": 1,
+    "sizeBytes": 11_000_000,
+    "manifestSha256": "ab" * 32,
+    "maxBatchSize": 8,
+    "maxSequenceLength": 256,
+    "kvBytesPerToken": 3072,
+    "buildSeconds": 3,
+    "cached": False,
+}
+
+
+def meta(name: str, uid: str = "", **more: Any) -> dict[str, Any]:
+    """Metadata with the usual fields."""
+    base = {"name": name, "namespace": NAMESPACE, "uid": uid or f"uid-{name}", "generation": 1}
+    return base | more
+
+
+def engine_raw(
+    spec: Mapping[str, Any] | None = None, status: Mapping[str, Any] | None = None, **metadata: Any
+) -> dict[str, Any]:
+    """An LLMEngine from a volume."""
+    volume = {"model": {"volume": {"claimName": "checkpoints", "path": "tiny"}}}
+    return {
+        "apiVersion": "pitcrew.dev/v1alpha1",
+        "kind": "LLMEngine",
+        "metadata": meta("tiny", **metadata),
+        "spec": volume | dict(spec or {}),
+        "status": dict(status or {}),
+    }
+
+
+def engine(
+    spec: Mapping[str, Any] | None = None, status: Mapping[str, Any] | None = None, **metadata: Any
+) -> Engine:
+    """The same, parsed."""
+    return engine_of(engine_raw(spec, status, **metadata))
+
+
+def deployment_raw(
+    spec: Mapping[str, Any] | None = None, status: Mapping[str, Any] | None = None, **metadata: Any
+) -> dict[str, Any]:
+    """An LLMDeployment of that engine."""
+    return {
+        "apiVersion": "pitcrew.dev/v1alpha1",
+        "kind": "LLMDeployment",
+        "metadata": meta("chat", **metadata),
+        "spec": {"engineRef": {"name": "tiny"}, "replicas": 2} | dict(spec or {}),
+        "status": dict(status or {}),
+    }
+
+
+def deployment(
+    spec: Mapping[str, Any] | None = None, status: Mapping[str, Any] | None = None, **metadata: Any
+) -> Deployment:
+    """The same, parsed."""
+    return deployment_of(deployment_raw(spec, status, **metadata))
+
+
+def pod_raw(name: str, labels: Mapping[str, str], **status: Any) -> dict[str, Any]:
+    """A pod with the given status."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": meta(name, labels=dict(labels), creationTimestamp="2026-11-01T11:00:00Z"),
+        "spec": {"containers": [{"name": "main", "image": "pitcrew/x:1"}]},
+        "status": status,
+    }
+
+
+def container(state: str, **fields: Any) -> dict[str, Any]:
+    """The status of a pod whose container is `running`, `waiting` or `terminated`."""
+    return {"containerStatuses": [{"name": "main", "state": {state: fields}}]}
+
+
+def terminated(message: str, code: int = 0, reason: str = "Completed") -> dict[str, Any]:
+    """The status of a pod that ended with these last words."""
+    return container("terminated", exitCode=code, message=message, reason=reason)
+
+
+def succeeded(**more: Any) -> str:
+    """The termination message of a successful build."""
+    known = {k: v for k, v in ENGINE_STATUS.items() if k not in ("id", "claimName", "buildSeconds")}
+    document = known | {"kind": "succeeded", "engineId": ENGINE_STATUS["id"], "seconds": 3.2} | more
+    return Succeeded.model_validate(document).model_dump_json(by_alias=True)
+
+
+def failed(reason: FailureReason = FailureReason.CHECKPOINT_CORRUPT, text: str = "bad file") -> str:
+    """The termination message of a failed build."""
+    return Failed(reason=reason, message=text).model_dump_json(by_alias=True)
+
+
+def compact(document: object) -> str:
+    """Stable JSON text."""
+    return json.dumps(document, sort_keys=True)
