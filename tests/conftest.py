@@ -1,0 +1,20 @@
+"""What every test needs."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _main_thread_loop() -> Iterator[None]:
+    """An event loop that somebody closes.
+
+    pytest-asyncio asks for the main thread's loop before each async test. Python 3.11 makes one on
+    demand, which nobody would close; its warning would then fail a test that has no part in it.
+    """
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    asyncio.set_event_loop(None)
+    loop.close()
