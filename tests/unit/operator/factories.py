@@ -31,14 +31,16 @@ ENGINE_STATUS: dict[str, Any] = {
 }
 
 
-def meta(name: str, uid: str = "", **more: Any) -> dict[str, Any]:
+def meta(name: str, uid: str = "", **more: object) -> dict[str, Any]:
     """Metadata with the usual fields."""
     base = {"name": name, "namespace": NAMESPACE, "uid": uid or f"uid-{name}", "generation": 1}
     return base | more
 
 
 def engine_raw(
-    spec: Mapping[str, Any] | None = None, status: Mapping[str, Any] | None = None, **metadata: Any
+    spec: Mapping[str, Any] | None = None,
+    status: Mapping[str, Any] | None = None,
+    **metadata: object,
 ) -> dict[str, Any]:
     """An LLMEngine from a volume."""
     volume = {"model": {"volume": {"claimName": "checkpoints", "path": "tiny"}}}
@@ -52,14 +54,18 @@ def engine_raw(
 
 
 def engine(
-    spec: Mapping[str, Any] | None = None, status: Mapping[str, Any] | None = None, **metadata: Any
+    spec: Mapping[str, Any] | None = None,
+    status: Mapping[str, Any] | None = None,
+    **metadata: object,
 ) -> Engine:
     """The same, parsed."""
     return engine_of(engine_raw(spec, status, **metadata))
 
 
 def deployment_raw(
-    spec: Mapping[str, Any] | None = None, status: Mapping[str, Any] | None = None, **metadata: Any
+    spec: Mapping[str, Any] | None = None,
+    status: Mapping[str, Any] | None = None,
+    **metadata: object,
 ) -> dict[str, Any]:
     """An LLMDeployment of that engine."""
     return {
@@ -72,13 +78,15 @@ def deployment_raw(
 
 
 def deployment(
-    spec: Mapping[str, Any] | None = None, status: Mapping[str, Any] | None = None, **metadata: Any
+    spec: Mapping[str, Any] | None = None,
+    status: Mapping[str, Any] | None = None,
+    **metadata: object,
 ) -> Deployment:
     """The same, parsed."""
     return deployment_of(deployment_raw(spec, status, **metadata))
 
 
-def pod_raw(name: str, labels: Mapping[str, str], **status: Any) -> dict[str, Any]:
+def pod_raw(name: str, labels: Mapping[str, str], **status: object) -> dict[str, Any]:
     """A pod with the given status."""
     return {
         "apiVersion": "v1",
@@ -89,7 +97,7 @@ def pod_raw(name: str, labels: Mapping[str, str], **status: Any) -> dict[str, An
     }
 
 
-def container(state: str, **fields: Any) -> dict[str, Any]:
+def container(state: str, **fields: object) -> dict[str, Any]:
     """The status of a pod whose container is `running`, `waiting` or `terminated`."""
     return {"containerStatuses": [{"name": "main", "state": {state: fields}}]}
 
@@ -99,7 +107,7 @@ def terminated(message: str, code: int = 0, reason: str = "Completed") -> dict[s
     return container("terminated", exitCode=code, message=message, reason=reason)
 
 
-def succeeded(**more: Any) -> str:
+def succeeded(**more: object) -> str:
     """The termination message of a successful build."""
     known = {k: v for k, v in ENGINE_STATUS.items() if k not in ("id", "claimName", "buildSeconds")}
     document = known | {"kind": "succeeded", "engineId": ENGINE_STATUS["id"], "seconds": 3.2} | more

@@ -24,7 +24,7 @@ SCHEMA_KEYS = {
 }
 
 
-def schemas(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+def schemas(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
     """Every schema below and at a node."""
     yield path, node
     for name, child in node.get("properties", {}).items():

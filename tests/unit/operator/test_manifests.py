@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.unit.operator.factories import CONFIG, ENGINE_STATUS, NAMESPACE, deployment, engine
 
 from pitcrew_operator.api.engine import EngineStatus
 from pitcrew_operator.config import Config
@@ -24,6 +23,7 @@ from pitcrew_operator.manifests.serving import (
 )
 from pitcrew_operator.manifests.store import store_manifest
 from pitcrew_operator.views import Claim
+from tests.unit.operator.factories import CONFIG, ENGINE_STATUS, NAMESPACE, deployment, engine
 
 GOLDEN = Path(__file__).parent / "golden"
 STORE = Claim("pitcrew-engines", "uid-store")
@@ -65,7 +65,7 @@ SERVE_SPEC = {
 }
 
 
-def build(spec: dict[str, Any] | None = None, **metadata: Any) -> Build:
+def build(spec: dict[str, Any] | None = None, **metadata: object) -> Build:
     return Build(engine(spec, **metadata), STORE, CONFIG)
 
 

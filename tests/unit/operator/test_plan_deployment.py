@@ -1,0 +1,266 @@
+"""plan_deployment as a table: what is seen → what is told and done."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pitcrew_operator import reasons
+from pitcrew_operator.api.deployment import LLMDeploymentStatus
+from pitcrew_operator.api.engine import EngineStatus
+from pitcrew_operator.kinds import Raw
+from pitcrew_operator.manifests.names import DEPLOYMENT_LABEL
+from pitcrew_operator.manifests.serving import deployment_manifest, service_manifest
+from pitcrew_operator.plan.actions import Action, Apply, Requeue, WriteStatus
+from pitcrew_operator.plan.conditions import Health, find
+from pitcrew_operator.plan.deployment import DeploymentSeen, plan_deployment
+from pitcrew_operator.views import Deployment, Pod, pod_of
+from tests.unit.operator.factories import (
+    CONFIG,
+    ENGINE_STATUS,
+    NAMESPACE,
+    NOW,
+    container,
+    deployment,
+    engine,
+    pod_raw,
+    terminated,
+)
+
+ENGINE = engine(status={"engine": ENGINE_STATUS})
+SERVED = EngineStatus.model_validate(ENGINE_STATUS)
+
+
+def workload(owner: Deployment, **status: object) -> dict[str, Any]:
+    """The child as the server holds it, with defaults added and a status."""
+    document = deployment_manifest(owner, SERVED, "tiny", CONFIG)
+    document["metadata"] = document["metadata"] | {"uid": "uid-workload", "generation": 3}
+    document["spec"] = document["spec"] | {"paused": False}
+    return document | {"status": {"observedGeneration": 3} | status}
+
+
+def counts(n: int, **more: object) -> dict[str, object]:
+    """A Deployment status in which everything is at n."""
+    fields = ("replicas", "updatedReplicas", "readyReplicas", "availableReplicas")
+    return dict.fromkeys(fields, n) | more
+
+
+def seen(owner: Deployment, child: Raw | None, *pods: Pod) -> DeploymentSeen:
+    return DeploymentSeen(ENGINE, child, service_manifest(owner), pods)
+
+
+def pod(status: dict[str, Any]) -> Pod:
+    return pod_of(pod_raw("p", {DEPLOYMENT_LABEL: "chat"}, **status))
+
+
+def plan(owner: Deployment, found: DeploymentSeen) -> list[Action]:
+    return plan_deployment(owner, found, NOW, CONFIG)
+
+
+def status_of(actions: list[Action]) -> LLMDeploymentStatus:
+    (written,) = [action.status for action in actions if isinstance(action, WriteStatus)]
+    assert isinstance(written, LLMDeploymentStatus)
+    return written
+
+
+def told(actions: list[Action]) -> tuple[Health, str, str]:
+    conditions = status_of(actions).conditions
+    (true,) = [c for c in conditions if c.status == "True"]
+    ready = find(conditions, Health.READY)
+    assert ready is not None
+    return Health(true.type), true.reason, ready.message
+
+
+def applied(actions: list[Action]) -> list[str]:
+    return [action.manifest["kind"] for action in actions if isinstance(action, Apply)]
+
+
+def test_missing_engine_is_awaited() -> None:
+    actions = plan(deployment(), DeploymentSeen())
+    assert applied(actions) == []
+    health, reason, message = told(actions)
+    assert (health, reason) == (Health.RECONCILING, reasons.ENGINE_NOT_FOUND)
+    assert f"namespace {NAMESPACE}" in message
+
+
+def test_engine_without_result_is_awaited() -> None:
+    actions = plan(deployment(), DeploymentSeen(engine()))
+    assert applied(actions) == []
+    assert told(actions)[:2] == (Health.RECONCILING, reasons.ENGINE_NOT_READY)
+
+
+def test_world_size_mismatch_names_both_numbers_and_the_remedy() -> None:
+    actions = plan(deployment({"worldSize": 2}), DeploymentSeen(ENGINE))
+    assert applied(actions) == []
+    health, reason, message = told(actions)
+    assert (health, reason) == (Health.STALLED, reasons.WORLD_SIZE_MISMATCH)
+    assert "worldSize is 2" in message
+    assert "world size 1" in message
+    assert "set spec.worldSize to 1" in message
+
+
+def test_children_are_created_once_there_is_an_engine() -> None:
+    actions = plan(deployment(), DeploymentSeen(ENGINE))
+    assert applied(actions) == ["Service", "Deployment"]
+    status = status_of(actions)
+    assert status.url == "http://chat.models.svc"
+    assert status.selector == "pitcrew.dev/deployment=chat"
+    assert status.engine is not None
+    assert status.engine.id == ENGINE_STATUS["id"]
+    assert told(actions)[:2] == (Health.RECONCILING, reasons.ROLLING_OUT)
+
+
+def test_engine_is_served_while_its_next_version_is_built() -> None:
+    building = engine(status={"engine": ENGINE_STATUS, "progress": "Graph 10%"}, generation=2)
+    assert applied(plan(deployment(), DeploymentSeen(building))) == ["Service", "Deployment"]
+
+
+def test_name_of_the_model_for_clients() -> None:
+    named = engine(
+        {"model": {"name": "kjv", "volume": {"claimName": "c", "path": "p"}}},
+        {"engine": ENGINE_STATUS},
+    )
+    for owner, source, expected in (
+        (deployment(), ENGINE, "tiny"),
+        (deployment(), named, "kjv"),
+        (deployment({"servedModelName": "mine"}), named, "mine"),
+    ):
+        actions = plan(owner, DeploymentSeen(source))
+        child = next(
+            a.manifest for a in actions if isinstance(a, Apply) and "template" in a.manifest["spec"]
+        )
+        arguments = child["spec"]["template"]["spec"]["containers"][0]["args"]
+        assert arguments[arguments.index("--served-model-name") + 1] == expected
+
+
+def test_ready_when_all_pods_are_new_and_available() -> None:
+    owner = deployment()
+    actions = plan(owner, seen(owner, workload(owner, **counts(2))))
+    assert applied(actions) == []
+    assert told(actions)[:2] == (Health.READY, reasons.SERVING)
+    assert status_of(actions).ready_replicas == 2
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        counts(2, observedGeneration=2),
+        counts(2, updatedReplicas=1),
+        counts(2, replicas=3),
+        counts(2, availableReplicas=1),
+        counts(2, readyReplicas=1),
+        counts(3),
+        {},
+    ],
+    ids=["stale", "old pod serves", "old pod stays", "unavailable", "unready", "surplus", "none"],
+)
+def test_not_ready_while_anything_is_under_way(status: dict[str, object]) -> None:
+    owner = deployment()
+    actions = plan(owner, seen(owner, workload(owner, **status)))
+    assert told(actions)[:2] == (Health.RECONCILING, reasons.ROLLING_OUT)
+
+
+def test_zero_replicas_are_ready() -> None:
+    owner = deployment({"replicas": 0})
+    actions = plan(owner, seen(owner, workload(owner)))
+    assert told(actions)[:2] == (Health.READY, reasons.SCALED_TO_ZERO)
+
+
+TROUBLE: list[tuple[str, dict[str, Any], Health, str, str]] = [
+    ("refused start", terminated("EngineCorrupt: digest of rank0/model.onnx differs", 2, "Error"),
+     Health.STALLED, "EngineCorrupt", "digest of rank0"),
+    ("crash with words", terminated("CanaryMismatch: tokens differ", 1, "Error"),
+     Health.RECONCILING, "CanaryMismatch", "tokens differ"),
+    ("crash", terminated("Traceback", 1, "Error"), Health.RECONCILING, "PodFailing", "kubectl logs"),
+    ("memory", terminated("", 137, "OOMKilled"), Health.RECONCILING, "OutOfMemory", "kvMemory"),
+    ("image", container("waiting", reason="ErrImagePull", message="no"), Health.RECONCILING,
+     "ImagePullFailed", "tag"),
+    ("loading", container("running"), Health.RECONCILING, "RollingOut", "0 of 2"),
+    ("restarted", {"containerStatuses": [{"name": "main", "state": {"running": {}}, "lastState":
+     {"terminated": {"exitCode": 2, "message": "OutOfKvMemory: 1 page"}}}]},
+     Health.STALLED, "OutOfKvMemory", "1 page"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("case", "status", "health", "reason", "hint"), TROUBLE, ids=[t[0] for t in TROUBLE]
+)
+def test_trouble_of_pods_reaches_the_condition(
+    case: str, status: dict[str, Any], health: Health, reason: str, hint: str
+) -> None:
+    owner = deployment()
+    child = workload(owner, replicas=2, updatedReplicas=2)
+    found = told(plan(owner, seen(owner, child, pod(status))))
+    assert found[:2] == (health, reason), case
+    assert hint in found[2]
+
+
+def test_second_plan_over_the_written_status_is_empty() -> None:
+    owner = deployment()
+    found = seen(owner, workload(owner, **counts(2)))
+    settled = replace(owner, status=status_of(plan(owner, found)))
+    assert plan(settled, found) == []
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"replicas": 3},
+        {"servedModelName": "other"},
+        {"runtime": {"image": "x:2"}},
+        {"runtime": {"nodeSelector": {"a": "b"}}},
+        {"runtime": {"kvMemory": "1Gi"}},
+    ],
+    ids=lambda spec: next(iter(spec)),
+)
+def test_changed_spec_is_applied_and_so_is_its_withdrawal(spec: dict[str, Any]) -> None:
+    plain, changed = deployment(), deployment(spec)
+    assert applied(plan(changed, seen(changed, workload(plain, **counts(2))))) == ["Deployment"]
+    assert applied(plan(plain, seen(plain, workload(changed, **counts(2))))) == ["Deployment"]
+
+
+def test_drifted_child_is_put_right() -> None:
+    owner = deployment()
+    child = workload(owner, **counts(2))
+    child["spec"] = child["spec"] | {"replicas": 7}
+    assert applied(plan(owner, seen(owner, child))) == ["Deployment"]
+
+
+def test_quantities_that_the_server_rewrites_are_no_drift() -> None:
+    owner = deployment(
+        {"runtime": {"resources": {"requests": {"cpu": "1000m", "memory": "1024Mi"}}}}
+    )
+    child = workload(owner, **counts(2))
+    box = child["spec"]["template"]["spec"]["containers"][0]
+    box["resources"] = {"requests": {"cpu": "1", "memory": "1Gi"}}
+    assert applied(plan(owner, seen(owner, child))) == []
+
+
+def test_namesake_of_somebody_else_is_left_alone() -> None:
+    owner = deployment()
+    foreign = {"kind": "Service", "metadata": {"name": "chat", "namespace": NAMESPACE, "uid": "x"}}
+    actions = plan(owner, DeploymentSeen(ENGINE, None, foreign))
+    assert applied(actions) == []
+    health, reason, message = told(actions)
+    assert (health, reason) == (Health.STALLED, reasons.NAME_CONFLICT)
+    assert "Service chat" in message
+    assert [a for a in actions if isinstance(a, Requeue)]
+
+
+def test_child_of_a_deleted_namesake_is_awaited() -> None:
+    owner = deployment(uid="second-life")
+    actions = plan(owner, seen(owner, workload(deployment(uid="first-life"), **counts(2))))
+    assert applied(actions) == []
+    assert told(actions)[:2] == (Health.RECONCILING, reasons.WAITING_FOR_DELETION)
+
+
+def test_unreadable_kv_memory_is_told() -> None:
+    actions = plan(deployment({"runtime": {"kvMemory": "much"}}), DeploymentSeen(ENGINE))
+    health, reason, message = told(actions)
+    assert (health, reason) == (Health.STALLED, reasons.INVALID_SPEC)
+    assert "kvMemory" in message
+
+
+def test_nothing_is_done_for_a_deployment_on_its_way_out() -> None:
+    owner = deployment(deletionTimestamp="2026-11-01T11:00:00Z")
+    assert plan(owner, DeploymentSeen(ENGINE)) == []
