@@ -28,6 +28,8 @@ async def watch(
         registry=_registry(store, stop),
         settings=_settings(),
         standalone=True,
+        # kopf would ask for the user's name, which a cluster's own choice of uid does not have.
+        identity="pitcrew",  # type: ignore[arg-type]  (its type is not public)
         clusterwide=not namespaces,
         namespaces=list(namespaces),
         stop_flag=stop,
