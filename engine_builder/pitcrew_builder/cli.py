@@ -1,9 +1,11 @@
 """`pitcrew-build`: build an engine, show one, verify one."""
 
 import argparse
+import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -70,8 +72,8 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
 
 
 def _build(options: argparse.Namespace) -> int:
-    signal.signal(signal.SIGTERM, _cancel)
-    outcome = _attempt(options)
+    with _cancellable():
+        outcome = _attempt(options)
     if options.outcome is not None:
         # In place: in a container this is a mount, which no rename can replace.
         options.outcome.write_text(outcome.model_dump_json(by_alias=True))
@@ -94,16 +96,22 @@ def _attempt(options: argparse.Namespace) -> Succeeded | Failed:
             return build(spec, Places(options.store, cache), Tracker(sink))
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001
         return to_failed(as_build_error(error))
-    finally:
-        # Nothing is left to cancel; a late signal must not break the report.
+
+
+@contextmanager
+def _cancellable() -> Iterator[None]:
+    """Inside, SIGTERM does what a terminal's interrupt does: no ordinary handler swallows it."""
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        # Once is enough: a second signal would interrupt the clean-up.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise KeyboardInterrupt
 
-
-def _cancel(signum: int, frame: FrameType | None) -> None:
-    # Once is enough: a second signal would interrupt the clean-up.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    # What a terminal's interrupt raises: no handler of ordinary errors swallows it.
-    raise KeyboardInterrupt
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _spec(options: argparse.Namespace) -> BuildSpec:
@@ -137,8 +145,10 @@ def _document(options: argparse.Namespace) -> dict[str, Any]:
 
 def _source(options: argparse.Namespace) -> dict[str, Any]:
     path = Path(options.model)
-    if path.is_dir() or options.model.startswith((".", "/")):
-        return {"kind": "local", "path": str(path), "name": path.resolve().name}
+    # A repository is called `name` or `owner/name`; anything else can only be a path.
+    if path.is_dir() or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", options.model):
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.resolve().name)
+        return {"kind": "local", "path": str(path), "name": name}
     hub = {"repo": options.model, "revision": options.revision, "endpoint": options.endpoint}
     given = {key: value for key, value in hub.items() if value is not None}
     return {"kind": "huggingFace", **given}

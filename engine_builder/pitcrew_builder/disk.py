@@ -1,21 +1,43 @@
-"""Whether there is room, asked before the first byte is written."""
+"""Whether there is room: asked before the first byte is written, and told apart when it runs out."""
 
+import errno
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from pitcrew_builder.errors import GROW, DiskFull
+from pitcrew_builder.errors import DiskFull
 
 MARGIN = 16 << 20
 """Bytes left for small files and the file system's own."""
 
+# A quota and a limit of the process end a write as a full volume does.
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
-def check_room(directory: Path, needed: int, what: str) -> None:
-    """Raise `DiskFull` where the volume of `directory` has less than `needed` bytes and a margin."""
-    free = shutil.disk_usage(directory).free
-    if free < needed + MARGIN:
-        raise DiskFull(
-            f"{what} needs {_mib(needed + MARGIN)} at {directory}, and {_mib(free)} are free; {GROW}"
-        )
+
+@contextmanager
+def room_for(directory: Path, needed: int, what: str) -> Iterator[None]:
+    """Write about `needed` bytes under `directory` inside; raises `DiskFull` before or during."""
+    if free_bytes(directory) < needed + MARGIN:
+        raise _full(directory, needed, what)
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise _full(directory, needed, what) from error
+        raise
+
+
+def free_bytes(directory: Path) -> int:
+    """Bytes that we may still write on the volume of a directory."""
+    return shutil.disk_usage(directory).free
+
+
+def _full(directory: Path, needed: int, what: str) -> DiskFull:
+    return DiskFull(
+        f"{what} needs {_mib(needed + MARGIN)} at {directory}, and {_mib(free_bytes(directory))} are "
+        f"free; free space on that volume, enlarge it or lift its quota, and build again"
+    )
 
 
 def _mib(count: int) -> str:

@@ -13,8 +13,6 @@ BuildError
 └── Cancelled            somebody asked us to stop
 """
 
-import errno
-
 from pitcrew_builder.report import (
     EXIT_REFUSED,
     EXIT_RETRY,
@@ -93,23 +91,24 @@ class Cancelled(BuildError):
     retryable = True
 
 
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
 def as_build_error(error: BaseException) -> BuildError:
     """Any exception as one of ours; what nobody foresaw becomes `InternalError`, retryable."""
     if isinstance(error, BuildError):
         return error
-    if isinstance(error, OSError) and error.errno in _NO_ROOM:
-        return DiskFull(f"{error.strerror} while writing {error.filename or 'the engine'}; {GROW}")
     if isinstance(error, KeyboardInterrupt):
         return Cancelled("the build was asked to stop; start it again to continue")
-    unforeseen = BuildError(f"{type(error).__name__}: {error}; please report this as a bug")
-    unforeseen.retryable = True
-    return unforeseen
+    if isinstance(error, OSError):
+        return _retryable(
+            f"{error.strerror or error}: {error.filename or 'a file'}; check that the volume is "
+            f"mounted and that this user may read and write it"
+        )
+    return _retryable(f"{type(error).__name__}: {error}; please report this as a bug")
 
 
-GROW = "free space on that volume, or enlarge it, and build again"
+def _retryable(message: str) -> BuildError:
+    error = BuildError(message)
+    error.retryable = True
+    return error
 
 
 def to_failed(error: BuildError) -> Failed:

@@ -9,9 +9,9 @@ from pitcrew_builder import serialize
 from pitcrew_builder.checkpoint.digests import sha256
 from pitcrew_builder.checkpoint.directory import TOKENIZER_FILES, Directory
 from pitcrew_builder.checkpoint.safetensors import TensorInfo
-from pitcrew_builder.disk import check_room
-from pitcrew_builder.graph.ir import Graph
-from pitcrew_builder.graph.proto import to_proto
+from pitcrew_builder.disk import room_for
+from pitcrew_builder.graph.ir import Graph, Value
+from pitcrew_builder.graph.proto import Extent, to_proto
 from pitcrew_builder.manifest import (
     MANIFEST_NAME,
     Canary,
@@ -45,11 +45,7 @@ def stage(
 ) -> Manifest:
     """Write, prove and describe the engine in `staged`, a directory that does not exist yet."""
     with tracker.phase(Phase.SERIALIZE, "writing weights"):
-        (staged / RANK).mkdir(parents=True)
-        files = [
-            *_write_graph(staged, request, network, tracker),
-            *_copy_tokenizer(staged / TOKENIZER, checkpoint),
-        ]
+        files = _write_files(staged, request, checkpoint, network, tracker)
     known = facts(request, sum(weight.elements for weight in network.graph.weights))
     with tracker.phase(Phase.VALIDATE, "proving the engine"):
         canary = _prove(staged, request, known, tracker)
@@ -58,12 +54,25 @@ def stage(
     return manifest
 
 
-def _write_graph(
-    staged: Path, request: Request, network: Network, tracker: Tracker
+def _write_files(
+    staged: Path, request: Request, checkpoint: Directory, network: Network, tracker: Tracker
 ) -> list[FileEntry]:
+    (staged / RANK).mkdir(parents=True)
     extents = serialize.place(network.graph)
-    needed = serialize.size(extents)
-    check_room(staged, needed, f"engine {request.identity.tag}")
+    with room_for(staged, serialize.size(extents), f"engine {request.identity.tag}"):
+        return [
+            *_write_graph(staged, request, network, extents, tracker),
+            *_copy_tokenizer(staged / TOKENIZER, checkpoint),
+        ]
+
+
+def _write_graph(
+    staged: Path,
+    request: Request,
+    network: Network,
+    extents: Mapping[Value, Extent],
+    tracker: Tracker,
+) -> list[FileEntry]:
     metadata = {"engine_id": request.identity.engine_id, "tag": request.identity.tag}
     proto = to_proto(network.graph, extents, DATA, metadata)
     (staged / GRAPH).write_bytes(proto.SerializeToString(deterministic=True))
@@ -73,7 +82,7 @@ def _write_graph(
         network.graph,
         extents,
         network.tensors,
-        tracker.counter(needed, "writing weights"),
+        tracker.counter(serialize.size(extents), "writing weights"),
     )
     return [_entry(staged, GRAPH), data]
 

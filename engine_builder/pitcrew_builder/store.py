@@ -65,12 +65,11 @@ class Store:
         base.mkdir(parents=True, exist_ok=True)
         with _locked(base) as lock:
             directory = lock.with_suffix("")
-            directory.mkdir()
             try:
+                directory.mkdir()
                 yield directory
             finally:
                 shutil.rmtree(directory, ignore_errors=True)
-                lock.unlink(missing_ok=True)
 
     def clean(self) -> int:
         """Remove what killed builds left under staging; returns how many."""
@@ -137,15 +136,18 @@ def _check_file(path: Path, entry: FileEntry, digests: bool) -> None:
 
 @contextmanager
 def _locked(base: Path) -> Iterator[Path]:
-    """Create a lock file of a random name and hold its lock."""
+    """Create a lock file of a random name, hold its lock, and remove it at the end."""
     while True:
         path = base / f"{secrets.token_hex(8)}.lock"
-        with path.open("w") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
-            # Between the two lines above a cleaner may have taken the file for abandoned.
-            if _is_same_file(stream.fileno(), path):
-                yield path
-                return
+        try:
+            with path.open("w") as stream:
+                fcntl.flock(stream, fcntl.LOCK_EX)
+                # Between the two lines above a cleaner may have taken the file for abandoned.
+                if _is_same_file(stream.fileno(), path):
+                    yield path
+                    return
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def _is_same_file(descriptor: int, path: Path) -> bool:

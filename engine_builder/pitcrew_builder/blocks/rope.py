@@ -68,7 +68,8 @@ def _llama3(plain: Floats, scaling: Llama3Scaling) -> Floats:
     turns = scaling.original_length * plain / np.float32(2 * math.pi)
     low, high = scaling.low_freq_factor, scaling.high_freq_factor
     kept = np.clip((turns - low) / (high - low), 0.0, 1.0).astype(np.float32)
-    return kept * plain + (1 - kept) * plain / np.float32(scaling.factor)
+    mixed: Floats = kept * plain + (1 - kept) * plain / np.float32(scaling.factor)
+    return mixed
 
 
 def tables(rope: Rope, length: int) -> tuple[Floats, Floats]:

@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-import os
+import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 BLOCK = 4 << 20
@@ -40,10 +41,11 @@ class DigestCache:
 
     def _remember(self, key: str, digest: str) -> None:
         self._known[key] = digest
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        fresh = self._file.with_name(f"{self._file.name}.{os.getpid()}")
-        fresh.write_text(json.dumps(self._known))
-        fresh.replace(self._file)
+        fresh = self._file.with_name(f"{self._file.name}.{secrets.token_hex(4)}")
+        with suppress(OSError):
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            fresh.write_text(json.dumps(self._known))
+            fresh.replace(self._file)
 
 
 def _load(file: Path) -> dict[str, str]:

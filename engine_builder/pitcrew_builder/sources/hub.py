@@ -19,7 +19,7 @@ from pitcrew_builder.checkpoint.directory import (
     no_safetensors,
     shards,
 )
-from pitcrew_builder.disk import check_room
+from pitcrew_builder.disk import room_for
 from pitcrew_builder.errors import CheckpointCorrupt, CheckpointNotFound
 from pitcrew_builder.progress import Tracker
 from pitcrew_builder.sources.hub_client import HubClient, RemoteFile
@@ -83,11 +83,11 @@ class _Download:
         self.directory.mkdir(parents=True, exist_ok=True)
         absent = [file for file in files if not (self.directory / file.name).exists()]
         total = sum(file.size for file in absent)
-        check_room(self.directory, total, f"downloading {len(absent)} files")
+        count = tracker.counter(total, "downloading")
         for file in absent:
             partial = self.directory / f".{file.name}.partial"
-            count = tracker.counter(total, f"downloading {file.name}")
-            self._client.download(file, self._commit, partial, count)
+            with room_for(self.directory, file.size, f"downloading {file.name}"):
+                self._client.download(file, self._commit, partial, count)
             self._check(file, partial)
             partial.replace(self.directory / file.name)
 

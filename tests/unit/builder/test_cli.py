@@ -1,0 +1,102 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pitcrew_builder.cli import main
+from pitcrew_builder.report import Phase, Progress, Succeeded, parse_outcome
+from pitcrew_builder.store import open_engine
+from tests.unit.builder import checkpoints
+from tests.unit.builder.conftest import Run
+
+
+def test_the_contract_of_the_build_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The operator's own command line: a spec as JSON in, progress lines and an outcome out."""
+    checkpoint = checkpoints.write(tmp_path / "tiny")
+    spec = {
+        "source": {"kind": "local", "path": str(checkpoint), "name": "my-model"},
+        "shapes": {"maxBatchSize": 8, "maxSequenceLength": 48, "kvPageSize": 4},
+    }
+    outcome = tmp_path / "termination-log"
+    outcome.touch()
+    code = main(
+        ["build", "--spec-json", json.dumps(spec), "--store", str(tmp_path / "engines"),
+         "--cache", str(tmp_path / "cache"), "--outcome", str(outcome), "--progress", "json"]
+    )  # fmt: skip
+    assert code == 0
+    done = parse_outcome(outcome.read_text())
+    assert isinstance(done, Succeeded)
+    assert (done.max_batch_size, done.max_sequence_length) == (8, 48)
+    # 2 (K and V) x 2 layers x 2 heads x 4 elements x 4 bytes.
+    assert done.kv_bytes_per_token == 128
+    manifest = open_engine(tmp_path / "engines" / done.path)
+    assert manifest.identity.model == "my-model"
+    assert manifest.ranks[0].graph == "rank0/model.onnx"
+    lines = [Progress.model_validate_json(line) for line in capsys.readouterr().out.splitlines()]
+    assert list(dict.fromkeys(line.phase for line in lines)) == list(Phase)
+    percents = [line.percent for line in lines]
+    assert percents == sorted(percents)
+    assert (percents[0], percents[-1]) == (0, 100)
+
+
+@pytest.mark.parametrize("text", ["{", "{}", '{"source":{"kind":"s3"}}'])
+def test_a_broken_spec_is_refused(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["build", "--spec-json", text, "--store", str(tmp_path)]) == 2
+    assert "InvalidSpec" in capsys.readouterr().err
+
+
+def test_the_manifest_tells_what_a_runtime_needs(tmp_path: Path, run_build: Run) -> None:
+    checkpoint = checkpoints.write(tmp_path / "tiny", eos_token_id=5)
+    (checkpoint / "generation_config.json").write_text(
+        '{"eos_token_id": [2, 3], "pad_token_id": 0}'
+    )
+    manifest = open_engine(run_build(checkpoint).engine)
+    model = manifest.model
+    assert (model.bos_token_id, model.eos_token_ids, model.pad_token_id) == (1, (2, 3), 0)
+    assert model.parameters == sum(item.size for item in checkpoints.tensors().values())
+    assert len(manifest.canary.prompt) == 8
+    assert all(0 <= token < 40 for token in manifest.canary.prompt)
+    assert set(manifest.timings) == {phase.value for phase in list(Phase)[:6]}
+
+
+def test_show_and_verify(
+    tmp_path: Path, run_build: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build = run_build(checkpoints.write(tmp_path / "tiny"))
+    assert main(["show", str(build.engine)]) == 0
+    assert build.succeeded.tag in capsys.readouterr().out
+    assert main(["verify", str(build.engine)]) == 0
+    (build.engine / "rank0" / "model.onnx").write_text("?")
+    assert main(["verify", str(build.engine)]) == 2
+    assert "build the engine again" in capsys.readouterr().err
+
+
+def test_a_store_that_is_no_directory_is_told(tmp_path: Path, run_build: Run) -> None:
+    (tmp_path / "store").write_text("a file")
+    build = run_build(checkpoints.write(tmp_path / "tiny"))
+    assert "check that the volume is mounted" in build.failed.message
+    assert build.failed.retryable
+
+
+def test_importing_the_cli_imports_nothing_heavy() -> None:
+    script = (
+        "import sys, pitcrew_builder.cli, pitcrew_builder.sources.local;"
+        "heavy = {'numpy', 'onnx', 'onnxruntime', 'tokenizers', 'huggingface_hub', 'rich'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
+
+
+def test_a_bar_is_shown_when_asked(
+    tmp_path: Path, run_build: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = checkpoints.write(tmp_path / "tiny")
+    assert run_build(checkpoint, "--progress", "rich").code == 0
+    assert "100%" in capsys.readouterr().out
