@@ -226,7 +226,8 @@ def run(timeline: Timeline) -> None:
         with service_url(NAME) as url:
             chat(url, timeline)
     console.print()
-    console.print(cluster.kubectl("-n", NAMESPACE, "get", "llmengines,llmdeployments"))
+    resources = cluster.kubectl("-n", NAMESPACE, "get", "llmengines,llmdeployments")
+    console.print(resources, highlight=False, soft_wrap=True)
     summary(cluster, timeline)
 
 

@@ -28,8 +28,9 @@ async def watch(
         registry=_registry(store, stop),
         settings=_settings(),
         standalone=True,
-        # kopf would ask for the user's name, which a cluster's own choice of uid does not have.
-        identity="pitcrew",  # type: ignore[arg-type]  (its type is not public)
+        # kopf would look up the user's name, and a uid that the cluster chose has none. The
+        # identity's type, a plain string, is not public.
+        identity="pitcrew",  # type: ignore[arg-type]
         clusterwide=not namespaces,
         namespaces=list(namespaces),
         stop_flag=stop,
