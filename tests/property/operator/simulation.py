@@ -1,0 +1,187 @@
+"""A cluster in memory: objects, versions, owners, and watches that deliver when a test says so.
+
+It keeps the promises that the operator relies on (server-side apply by one manager, UID
+preconditions, background deletion of dependants, immutable Job templates) and counts what is
+written. Controllers and the kubelet are moved by hand.
+"""
+
+import itertools
+from collections import Counter, deque
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+from pitcrew_operator.errors import Gone, Rejected, Unavailable
+from pitcrew_operator.kinds import CHILDREN, JOB, OWNERS, POD, WORKLOAD, Kind, Raw, kind_of
+from pitcrew_operator.views import JOB_NAME_LABEL
+
+Object = dict[str, Any]
+
+
+class SimulatedCluster:
+    """Implements `pitcrew_operator.cluster.Cluster`, and the hands of everybody else."""
+
+    def __init__(self) -> None:
+        self.objects: dict[tuple[Kind, str], Object] = {}
+        self.pending: deque[tuple[str, Kind, Object]] = deque()
+        self.created: Counter[str] = Counter()
+        self.writes = 0
+        self.events: list[Raw] = []
+        self.logs: dict[str, str] = {}
+        self.refuse_after: int | None = None
+        """Writes that still succeed; afterwards the API server is away."""
+        self._numbers = itertools.count(1)
+
+    # What the operator uses.
+
+    async def list_all(self, kind: Kind, namespace: str | None) -> tuple[list[Raw], str]:
+        found = [deepcopy(o) for (k, _), o in self.objects.items() if k is kind]
+        return list(found), str(next(self._numbers))
+
+    async def get(self, kind: Kind, namespace: str, name: str) -> Raw | None:
+        return deepcopy(self.objects.get((kind, name)))
+
+    async def select(self, kind: Kind, namespace: str, selector: str) -> list[Raw]:
+        key, _, value = selector.partition("=")
+        everything = (await self.list_all(kind, namespace))[0]
+        return [o for o in everything if o["metadata"].get("labels", {}).get(key) == value]
+
+    async def apply(self, manifest: Raw) -> Raw:
+        self._write()
+        kind, name = kind_of(manifest), manifest["metadata"]["name"]
+        known = self.objects.get((kind, name))
+        if known is None:
+            return self.create(kind, manifest)
+        if kind is JOB and known["spec"] != manifest["spec"]:
+            raise Rejected(422, "spec.template: field is immutable")
+        merged = {
+            key: known["metadata"].get(key, {}) | manifest["metadata"].get(key, {})
+            for key in ("labels", "annotations")
+        }
+        metadata = known["metadata"] | merged
+        return self.update(kind, name, spec=deepcopy(manifest["spec"]), metadata=metadata)
+
+    async def apply_status(self, manifest: Raw) -> Raw:
+        self._write()
+        kind, metadata = kind_of(manifest), manifest["metadata"]
+        known = self.objects.get((kind, metadata["name"]))
+        if known is None or known["metadata"]["uid"] != metadata["uid"]:
+            raise Gone(404, "no such object")
+        return self.update(kind, metadata["name"], status=deepcopy(manifest["status"]))
+
+    async def delete(self, kind: Kind, namespace: str, name: str, uid: str) -> None:
+        self._write()
+        known = self.objects.get((kind, name))
+        if known is not None and known["metadata"]["uid"] == uid:
+            self.remove(kind, name)
+
+    async def create_event(self, event: Raw) -> None:
+        self.events.append(event)
+
+    async def pod_log(self, namespace: str, pod: str, lines: int) -> str:
+        return self.logs.get(pod, "")
+
+    # What everybody else does.
+
+    def create(self, kind: Kind, manifest: Raw) -> Object:
+        """Create an object, as a user or controller would."""
+        found = deepcopy(dict(manifest))
+        number = next(self._numbers)
+        found["metadata"] |= {"uid": f"uid-{number}", "generation": 1}
+        self.created[f"{kind.kind}/{found['metadata']['name']}"] += 1
+        return self._store(kind, found)
+
+    def update(self, kind: Kind, name: str, **parts: Any) -> Object:  # noqa: ANN401
+        """Replace parts of an object; a changed spec is a new generation."""
+        found = deepcopy(self.objects[kind, name])
+        if {**found, **parts} == found:
+            return found
+        if "spec" in parts and parts["spec"] != found["spec"]:
+            found["metadata"]["generation"] += 1
+        return self._store(kind, found | parts)
+
+    def remove(self, kind: Kind, name: str) -> None:
+        """Delete an object and whatever it owns."""
+        found = self.objects.pop((kind, name))
+        self.pending.append(("DELETED", kind, deepcopy(found)))
+        for child_kind, child in list(self.objects):
+            owners = self.objects[child_kind, child]["metadata"].get("ownerReferences", ())
+            if any(owner["uid"] == found["metadata"]["uid"] for owner in owners):
+                self.remove(child_kind, child)
+
+    def deliver(self, put: Callable[..., None], remove: Callable[..., None]) -> None:
+        """Let the watches catch up by one event."""
+        kind_of_event, kind, found = self.pending.popleft()
+        (remove if kind_of_event == "DELETED" else put)(kind, found)
+
+    def jobs(self) -> list[Object]:
+        """Every Job."""
+        return [o for (kind, _), o in self.objects.items() if kind is JOB]
+
+    def pods_of(self, job: Object) -> list[Object]:
+        """The pods of a Job."""
+        name = job["metadata"]["name"]
+        pods = [o for (kind, _), o in self.objects.items() if kind is POD]
+        return [p for p in pods if p["metadata"]["labels"].get(JOB_NAME_LABEL) == name]
+
+    def start_pod(self, job: Object) -> None:
+        """The Job controller and the kubelet start a try."""
+        metadata, template = job["metadata"], job["spec"]["template"]
+        number = next(self._numbers)
+        labels = template["metadata"]["labels"] | {JOB_NAME_LABEL: metadata["name"]}
+        pod = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {
+                "name": f"{metadata['name']}-{number}",
+                "namespace": metadata["namespace"],
+                "labels": labels,
+                "creationTimestamp": f"2026-11-01T11:00:00.{number:06}Z",
+                "ownerReferences": [{"kind": "Job", "name": "", "uid": metadata["uid"]}],
+            },
+            "spec": template["spec"],
+            "status": _container("running"),
+        }
+        self.create(POD, pod)
+
+    def end_pod(self, pod: Object, message: str, code: int) -> None:
+        """The container ends."""
+        status = _container("terminated", exitCode=code, message=message, reason="")
+        self.update(POD, pod["metadata"]["name"], status=status)
+
+    def end_job(self, job: Object, condition: str, reason: str = "") -> None:
+        """The Job controller draws its conclusion."""
+        ended = {
+            "type": condition,
+            "status": "True",
+            "reason": reason,
+            "lastTransitionTime": "2026-11-01T11:59:00Z",
+        }
+        self.update(JOB, job["metadata"]["name"], status={"conditions": [ended]})
+
+    def roll_out(self, name: str) -> None:
+        """The Deployment controller and the kubelet finish a rollout."""
+        found = self.objects[WORKLOAD, name]
+        count = found["spec"]["replicas"]
+        fields = ("replicas", "updatedReplicas", "readyReplicas", "availableReplicas")
+        status = dict.fromkeys(fields, count)
+        status["observedGeneration"] = found["metadata"]["generation"]
+        self.update(WORKLOAD, name, status=status)
+
+    def _write(self) -> None:
+        self.writes += 1
+        if self.refuse_after is not None:
+            if self.refuse_after <= 0:
+                raise Unavailable("the API server is away")
+            self.refuse_after -= 1
+
+    def _store(self, kind: Kind, found: Object) -> Object:
+        found["metadata"] |= {"resourceVersion": str(next(self._numbers))}
+        self.objects[kind, found["metadata"]["name"]] = found
+        if kind in (*OWNERS, *CHILDREN):
+            self.pending.append(("MODIFIED", kind, deepcopy(found)))
+        return deepcopy(found)
+
+
+def _container(state: str, **fields: object) -> dict[str, Any]:
+    return {"containerStatuses": [{"name": "build", "state": {state: fields}}]}
