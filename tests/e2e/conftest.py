@@ -118,6 +118,17 @@ def helm(cluster: Cluster) -> Tool:
     return _tool("helm", cluster)
 
 
+@pytest.fixture(scope="session")
+def pitcrew(cluster: Cluster, helm: Tool) -> None:
+    """The chart, installed or upgraded to what this repository holds."""
+    tags = [f"--set=images.{target}.tag=dev" for target in TARGETS]
+    helm(
+        *("upgrade", "--install", "pitcrew", str(REPO / "helm" / "pitcrew")),
+        *("--namespace", "pitcrew-system", "--create-namespace"),
+        *("--wait", "--timeout", "120s", *tags),
+    )
+
+
 @pytest.fixture
 def namespace(kubectl: Tool) -> Iterator[str]:
     """A namespace of the test's own, gone after it."""
