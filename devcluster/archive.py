@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+EPOCH = "1970-01-01T00:00:00Z"
 MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -35,7 +36,9 @@ def write(
         "architecture": architecture,
         "os": "linux",
         "config": settings,
-        "history": [{"created_by": "devcluster"}],
+        # A date, and always the same: builders compare it before they trust a cached layer.
+        "created": EPOCH,
+        "history": [{"created": EPOCH, "created_by": "devcluster"}],
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
     }
     document = json.dumps(config).encode()

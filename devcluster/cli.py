@@ -114,16 +114,16 @@ def _build(config: Config, options: argparse.Namespace) -> None:
         built = builder.build(target)
         print(f"{built.reference}  {built.size / 1e6:.0f} MB  {built.image[:12]}")
         if node.running(config):
-            _load_one(config, builder, built.reference)
+            _load_one(config, builder, built.reference, built.image)
 
 
 def _load(config: Config, options: argparse.Namespace) -> None:
-    _load_one(config, _builder(config), options.image)
+    _load_one(config, _builder(config), options.image, None)
 
 
-def _load_one(config: Config, builder: images.Builder, name: str) -> None:
+def _load_one(config: Config, builder: images.Builder, name: str, image: str | None) -> None:
     with Stage(f"load {name}") as stage:
-        if not images.load(config, builder, name):
+        if not images.load(config, builder, name, image):
             stage.say("held already")
 
 

@@ -213,8 +213,10 @@ def parse_size(text: str) -> int:
     return round(float(number) * {"B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9}[unit.upper()])
 
 
-def load(config: Config, builder: Builder, name: str) -> bool:
+def load(config: Config, builder: Builder, name: str, image: str | None = None) -> bool:
     """Give the running cluster an image: a docker-archive's path, or a name in the storage.
+
+    `image` is its id, where the caller knows it already.
 
     Returns:
         False when the cluster holds this very image already.
@@ -228,7 +230,7 @@ def load(config: Config, builder: Builder, name: str) -> bool:
         _import(config, Path(name))
         return True
     full = name if "/" in name and "." in name.partition("/")[0] else f"docker.io/{name}"
-    image = builder.identity(full)
+    image = image or builder.identity(full)
     if not image:
         raise DevclusterError(
             f"{name} is neither a file nor an image that `build` made ({', '.join(TARGETS)})"

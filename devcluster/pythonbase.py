@@ -49,7 +49,7 @@ SLIM_PACKAGES = (
     "tzdata",
     "zlib1g",
 )
-_RECIPE = "2"
+_RECIPE = "4"
 # Left out of both, and modules whose libraries are left out of `slim`.
 _WASTE = (
     "usr/share/doc",
@@ -62,18 +62,21 @@ _WASTE = (
     "usr/share/pixmaps",
     "usr/share/applications",
     "usr/lib/python3.11/pydoc_data",
+    "usr/lib/python3.11/test",
 )
 _SLIM_WASTE = (
     "usr/share/perl5",
     "usr/share/python3",
     "usr/share/binfmts",
     "usr/share/gcc",
+    "usr/lib/x86_64-linux-gnu/gconv",
+    "usr/lib/aarch64-linux-gnu/gconv",
     "usr/sbin",
     "etc/init.d",
     "etc/cron.daily",
     *(f"usr/bin/{name}" for name in ("py3clean", "py3compile", "py3versions", "tzselect")),
 )
-_UNLINKED = ("readline", "_curses", "_curses_panel", "_dbm", "_gdbm", "nis")
+_UNLINKED = ("_test*", "readline", "_curses", "_curses_panel", "_dbm", "_gdbm", "nis")
 _ACCOUNTS = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n"
 _GROUPS = "root:x:0:\nnogroup:x:65534:\n"
 _SETTINGS = {
