@@ -1,10 +1,12 @@
 """Errors on the wire: one table of status codes, OpenAI's shape of body."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import orjson
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from starlette.responses import Response
 
 from pitcrew_runtime.errors import (
@@ -18,6 +20,9 @@ from pitcrew_runtime.errors import (
     RequestError,
     Unauthorized,
 )
+
+_FIELD = re.compile(r"(?!(str|int|list|float|bool)$)[a-z_]+|[0-9]+")
+"""Parts of a fault's place that a client has written; the others name pydantic's branches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +67,25 @@ def plain(status: int, message: str) -> Response:
 
 
 def invalid_body(error: ValidationError) -> InvalidRequest:
-    """The first thing that is wrong with a body, in words."""
-    first = error.errors(include_url=False, include_context=False)[0]
-    if first["type"] == "json_invalid":
-        return InvalidRequest(f"the body is not JSON: {first['msg']}")
-    param = ".".join(str(part) for part in first["loc"]) or None
-    if first["type"] == "extra_forbidden":
+    """What is wrong with a body's first faulty field, in words."""
+    faults = error.errors(include_url=False, include_context=False)
+    if faults[0]["type"] == "json_invalid":
+        return InvalidRequest(f"the body is not JSON: {faults[0]['msg']}")
+    fault = max((one for one in faults if one["loc"][:1] == faults[0]["loc"][:1]), key=_depth)
+    param = ".".join(str(part) for part in fault["loc"] if _FIELD.fullmatch(str(part))) or None
+    if fault["type"] == "extra_forbidden":
         return InvalidRequest(
             f"{param}: this server does not know the field; remove it", param=param
         )
-    message = first["msg"].removeprefix("Value error, ")
+    message = fault["msg"].removeprefix("Value error, ")
     return InvalidRequest(f"{param}: {message}" if param else message, param=param)
+
+
+def _depth(fault: ErrorDetails) -> tuple[bool, int]:
+    """A field of several types reports a fault for each: the right one is about the value, or lies
+    deepest.
+    """
+    return not fault["type"].endswith("_type"), len(fault["loc"])
 
 
 def json_response(

@@ -17,7 +17,7 @@ from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.runtime import Context
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.sandbox import ImmutableSandboxedEnvironment, safe_range
 
 from pitcrew_runtime.errors import InvalidRequest
 
@@ -98,13 +98,13 @@ class ChatTemplate:
 
     def _range(self, deadline: float, *bounds: int) -> Iterator[int]:
         """Nested loops without output never reach `_render`'s check, so it is made here too."""
-        for number in range(*bounds):
-            self._check(deadline, number)
+        for number in safe_range(*bounds):
+            self._check(deadline)
             yield number
 
-    def _check(self, deadline: float, size: int) -> None:
+    def _check(self, deadline: float, size: int = 0) -> None:
         if size > MAX_CHARACTERS:
-            raise TemplateLimit(f"more than {MAX_CHARACTERS} characters or rounds")
+            raise TemplateLimit(f"more than {MAX_CHARACTERS} characters")
         if self._clock() > deadline:
             raise TemplateLimit(f"took longer than {MAX_SECONDS:g} s")
 

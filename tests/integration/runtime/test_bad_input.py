@@ -1,0 +1,138 @@
+"""What cannot be served is refused in words that name the field, and harms nobody else."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.integration.runtime.servers import Server
+
+COMPLETION = {"model": "model", "prompt": "In the", "max_tokens": 2}
+CHAT = {"model": "model", "messages": [{"role": "user", "content": "Hail"}], "max_tokens": 2}
+
+BAD_COMPLETIONS: list[tuple[dict[str, Any], str | None, str]] = [
+    ({"prompt": None}, "prompt", "valid"),
+    ({"prompt": ""}, "prompt", "no token"),
+    ({"prompt": []}, "prompt", "at least 1"),
+    ({"prompt": [2048]}, "prompt", "2048 is not in [0, 2048)"),
+    ({"prompt": [[1], [-1]]}, "prompt", "greater than or equal to 0"),
+    ({"prompt": [1] * 1024}, "prompt", "1024 tokens, but a sequence may have 1024"),
+    ({"prompt": [1] * 20, "max_tokens": 1005}, "max_tokens", "at most 1004"),
+    ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
+    ({"max_tokens": 10**30}, "max_tokens", "at most"),
+    ({"max_tokens": "7"}, "max_tokens", "integer"),
+    ({"n": 129}, "n", "less than or equal to 128"),
+    ({"n": 100, "prompt": ["a", "b"]}, "n", "more than 128"),
+    ({"temperature": -1}, "temperature", "greater than or equal to 0"),
+    ({"temperature": 2.5}, "temperature", "less than or equal to 2"),
+    ({"top_p": 0}, "top_p", "greater than 0"),
+    ({"seed": 1 << 70}, "seed", "less than"),
+    ({"stop": [""]}, "stop", "at least 1 character"),
+    ({"stop": ["x"] * 17}, "stop", "at most 16"),
+    ({"logprobs": 21}, "logprobs", "less than or equal to 20"),
+    ({"echo": True, "logprobs": 1}, None, "echo: not supported together with logprobs"),
+    ({"best_of": 3}, "best_of", "not supported"),
+    ({"suffix": "end"}, "suffix", "not supported"),
+    ({"presence_penalty": 0.5}, "presence_penalty", "not supported"),
+    ({"logit_bias": {"5": -100}}, "logit_bias", "not supported"),
+    ({"stream_options": {"include_usage": True}}, None, "stream_options: only allowed"),
+    ({"guided_regex": "(a+)+$"}, "guided_regex", "does not know the field"),
+]
+BAD_CHATS: list[tuple[dict[str, Any], str | None, str]] = [
+    ({"messages": []}, "messages", "at least 1"),
+    ({"messages": [{"role": "king", "content": "x"}]}, "messages.0.role", "'system'"),
+    ({"messages": [{"role": "user"}]}, "messages.0.content", "required"),
+    ({"tools": [{"type": "function"}]}, "tools", "not supported"),
+    ({"response_format": {"type": "json_object"}}, "response_format", "not supported"),
+    ({"top_logprobs": 2}, None, "top_logprobs: only allowed"),
+    ({"max_tokens": 2, "max_completion_tokens": 3}, None, "differs from max_completion_tokens"),
+    ({"messages": [{"role": "user", "content": "a " * 3000}]}, "prompt", "shorten the prompt"),
+    ({"chat_template": "{{ 7*7 }}"}, "chat_template", "does not know the field"),
+]
+
+
+def post(server: Server, path: str, body: Any) -> httpx.Response:  # noqa: ANN401
+    return httpx.post(f"{server.url}/v1/{path}", json=body)
+
+
+def check(answer: httpx.Response, param: str | None, says: str) -> None:
+    assert answer.status_code == 400, answer.text
+    error = answer.json()["error"]
+    assert error["type"] == "invalid_request_error"
+    assert says in error["message"]
+    # A union's branches follow the field's name.
+    assert param is None or (error["param"] + ".").startswith(param + ".")
+
+
+@pytest.mark.parametrize(("change", "param", "says"), BAD_COMPLETIONS, ids=str)
+def test_completions(kjv: Server, change: dict[str, Any], param: str | None, says: str) -> None:
+    check(post(kjv, "completions", COMPLETION | change), param, says)
+
+
+@pytest.mark.parametrize(("change", "param", "says"), BAD_CHATS, ids=lambda value: str(value)[:60])
+def test_chats(kjv: Server, change: dict[str, Any], param: str | None, says: str) -> None:
+    check(post(kjv, "chat/completions", CHAT | change), param, says)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b"\xff\xfe", b'{"model": NaN}', b"[" * 100_000, b'"x"']
+)
+def test_bodies_that_are_no_object(kjv: Server, body: bytes) -> None:
+    answer = httpx.post(f"{kjv.url}/v1/completions", content=body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"]
+
+
+def test_fields_that_change_nothing_are_welcome(kjv: Server) -> None:
+    neutral = {
+        "user": "me",
+        "presence_penalty": 0,
+        "frequency_penalty": 0.0,
+        "logit_bias": {},
+        "best_of": 1,
+        "suffix": None,
+        "n": 1,
+        "stop": None,
+    }
+    assert post(kjv, "completions", COMPLETION | neutral).status_code == 200
+    neutral_chat = {"tools": [], "tool_choice": "none", "response_format": {"type": "text"}}
+    assert post(kjv, "chat/completions", CHAT | neutral_chat).status_code == 200
+
+
+def test_another_model_is_not_found(kjv: Server) -> None:
+    answer = post(kjv, "completions", COMPLETION | {"model": "gpt-5"})
+    assert answer.status_code == 404
+    assert answer.json()["error"]["code"] == "model_not_found"
+
+
+def test_paths_and_methods(kjv: Server) -> None:
+    assert kjv.get("/v1/embeddings").status_code == 404
+    assert kjv.get("/v1/completions").status_code == 405
+    assert "error" in kjv.get("/nowhere").json()
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_large_bodies_are_cut_short(kjv: Server, declared: bool) -> None:
+    piece = b"x" * (1 << 20)
+    content: Any = piece * 17 if declared else (piece for _ in range(17))
+    try:
+        answer = httpx.post(f"{kjv.url}/v1/completions", content=content)
+    except httpx.WriteError:
+        return  # the server had answered and closed before all was sent
+    assert answer.status_code == 413
+    assert "16777216 bytes" in answer.json()["error"]["message"]
+
+
+def test_huge_headers_are_refused(kjv: Server) -> None:
+    try:
+        answer = httpx.get(f"{kjv.url}/v1/models", headers={"x-long": "x" * 3_000_000})
+    except httpx.TransportError:
+        pass  # the server had answered and closed before all was sent
+    else:
+        assert answer.status_code == 400
+    assert kjv.get("/health/live").status_code == 200
+
+
+def test_the_server_is_as_before(kjv: Server) -> None:
+    assert kjv.get("/health/ready").json() == {"status": "ok"}
+    assert kjv.empty()

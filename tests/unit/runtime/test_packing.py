@@ -1,0 +1,38 @@
+import numpy as np
+
+from pitcrew_runtime.core.batch import Row
+from pitcrew_runtime.core.request import GREEDY
+from pitcrew_runtime.execution.grouping import group
+from pitcrew_runtime.execution.onnx_executor import pack
+
+
+def row(start: int, tokens: list[int], pages: list[int]) -> Row:
+    return Row(0, tokens, start, pages, GREEDY)
+
+
+def lengths(*counts: int) -> list[list[int]]:
+    rows = [row(0, [1] * count, list(range(9))) for count in counts]
+    return [[counts[index] for index in one] for one in group(rows)]
+
+
+def test_decoding_rows_run_together_and_prompts_by_length() -> None:
+    assert lengths(1, 40, 1, 45, 9, 1, 300) == [[1, 1, 1], [9], [40, 45], [300]]
+    assert lengths() == []
+
+
+def test_rows_are_padded_and_slots_are_where_the_pages_say() -> None:
+    inputs, slots, take = pack([row(5, [7, 8, 9], [3, 1]), row(0, [4], [2])], page_size=4)
+    assert inputs["input_ids"].tolist() == [[7, 8, 9], [4, 0, 0]]
+    assert inputs["positions"].tolist() == [[5, 6, 7], [0, 0, 0]]
+    assert inputs["context_lengths"].tolist() == [5, 0]
+    assert inputs["logit_indices"].tolist() == [[2], [0]]
+    assert inputs["block_tables"].tolist() == [[3, 1], [0, 0]]
+    assert slots.tolist() == [1 * 4 + 1, 1 * 4 + 2, 1 * 4 + 3, 2 * 4]
+    assert take.tolist() == [0, 1, 2, 3]
+    assert {array.dtype for array in inputs.values()} == {np.dtype(np.int64)}
+
+
+def test_a_first_prefill_has_no_block_table() -> None:
+    inputs, slots, _ = pack([row(0, [1, 2, 3, 4, 5], [6, 0])], page_size=4)
+    assert inputs["block_tables"].shape == (1, 0)
+    assert slots.tolist() == [24, 25, 26, 27, 0]

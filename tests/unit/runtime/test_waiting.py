@@ -1,0 +1,57 @@
+from pitcrew_runtime.core.request import Request
+from pitcrew_runtime.core.sequence import Sequence
+from pitcrew_runtime.core.waiting import Policy, WaitingRoom
+
+
+def sequence(serial: int, length: int = 1, arrival: float = 0.0) -> Sequence:
+    return Sequence(Request(serial, (0,) * length, 1, arrival), serial)
+
+
+def order(room: WaitingRoom) -> list[int]:
+    return [room.pop().id for _ in range(len(room))]
+
+
+def test_first_come_first_served() -> None:
+    room = WaitingRoom(Policy.FCFS)
+    for serial, length in ((1, 900), (2, 3), (3, 50)):
+        room.push(sequence(serial, length))
+    assert order(room) == [1, 2, 3]
+
+
+def test_short_prompts_go_first_until_long_ones_have_aged() -> None:
+    room = WaitingRoom(Policy.SHORTEST_FIRST, ageing=100)
+    room.push(sequence(1, length=500, arrival=0.0))
+    room.push(sequence(2, length=10, arrival=1.0))
+    room.push(sequence(3, length=10, arrival=6.0))
+    assert order(room) == [2, 1, 3]
+
+
+def test_who_has_run_before_goes_first() -> None:
+    room = WaitingRoom(Policy.SHORTEST_FIRST)
+    preempted = sequence(9, length=1000)
+    preempted.started = True
+    room.push(sequence(1))
+    room.push(preempted)
+    assert order(room) == [9, 1]
+
+
+def test_discarded_ones_take_no_room() -> None:
+    room = WaitingRoom()
+    everyone = [sequence(serial) for serial in range(1000)]
+    for one in everyone:
+        room.push(one)
+    for one in everyone[:-1]:
+        room.discard(one)
+    assert len(room) == 1
+    assert len(room._heap) < 100
+    assert room.peek() is everyone[-1]
+
+
+def test_an_id_that_comes_back_is_somebody_new() -> None:
+    room = WaitingRoom()
+    gone = Sequence(Request(5, (0,), 1, 0.0), serial=1)
+    room.push(gone)
+    room.discard(gone)
+    room.push(Sequence(Request(5, (7,), 1, 0.0), serial=2))
+    assert room.pop().request.prompt == (7,)
+    assert room.peek() is None
