@@ -7,9 +7,11 @@ the termination log for Kubernetes), 1 anything else.
 import argparse
 import logging
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from pitcrew_builder import __version__
@@ -28,6 +30,9 @@ _UNITS = {"": 1, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `pitcrew-serve`."""
     options = _parser().parse_args(arguments)
+    # The first process of a container has no default handler: told to stop while it still loads,
+    # it would go on until it is killed.
+    signal.signal(signal.SIGTERM, _stop_at_once)
     logging.basicConfig(
         level=options.log_level.upper(),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
@@ -40,6 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _leave_word(error.line, options.termination_log)
         return EXIT_REFUSED
     return 0
+
+
+def _stop_at_once(number: int, frame: FrameType | None) -> None:
+    """Before anything is served there is nothing to drain."""
+    sys.exit(0)
 
 
 def _serve(options: argparse.Namespace) -> None:

@@ -14,12 +14,23 @@ from itertools import count
 
 from pitcrew_runtime.core.engine import StepReport
 from pitcrew_runtime.core.request import Finish, Request, Sampling, Update
-from pitcrew_runtime.errors import Draining, GenerationFailed, NotReady, QueueFull
+from pitcrew_runtime.errors import (
+    Draining,
+    GenerationFailed,
+    InvalidRequest,
+    NotReady,
+    QueueFull,
+)
 from pitcrew_runtime.loop import Clock, EngineLoop
 from pitcrew_runtime.metrics import Metrics
 
 _PACE_WINDOW = 64
 _LONGEST_RETRY = 60
+_FAULTS = {
+    Finish.ERROR: "the engine failed while it computed this request",
+    # Readers who leave drop the request first, so they never see this.
+    Finish.CANCELLED: "the server was shut down before the answer was complete; retry",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +72,11 @@ class Generation:
                 self._rings.clear()
                 await self._rings.wait()
             update = self._mail.popleft()
-            if update.finish is Finish.ERROR:
-                raise GenerationFailed("the engine failed while it computed this request")
             index = self.indices.get(update.request_id)
             if index is None:
                 continue
+            if update.finish in _FAULTS:
+                raise GenerationFailed(_FAULTS[update.finish])
             if update.finish is not None:
                 del self.indices[update.request_id]
             yield index, update
@@ -110,6 +121,13 @@ class Frontend:
     def start(self, prompts: Sequence[Prompt]) -> Generation:
         """Submit all prompts or none. Raises `NotReady`, `Draining`, `QueueFull`, `InvalidRequest`."""
         self._check_open()
+        room = self._loop.engine.limits.max_waiting
+        if len(prompts) > room:
+            raise InvalidRequest(
+                f"n: {len(prompts)} sequences at once are more than may wait here ({room}); send "
+                "fewer prompts or choices",
+                param="n",
+            )
         generation = Generation(self)
         try:
             for index, prompt in enumerate(prompts):

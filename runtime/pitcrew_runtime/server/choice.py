@@ -52,7 +52,7 @@ class Choice:
             prefix + text,
             tuple(one.token for one in sampled),
             shown,
-            Finish.STOP.value if self._stops.found else _openai_reason(update.finish),
+            Finish.STOP.value if self._stops.found else update.finish,
         )
 
     def _text(self, token: int) -> str:
@@ -64,8 +64,3 @@ class Choice:
             return ""
         text = self._stops.feed(self._detokenizer.flush())
         return text if self._stops.found else text + self._stops.flush()
-
-
-def _openai_reason(finish: Finish | None) -> str | None:
-    """Cancelled requests have no reader; should there be one, what it has is cut short."""
-    return None if finish is None else {Finish.STOP: "stop"}.get(finish, "length")

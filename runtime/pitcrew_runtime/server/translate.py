@@ -67,6 +67,7 @@ class Language:
     def _choices(
         self, body: CompletionBody | ChatBody, ids: tuple[int, ...], wanted: int, default: bool
     ) -> list[Prompt]:
+        self._check_text_is_asked_of_a_tokenizer(body)
         room = self._room(ids)
         if wanted > room and not default:
             raise InvalidRequest(
@@ -82,6 +83,17 @@ class Language:
             Prompt(ids, min(wanted, room), replace(sampling, seed=sampling.seed + choice), stops)
             for choice in range(body.n or 1)
         ]
+
+    def _check_text_is_asked_of_a_tokenizer(self, body: CompletionBody | ChatBody) -> None:
+        if self.tokenizer is not None:
+            return
+        for field in ("stop", "echo"):
+            if getattr(body, field, None):
+                raise InvalidRequest(
+                    f"{field}: this engine has no tokenizer, only token ids are served; use "
+                    "stop_token_ids and return_token_ids",
+                    param=field,
+                )
 
     def _room(self, ids: Sequence[int]) -> int:
         """Tokens that can be generated after a prompt."""

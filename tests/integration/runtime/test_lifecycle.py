@@ -12,7 +12,7 @@ import openai
 import pytest
 
 from tests.integration.runtime.conftest import Engines, Serve
-from tests.integration.runtime.servers import DEADLINE, Server, command, wait_until
+from tests.integration.runtime.servers import DEADLINE, Server, command, serving, wait_until
 
 LONG: dict[str, Any] = {
     "model": "model",
@@ -83,6 +83,11 @@ def test_what_takes_too_long_is_cut_off(engines: Engines, serve: Serve) -> None:
 
 def test_an_idle_server_stops_at_once(engines: Engines, serve: Serve) -> None:
     with serve(engines("tiny-kjv")) as server:
+        assert server.terminate() == 0
+
+
+def test_it_can_be_stopped_while_it_loads(engines: Engines, tmp_path: Path) -> None:
+    with serving(engines("tiny-kjv"), tmp_path, wait=False) as server:
         assert server.terminate() == 0
 
 

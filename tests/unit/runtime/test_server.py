@@ -1,0 +1,340 @@
+"""The HTTP side over an engine whose steps the test holds in its hand."""
+
+import asyncio
+import json
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import pytest
+
+from pitcrew_builder.manifest import (
+    Canary,
+    GraphInterface,
+    Identity,
+    Manifest,
+    ModelFacts,
+    ResolvedShapes,
+)
+from pitcrew_builder.spec import Parallelism, Precision, Target
+from pitcrew_runtime.core.batch import StepBatch
+from pitcrew_runtime.core.engine import Engine
+from pitcrew_runtime.core.pages import PageAllocator
+from pitcrew_runtime.core.request import Sampled
+from pitcrew_runtime.core.scheduler import Limits, Scheduler
+from pitcrew_runtime.errors import CanaryMismatch, InvariantViolated
+from pitcrew_runtime.frontend import Frontend
+from pitcrew_runtime.loop import EngineLoop, Hooks
+from pitcrew_runtime.metrics import Metrics
+from pitcrew_runtime.server.app import build_app
+from pitcrew_runtime.server.health import Health
+from pitcrew_runtime.server.openai import OpenAI
+from pitcrew_runtime.server.translate import Language
+from pitcrew_runtime.testing import EchoExecutor, continuation
+from pitcrew_runtime.warmup import check_canary, warm_up
+
+LIMITS = Limits(
+    max_running=4, max_step_tokens=16, max_waiting=4, max_sequence_length=64, page_size=4
+)
+PROMPT = [5, 6, 7]
+BODY = {
+    "model": "echo",
+    "prompt": PROMPT,
+    "max_tokens": 6,
+    "temperature": 0,
+    "return_token_ids": True,
+}
+
+
+def manifest() -> Manifest:
+    identity = Identity(
+        model="echo",
+        commit="0" * 40,
+        inputs={},
+        target=Target.ONNXRUNTIME_CPU,
+        precision=Precision.FP32,
+        parallelism=Parallelism(),
+        shapes=ResolvedShapes(max_batch_size=4, max_sequence_length=64, kv_page_size=4),
+        toolchain={"onnxruntime": "0"},
+        builder_version="0",
+    )
+    facts = ModelFacts(
+        architecture="echo",
+        parameters=0,
+        layers=1,
+        hidden_size=1,
+        attention_heads=1,
+        kv_heads=1,
+        head_dim=1,
+        vocab_size=256,
+        bos_token_id=None,
+        eos_token_ids=(),
+        pad_token_id=None,
+    )
+    return Manifest(
+        engine_id=identity.engine_id,
+        tag=identity.tag,
+        identity=identity,
+        model=facts,
+        ranks=(GraphInterface(graph="none"),),
+        canary=Canary(prompt=(1,), continuation=tuple(continuation([1], 8))),
+        files=(),
+        timings={},
+        created_at=datetime(2026, 1, 1, tzinfo=UTC).isoformat(),
+    )
+
+
+class Gate(EchoExecutor):
+    """Executes while it is open; may be told to fail, or to break the books."""
+
+    def __init__(self) -> None:
+        super().__init__(pages=32, page_size=4)
+        self.open = threading.Event()
+        self.entered = threading.Event()
+        self.fault: BaseException | None = None
+
+    def execute(self, batch: StepBatch) -> list[Sampled | None]:
+        self.entered.set()
+        assert self.open.wait(30)
+        if self.fault is not None:
+            raise self.fault
+        return super().execute(batch)
+
+
+@dataclass
+class Clock:
+    """Shows what it is set to."""
+
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Rig:
+    gate: Gate = field(default_factory=Gate)
+    clock: Clock = field(default_factory=Clock)
+
+    def __post_init__(self) -> None:
+        self.manifest = manifest()
+        self.engine = Engine(Scheduler(LIMITS, PageAllocator(32)), self.gate)
+        self.metrics = Metrics(self.engine.gauges, {})
+        events = asyncio.get_running_loop()
+
+        def tell(what: Callable[..., object], *news: object) -> None:
+            events.call_soon_threadsafe(what, *news)
+
+        hooks = Hooks(
+            lambda report, now: tell(self.frontend.deliver, report, now),
+            lambda: tell(setattr, self.frontend, "ready", True),
+            lambda fault: tell(self.frontend.abandon),
+        )
+        self.loop = EngineLoop(self.engine, lambda *_: None, hooks, self.clock, 10.0)
+        self.frontend = Frontend(self.loop, self.metrics, self.clock)
+        language = Language(None, None, self.manifest.model, 64)
+        app = build_app(
+            OpenAI("echo", self.manifest, language, self.frontend, 1 << 16),
+            Health(self.loop, self.frontend, self.metrics, self.manifest),
+            self.metrics,
+            frozenset(),
+        )
+        transport = httpx.ASGITransport(app)  # type: ignore[arg-type]
+        self.http = httpx.AsyncClient(transport=transport, base_url="http://test")
+
+    async def post(self, **change: Any) -> httpx.Response:  # noqa: ANN401
+        return await self.http.post("/v1/completions", json=BODY | change)
+
+    async def until(self, true: Callable[[], bool]) -> None:
+        async with asyncio.timeout(30):
+            while not true():  # noqa: ASYNC110 - another thread's state has no asyncio event
+                await asyncio.sleep(0.002)
+
+    async def status(self, path: str) -> tuple[int, str | None]:
+        answer = await self.http.get(path)
+        return answer.status_code, answer.json().get("reason")
+
+
+@asynccontextmanager
+async def running(gate_open: bool = True) -> AsyncIterator[Rig]:
+    rig = Rig()
+    if gate_open:
+        rig.gate.open.set()
+    rig.loop.start()
+    await rig.until(lambda: rig.frontend.ready)
+    try:
+        yield rig
+    finally:
+        rig.gate.open.set()
+        assert rig.loop.stop(30)
+        await rig.http.aclose()
+
+
+async def test_answers_hold_the_tokens_of_their_prompt() -> None:
+    async with running() as rig:
+        answers = await asyncio.gather(*(rig.post(prompt=[n, n + 1]) for n in range(4)))
+        for number, answer in enumerate(answers):
+            (choice,) = answer.json()["choices"]
+            assert choice["token_ids"] == continuation([number, number + 1], 6)
+            assert choice["text"] == ""
+
+
+async def test_streams_are_framed_by_the_book() -> None:
+    async with running() as rig:
+        answer = await rig.post(stream=True, stream_options={"include_usage": True})
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        *events, end = answer.text.split("\n\n")[:-1]
+        assert end == "data: [DONE]"
+        *chunks, usage = [json.loads(event.removeprefix("data: ")) for event in events]
+        tokens = [token for chunk in chunks for token in chunk["choices"][0]["token_ids"]]
+        assert tokens == continuation(PROMPT, 6)
+        assert usage["choices"] == []
+        assert usage["usage"]["completion_tokens"] == 6
+
+
+async def test_nothing_is_served_before_the_warm_up() -> None:
+    rig = Rig()
+    answer = await rig.post()
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_ready")
+    assert await rig.status("/health/ready") == (503, "warming up")
+    assert await rig.status("/health/live") == (200, None)
+    await rig.http.aclose()
+
+
+async def test_the_queue_is_bounded_and_cancelling_makes_room() -> None:
+    async with running(gate_open=False) as rig:
+        first = asyncio.create_task(rig.post())
+        await rig.until(rig.gate.entered.is_set)
+        others = [asyncio.create_task(rig.post()) for _ in range(4)]
+        await rig.until(lambda: rig.engine.gauges().waiting == 4)
+        full = await rig.post()
+        assert full.status_code == 429
+        assert int(full.headers["retry-after"]) >= 1
+        rig.gate.open.set()
+        answers = await asyncio.gather(first, *others)
+        assert {answer.status_code for answer in answers} == {200}
+        assert b'requests_refused_total{code="429"} 1.0' in rig.metrics.render()
+
+
+async def test_more_choices_than_may_ever_wait_are_refused() -> None:
+    async with running() as rig:
+        answer = await rig.post(n=5)
+        assert answer.status_code == 400
+        assert answer.json()["error"]["param"] == "n"
+        assert rig.engine.idle
+
+
+async def test_all_choices_or_none_are_accepted() -> None:
+    async with running(gate_open=False) as rig:
+        first = asyncio.create_task(rig.post())
+        await rig.until(rig.gate.entered.is_set)
+        second = asyncio.create_task(rig.post(n=2))
+        await rig.until(lambda: rig.engine.gauges().waiting == 2)
+        assert (await rig.post(n=3)).status_code == 429
+        rig.gate.open.set()
+        assert (await first).status_code == (await second).status_code == 200
+        await rig.until(lambda: rig.engine.idle)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_failing_executor_fails_the_request_only(stream: bool) -> None:
+    async with running() as rig:
+        rig.gate.fault = RuntimeError("no device")
+        answer = await rig.post(stream=stream)
+        error = json.loads(answer.text.split("\n\n")[0].removeprefix("data: "))["error"]
+        assert error["code"] == "generation_failed"
+        assert answer.status_code == (200 if stream else 500)
+        rig.gate.fault = None
+        assert (await rig.post()).status_code == 200
+        assert await rig.status("/health/live") == (200, None)
+
+
+async def test_broken_books_end_everything_and_turn_liveness_red() -> None:
+    async with running() as rig:
+        rig.gate.open.clear()
+        waiting = asyncio.create_task(rig.post())
+        await rig.until(rig.gate.entered.is_set)
+        rig.engine._scheduler.pages.share(99, rig.engine._scheduler.pages.pages_of(1))
+        rig.gate.open.set()
+        assert (await waiting).status_code == 500
+        code, reason = await rig.status("/health/live")
+        assert code == 503
+        assert reason is not None
+        assert InvariantViolated.__name__ in reason
+        assert (await rig.post()).status_code == 503
+
+
+async def test_a_wedged_step_turns_liveness_red_until_it_ends() -> None:
+    async with running(gate_open=False) as rig:
+        stuck = asyncio.create_task(rig.post())
+        await rig.until(rig.gate.entered.is_set)
+        assert await rig.status("/health/live") == (200, None)
+        rig.clock.now = 11.0
+        code, reason = await rig.status("/health/live")
+        assert (code, reason) == (503, "a step has been running for 11 s (limit 10 s)")
+        assert (await rig.status("/health/ready"))[0] == 503
+        rig.gate.open.set()
+        assert (await stuck).status_code == 200
+        assert await rig.status("/health/live") == (200, None)
+
+
+async def test_draining_finishes_and_refuses() -> None:
+    async with running(gate_open=False) as rig:
+        last = asyncio.create_task(rig.post())
+        await rig.until(rig.gate.entered.is_set)
+        drained = asyncio.create_task(rig.frontend.drain(30))
+        await rig.until(lambda: rig.frontend.draining)
+        refused = await rig.post()
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
+        assert await rig.status("/health/ready") == (503, "draining")
+        rig.gate.open.set()
+        assert (await last).status_code == 200
+        assert await drained
+
+
+async def test_a_request_cut_off_by_the_drain_is_no_answer() -> None:
+    async with running(gate_open=False) as rig:
+        last = asyncio.create_task(rig.post(max_tokens=60))
+        await rig.until(rig.gate.entered.is_set)
+        drained = asyncio.create_task(rig.frontend.drain(0))
+        await rig.until(lambda: bool(rig.engine._scheduler._cancelled))
+        rig.gate.open.set()
+        assert not await drained
+        answer = await last
+        assert answer.status_code == 500
+        assert "shut down" in answer.json()["error"]["message"]
+
+
+async def test_text_cannot_be_asked_of_an_engine_without_tokenizer() -> None:
+    async with running() as rig:
+        for change in ({"prompt": "text"}, {"stop": "x"}, {"echo": True}):
+            answer = await rig.post(**change)
+            assert answer.status_code == 400
+            assert answer.json()["error"]["param"] in change
+        chat = {"model": "echo", "messages": [{"role": "user", "content": "x"}]}
+        answer = await rig.http.post("/v1/chat/completions", json=chat)
+        assert "no chat template" in answer.json()["error"]["message"]
+
+
+def test_the_warm_up_runs_every_bucket_and_the_canary() -> None:
+    sizes: list[int] = []
+
+    class Watching(EchoExecutor):
+        def execute(self, batch: StepBatch) -> list[Sampled | None]:
+            sizes.append(len(batch.rows))
+            return super().execute(batch)
+
+    engine = Engine(Scheduler(LIMITS, PageAllocator(32)), Watching(32, 4))
+    warm_up(engine, manifest().canary, Clock())
+    assert sizes == [1, 1, 2, 2, 4, 4, *[1] * 8]
+    assert engine.idle
+
+
+def test_a_canary_that_differs_is_told_with_both_songs() -> None:
+    engine = Engine(Scheduler(LIMITS, PageAllocator(32)), EchoExecutor(32, 4))
+    with pytest.raises(CanaryMismatch, match=r"greedy tokens \[.*\] differ from .*\[1, 2, 3\]"):
+        check_canary(engine, Canary(prompt=(1,), continuation=(1, 2, 3)), Clock())
