@@ -51,21 +51,6 @@ def write(
     _add(tar, "manifest.json", json.dumps(manifest).encode())
 
 
-def references(archive: Path) -> list[str]:
-    """The image names in a docker-archive, such as docker.io/pitcrew/runtime:dev.
-
-    Raises:
-        ValueError: the file is no docker-archive.
-    """
-    try:
-        with tarfile.open(archive) as tar:
-            file = tar.extractfile("manifest.json")
-            images = json.load(file) if file else []
-            return [reference for image in images for reference in image["RepoTags"] or []]
-    except (tarfile.TarError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{archive} is no docker-archive ({error})") from error
-
-
 def _add(tar: tarfile.TarFile, name: str, data: bytes, mode: int = 0o644) -> None:
     info = tarfile.TarInfo(name)
     info.size, info.mode = len(data), mode

@@ -63,18 +63,26 @@ def ensure(config: Config, artefact: Artefact) -> Path:
     final = config.artefacts / artefact.directory_name
     if final.is_dir():
         return final
-    with locked(config.artefacts / f".{artefact.directory_name}.lock"):
+    lock = config.artefacts / f".{artefact.directory_name}.lock"
+    with locked(lock, f"another build of {artefact.name}"):
         if not final.is_dir():
             _make(artefact, final)
     return final
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on `path`; the kernel lets go of it however the process ends."""
+def locked(path: Path, holder: str) -> Iterator[None]:
+    """Hold an exclusive lock on `path`; the kernel lets go of it however the process ends.
+
+    `holder` names, for the person who waits, whoever may hold it now.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with Stage(f"waiting for {holder}"):
+                fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 

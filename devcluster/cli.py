@@ -11,6 +11,7 @@ from devcluster import cluster, images, node, rootfs, status, volume
 from devcluster import config as configuration
 from devcluster.api import Api, service_address
 from devcluster.artefacts import ensure
+from devcluster.buildah import Buildah
 from devcluster.config import Config
 from devcluster.errors import DevclusterError
 from devcluster.forward import forward
@@ -109,21 +110,21 @@ def _kubeconfig(config: Config, options: argparse.Namespace) -> None:
 
 def _build(config: Config, options: argparse.Namespace) -> None:
     check(config, needs_port=False)
-    builder = _builder(config)
+    buildah, archive = _buildah(config), mirror()
     for target in images.TARGETS if options.target == "all" else (options.target,):
-        built = builder.build(target)
+        built = images.build(config, buildah, archive, target)
         print(f"{built.reference}  {built.size / 1e6:.0f} MB  {built.image[:12]}")
         if node.running(config):
-            _load_one(config, builder, built.reference, built.image)
+            _load_one(config, buildah, built.reference, built.image)
 
 
 def _load(config: Config, options: argparse.Namespace) -> None:
-    _load_one(config, _builder(config), options.image, None)
+    _load_one(config, _buildah(config), options.image, None)
 
 
-def _load_one(config: Config, builder: images.Builder, name: str, image: str | None) -> None:
+def _load_one(config: Config, buildah: Buildah, name: str, image: str | None) -> None:
     with Stage(f"load {name}") as stage:
-        if not images.load(config, builder, name, image):
+        if not images.load(config, buildah, name, image):
             stage.say("held already")
 
 
@@ -159,6 +160,5 @@ def _tools(config: Config, _: argparse.Namespace) -> None:
     print(config.tools)
 
 
-def _builder(config: Config) -> images.Builder:
-    found = mirror()
-    return images.Builder(config, ensure(config, rootfs.node(found)), found)
+def _buildah(config: Config) -> Buildah:
+    return Buildah(config, ensure(config, rootfs.node(mirror())))

@@ -29,7 +29,7 @@ def up(config: Config, go: str, mirror: Mirror) -> Record:
     Raises:
         DevclusterError: some part did not come up in time; the message carries its log's end.
     """
-    with locked(config.state / ".lock"):
+    with locked(config.state / ".lock", "another up or down"):
         began = time.monotonic()
         parts = make_parts(config, go, mirror)
         link_tools(config, parts)
@@ -79,7 +79,7 @@ def down(config: Config, *, keep: bool, purge: bool = False) -> None:
     Raises:
         DevclusterError: something could not be removed.
     """
-    with locked(config.state / ".lock"):
+    with locked(config.state / ".lock", "another up or down"):
         left = node.stop(config)
         if left:
             raise DevclusterError(
