@@ -47,13 +47,16 @@ def measure(environment: Mapping[str, str]) -> dict[str, str]:
         ).stdout
 
     devcluster = (sys.executable, "-m", "devcluster")
-    images = json.loads(output(*devcluster, "images", "--json"))
-    sizes = {f"image {row['name']}": f"{row['bytes'] / 1e6:.0f} MB" for row in images}
-    processes = json.loads(output(*devcluster, "processes", "--json"))
-    for row in processes:
-        if "pitcrew-operator" in row["command"]:
-            sizes["operator RSS"] = f"{row['rss'] / 2**20:.0f} MiB"
-    return sizes
+    tools, kubeconfig = output(*devcluster, "tools"), output(*devcluster, "kubeconfig")
+    kubectl = (f"{tools.strip()}/kubectl", "--kubeconfig", kubeconfig.strip())
+    status = output(
+        *(*kubectl, "-n", "pitcrew-system", "exec", "deploy/pitcrew", "--"),
+        *("python3", "-c", "print(open('/proc/1/status').read())"),
+    )
+    resident = int(next(x for x in status.splitlines() if x.startswith("VmRSS")).split()[1])
+    images = [line.split() for line in output(*devcluster, "build").splitlines()]
+    sizes = {f"image {words[0].split('/')[-1]}": " ".join(words[1:3]) for words in images}
+    return sizes | {"operator RSS": f"{resident / 1024:.0f} MiB"}
 
 
 def machine() -> str:
