@@ -75,14 +75,21 @@ def _build(options: argparse.Namespace) -> int:
     with _cancellable():
         outcome = _attempt(options)
     if options.outcome is not None:
-        # In place: in a container this is a mount, which no rename can replace.
-        options.outcome.write_text(outcome.model_dump_json(by_alias=True))
+        _write_outcome(options.outcome, outcome)
     if isinstance(outcome, Failed):
         print(f"pitcrew-build: {outcome.reason}: {outcome.message}", file=sys.stderr)
         return exit_code(outcome)
     found = "found" if outcome.cached else "published"
     print(f"{found} {outcome.tag} at {options.store / outcome.path}", file=sys.stderr)
     return 0
+
+
+def _write_outcome(file: Path, outcome: Succeeded | Failed) -> None:
+    # In place: in a container this is a mount, which no rename can replace.
+    try:
+        file.write_text(outcome.model_dump_json(by_alias=True))
+    except OSError as error:
+        raise as_build_error(error) from error
 
 
 def _attempt(options: argparse.Namespace) -> Succeeded | Failed:

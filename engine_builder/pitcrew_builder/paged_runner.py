@@ -4,7 +4,7 @@ As plain as can be: it serves the proof of a build, not users.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -44,8 +44,7 @@ class PagedRunner:
         """Append tokens and return the logits [len(tokens), vocab] after each."""
         start, count = self._length, len(tokens)
         used = -(-start // self._page)
-        outputs = self._session.run(
-            self._names,
+        named = self._run(
             {
                 "input_ids": np.array([tokens], dtype=np.int64),
                 "positions": np.arange(start, start + count, dtype=np.int64)[None],
@@ -55,11 +54,17 @@ class PagedRunner:
                 **self._pools,
             },
         )
-        named = dict(zip(self._names, outputs, strict=True))
         self._store(named, start, count)
         self._length += count
         logits: Floats = named["logits"][0]
         return logits
+
+    def _run(self, inputs: dict[str, npt.NDArray[Any]]) -> dict[str, Floats]:
+        try:
+            outputs = self._session.run(self._names, inputs)
+        except Exception as error:
+            raise _failed("run", error) from error
+        return dict(zip(self._names, outputs, strict=True))
 
     def _store(self, outputs: dict[str, Floats], start: int, count: int) -> None:
         slots = np.arange(start, start + count)
@@ -79,7 +84,11 @@ def _open(graph: Path) -> "onnxruntime.InferenceSession":
     try:
         return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        # The runtime's exceptions share no base class of their own.
-        raise ValidationFailed(
-            f"ONNX Runtime does not load the graph: {error}; please report this as a bug"
-        ) from error
+        raise _failed("load", error) from error
+
+
+def _failed(verb: str, error: Exception) -> ValidationFailed:
+    # The runtime's exceptions share no base class of their own.
+    return ValidationFailed(
+        f"ONNX Runtime does not {verb} the graph: {error}; please report this as a bug"
+    )

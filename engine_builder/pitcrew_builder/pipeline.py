@@ -35,9 +35,11 @@ def build(spec: BuildSpec, places: Places, tracker: Tracker) -> Succeeded:
         located = _locate(spec, places.cache, tracker)
         request = plan(spec, located)
         found = store.find(request.identity)
-        if found is not None:
+        if found is None:
+            located.fetch_weights()
+    if found is not None:
+        with tracker.phase(Phase.PUBLISH, "already in the store"):
             return _succeeded(found, tracker, cached=True)
-        located.fetch_weights()
     network = _draw(request, located, tracker)
     with store.staging() as directory:
         staged = directory / "engine"

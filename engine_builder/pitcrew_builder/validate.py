@@ -25,10 +25,17 @@ def canary_prompt(facts: ModelFacts, tokenizer: Path, limit: int) -> list[int]:
     cannot be read or does not fit the vocabulary.
     """
     spread = [1 + index * (facts.vocab_size - 2) // PROMPT_TOKENS for index in range(PROMPT_TOKENS)]
-    ids = _encode(tokenizer, facts) if tokenizer.exists() else spread
+    ids = _encode(tokenizer) if tokenizer.exists() else spread
     if facts.bos_token_id is not None and ids[:1] != [facts.bos_token_id]:
         ids = [facts.bos_token_id, *ids]
-    return (ids or spread)[: min(PROMPT_TOKENS, limit)]
+    prompt = (ids or spread)[: min(PROMPT_TOKENS, limit)]
+    if any(not 0 <= token < facts.vocab_size for token in prompt):
+        raise CheckpointCorrupt(
+            f"token {max(prompt)} lies outside of config.json's vocab_size {facts.vocab_size} "
+            f"(bos_token_id is {facts.bos_token_id}, the rest comes from tokenizer.json); take all "
+            f"files from the same checkpoint"
+        )
+    return prompt
 
 
 def prove(
@@ -50,7 +57,7 @@ def prove(
     return Canary(prompt=tuple(prompt), continuation=tuple(tokens[:sure]))
 
 
-def _encode(file: Path, facts: ModelFacts) -> list[int]:
+def _encode(file: Path) -> list[int]:
     from tokenizers import Tokenizer
 
     try:
@@ -58,11 +65,6 @@ def _encode(file: Path, facts: ModelFacts) -> list[int]:
     except Exception as error:
         # The library raises bare exceptions.
         raise CheckpointCorrupt(f"{file.name} cannot be read: {error}; copy it again") from error
-    if ids and max(ids) >= facts.vocab_size:
-        raise CheckpointCorrupt(
-            f"{file.name} yields token {max(ids)}, and config.json has vocab_size "
-            f"{facts.vocab_size}; take both from the same checkpoint"
-        )
     return ids
 
 

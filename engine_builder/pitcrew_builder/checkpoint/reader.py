@@ -42,7 +42,7 @@ class WeightReader:
         self._close()
 
     def chunks(self, tensor: TensorInfo) -> Iterator[Floats]:
-        """The elements in order, as float32. A chunk is valid until the next one is asked for.
+        """The elements in order, as float32; every chunk is an array of its own.
 
         Raises `CheckpointCorrupt` for a type that is no weight's, a short file, NaN or infinity.
         """

@@ -16,7 +16,7 @@ from pitcrew_builder.report import EXIT_REFUSED, FailureReason
 from tests.unit.builder import checkpoints
 from tests.unit.builder.conftest import Run
 
-Break = Callable[[Path], None]
+Break = Callable[[Path], object]
 WEIGHTS = "model.safetensors"
 
 
@@ -32,7 +32,7 @@ def _header(change: Callable[[dict[str, Any]], None]) -> Break:
     return lambda checkpoint: checkpoints.rewrite_header(checkpoint / WEIGHTS, change)
 
 
-def _tensors(change: Callable[[checkpoints.Tensors], None]) -> Break:
+def _tensors(change: Callable[[checkpoints.Tensors], object]) -> Break:
     def apply(checkpoint: Path) -> None:
         weights = checkpoints.tensors()
         change(weights)
@@ -88,7 +88,7 @@ def _index(weight_map: dict[str, str]) -> Break:
 
 
 def _write(name: str, text: str) -> Break:
-    return lambda checkpoint: (checkpoint / name).write_text(text) and None
+    return lambda checkpoint: (checkpoint / name).write_text(text)
 
 
 def _overlap(header: dict[str, Any]) -> None:
@@ -156,6 +156,7 @@ CASES: dict[str, tuple[Break, FailureReason, str]] = {
     ),
     "an unknown activation": (_config(hidden_act="gelu"), UNKNOWN, "hidden_act"),
     "an unknown rope": (_config(rope_scaling={"type": "yarn"}), UNKNOWN, "rope_type"),
+    "a first token beyond the vocabulary": (_config(bos_token_id=40), CORRUPT, "token 40"),
     "a broken tokenizer": (_write("tokenizer.json", "{}"), CORRUPT, "tokenizer.json"),
     "a tokenizer of another vocabulary": (_write("tokenizer.json", TOKENIZER), CORRUPT, "99"),
 }  # fmt: skip

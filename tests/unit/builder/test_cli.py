@@ -63,6 +63,17 @@ def test_the_manifest_tells_what_a_runtime_needs(tmp_path: Path, run_build: Run)
     assert set(manifest.timings) == {phase.value for phase in list(Phase)[:6]}
 
 
+@pytest.mark.parametrize("length", [2, 5, 64])
+def test_the_canary_fits_the_shortest_sequences(
+    length: int, tmp_path: Path, run_build: Run
+) -> None:
+    checkpoint = checkpoints.write(tmp_path / "tiny")
+    build = run_build(checkpoint, "--max-sequence-length", str(length))
+    canary = open_engine(build.engine).canary
+    assert 1 <= len(canary.prompt)
+    assert len(canary.prompt) + len(canary.continuation) <= length
+
+
 def test_show_and_verify(
     tmp_path: Path, run_build: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,7 +25,8 @@ def _llama() -> Graph:
 
 def _bytes(graph: Graph) -> bytes:
     proto = to_proto(graph, place(graph), "data", {})
-    return proto.SerializeToString(deterministic=True)
+    content: bytes = proto.SerializeToString(deterministic=True)
+    return content
 
 
 def test_drawing_is_repeatable() -> None:
@@ -74,9 +75,10 @@ def _run(graph: Graph, weights: dict[str, np.ndarray], rows: np.ndarray) -> list
     recipes = {weight.name: weight for weight in graph.weights}
     for tensor in proto.graph.initializer:
         if tensor.name in recipes:
-            parts = [weights[part.name] for part in recipes[tensor.name].parts]  # type: ignore[index]
+            parts = [weights[part.name] for part in recipes[tensor.name].parts]
             tensor.CopyFrom(onnx.numpy_helper.from_array(np.concatenate(parts), tensor.name))
-    outputs: list[np.ndarray] = ReferenceEvaluator(proto).run(None, {"rows": rows})
+    outputs = ReferenceEvaluator(proto).run(None, {"rows": rows})
+    assert isinstance(outputs, list)
     return outputs
 
 

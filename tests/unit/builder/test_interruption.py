@@ -27,15 +27,16 @@ def send() -> Iterator[Send]:
     command = [sys.executable, "-m", "tests.unit.builder.interrupted"]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=ROOT, text=True, stdin=pipe, stdout=pipe) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
+        orders, endings = process.stdin, process.stdout
+        assert orders is not None
+        assert endings is not None
 
         def order(order: Order) -> Ending:
-            print(json.dumps(asdict(order)), file=process.stdin, flush=True)
-            return Ending(**json.loads(process.stdout.readline()))
+            print(json.dumps(asdict(order)), file=orders, flush=True)
+            return Ending(**json.loads(endings.readline()))
 
         yield order
-        process.stdin.close()
+        orders.close()
 
 
 class Scene:
