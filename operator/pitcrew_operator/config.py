@@ -30,7 +30,7 @@ class Config(Model):
         Literal["ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany", "ReadWriteOncePod"], ...
     ] = ("ReadWriteOnce",)
     job_retention_seconds: int = Field(default=3600, ge=0, description="Of finished build Jobs.")
-    log_poll_seconds: float = Field(default=2.0, gt=0, description="Between two looks at a build.")
+    log_poll_seconds: float = Field(default=1.0, gt=0, description="Between two looks at a build.")
     resync_seconds: float = Field(default=300.0, gt=0, description="Between two full listings.")
     workers: int = Field(default=8, ge=1, le=256, description="Reconciliations at a time.")
     http_port: int = Field(default=8080, ge=0, le=65535, description="0 takes any free port.")

@@ -4,10 +4,11 @@ A child that the view lacks is read live before it is believed missing: it may b
 (the watches see only ours), and creating over it would be theft.
 """
 
-from pitcrew_builder.report import Progress, last_progress
+from pitcrew_builder.report import Progress
 from pitcrew_operator.cluster import Cluster
 from pitcrew_operator.config import Config
 from pitcrew_operator.kinds import CLAIM, ENGINE, JOB, POD, SERVICE, WORKLOAD, Kind, Raw
+from pitcrew_operator.logtails import LogTails
 from pitcrew_operator.plan.deployment import DeploymentSeen
 from pitcrew_operator.plan.engine import EngineSeen
 from pitcrew_operator.store import Store
@@ -25,10 +26,10 @@ from pitcrew_operator.views import (
     pod_of,
 )
 
-_LOG_LINES = 20
 
-
-async def see_engine(engine: Engine, store: Store, cluster: Cluster, config: Config) -> EngineSeen:
+async def see_engine(
+    engine: Engine, store: Store, cluster: Cluster, tails: LogTails, config: Config
+) -> EngineSeen:
     """Everything that `plan_engine` wants to know."""
     namespace, name = engine.meta.namespace, engine.meta.name
     jobs = [job_of(raw) for raw in store.refer(JOB, namespace, f"engine={name}")]
@@ -39,7 +40,7 @@ async def see_engine(engine: Engine, store: Store, cluster: Cluster, config: Con
         source=_claim(store, namespace, engine.spec.model.claim_name),
         jobs=own,
         pods=pods,
-        progress=await _progress(own, pods, cluster),
+        progress=await _progress(own, pods, tails),
     )
 
 
@@ -66,15 +67,14 @@ async def _build_pods(
 
 
 async def _progress(
-    jobs: tuple[Job, ...], pods: tuple[Pod, ...], cluster: Cluster
+    jobs: tuple[Job, ...], pods: tuple[Pod, ...], tails: LogTails
 ) -> dict[str, Progress]:
     """Newest progress of each Job that has a running pod."""
     going = {job.meta.name for job in jobs if not (job.finished_at or job.meta.deleting)}
     found: dict[str, Progress] = {}
     for pod in pods:
         if pod.running and pod.job_name in going:
-            log = await cluster.pod_log(pod.meta.namespace, pod.meta.name, _LOG_LINES)
-            progress = last_progress(log)
+            progress = await tails.progress(pod)
             if progress is not None:
                 found[pod.job_name] = progress
     return found

@@ -156,9 +156,9 @@ def _ready(engine: EngineStatus) -> Situation:
 
 def _retire(job: Job | None, now: datetime, config: Config) -> tuple[Action, ...]:
     """A finished Job is kept for its logs for a while."""
-    if job is None or job.meta.deleting:
+    if job is None or job.meta.deleting or job.finished_at is None:
         return ()
-    ends = (job.finished_at or now) + timedelta(seconds=config.job_retention_seconds)
+    ends = job.finished_at + timedelta(seconds=config.job_retention_seconds)
     left = (ends - now).total_seconds()
     return (_delete(job),) if left <= 0 else (Requeue(left),)
 
@@ -185,6 +185,9 @@ def _record(build: Build, state: str) -> BuildStatus:
 
 
 def _going(build: Build, pods: Sequence[Pod], progress: Progress | None) -> Step:
+    proven = outcome.early(build, pods)
+    if proven is not None:
+        return _proven(build, proven.engine)
     running = _record(build, RUNNING)
     pod = pods[0] if pods else None
     if pod is not None and pod.running:
@@ -204,13 +207,17 @@ def _ended(build: Build, job: Job, pods: Sequence[Pod]) -> Step:
     verdict = outcome.judge(build, job, pods)
     match verdict:
         case outcome.Proven(engine):
-            return Step(_ready(engine), build=_record(build, SUCCEEDED), engine=engine)
+            return _proven(build, engine)
         case outcome.Refused(situation):
             return _failed(build, situation)
         case outcome.Lost(situation):
             return Step(situation, (_delete(job),), build=_record(build, RUNNING))
         case outcome.Pending(situation):
             return Step(situation, (Requeue(1.0),), build=_record(build, RUNNING))
+
+
+def _proven(build: Build, engine: EngineStatus) -> Step:
+    return Step(_ready(engine), build=_record(build, SUCCEEDED), engine=engine)
 
 
 def _failed(build: Build, situation: Situation) -> Step:

@@ -48,9 +48,9 @@ Verdict = Proven | Refused | Lost | Pending
 
 def judge(build: Build, job: Job, pods: Sequence[Pod]) -> Verdict:
     """The verdict on an ended Job. `pods` are those of the Job, the youngest first."""
-    report = _report(pods)
     if job.complete:
-        return _complete(build, report, pods)
+        return _complete(build, pods)
+    report = _report(pods)
     if isinstance(report, Failed):
         return Refused(stalled(report.reason.value, _with_tries(report.message, job)))
     if job.failed == "DeadlineExceeded":
@@ -58,9 +58,17 @@ def judge(build: Build, job: Job, pods: Sequence[Pod]) -> Verdict:
     return Refused(_unreported(build, job, pods))
 
 
+def early(build: Build, pods: Sequence[Pod]) -> Proven | None:
+    """An engine whose pod has reported it while its Job still takes notice of that."""
+    report = _report(pods)
+    if isinstance(report, Succeeded) and _SAFE_PATH.match(report.path):
+        return Proven(_engine(build, report))
+    return None
+
+
 def retrying(pods: Sequence[Pod]) -> Situation | None:
     """Between two tries: what the last one said."""
-    ended = [pod for pod in pods if pod.termination is not None]
+    ended = [pod for pod in pods if pod.termination is not None and pod.termination.exit_code != 0]
     if not ended:
         return None
     report = _report(ended)
@@ -79,9 +87,10 @@ def _report(pods: Sequence[Pod]) -> Succeeded | Failed | None:
     return success or next(iter(reports), None)
 
 
-def _complete(build: Build, report: Succeeded | Failed | None, pods: Sequence[Pod]) -> Verdict:
-    if isinstance(report, Succeeded) and _SAFE_PATH.match(report.path):
-        return Proven(_engine(build, report))
+def _complete(build: Build, pods: Sequence[Pod]) -> Verdict:
+    proven = early(build, pods)
+    if proven is not None:
+        return proven
     if not pods:
         text = "the build is complete but its pod is gone with the report; asking the store again"
         return Lost(reconciling(reasons.BUILD_LOST, text))

@@ -388,3 +388,11 @@ def test_event_and_transition_time_only_on_a_transition() -> None:
     assert not of_type(actions, Emit)
     times = {c.last_transition_time for c in status_of(actions).conditions}
     assert times == {"2026-11-01T12:00:00Z"}
+
+
+def test_report_of_a_pod_is_believed_before_its_job_notices() -> None:
+    subject = engine()
+    name = job_name(subject)
+    ended = pod("p", name, terminated(succeeded()))
+    actions = plan(subject, seen_with(subject, job(name), ended))
+    assert told(actions)[:2] == (Health.READY, reasons.ENGINE_READY)
