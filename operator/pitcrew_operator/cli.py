@@ -51,8 +51,10 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
 
 def explain(error: ValidationError) -> str:
     """One line for each wrong setting, by the name of its variable."""
+    variables = {field.alias or name: name.upper() for name, field in Config.model_fields.items()}
+    variables |= {name: name.upper() for name in Config.model_fields}
     lines = (
-        f"{PREFIX}{str(problem['loc'][0]).upper()}: {problem['msg']} (set the variable)"
+        f"{PREFIX}{variables[str(problem['loc'][0])]}: {problem['msg']} (set the variable)"
         for problem in error.errors(include_url=False)
     )
     return "pitcrew-operator: wrong settings\n" + "\n".join(f"  {line}" for line in lines)

@@ -28,10 +28,10 @@ def application(metrics: Metrics, problem: Callable[[], str | None]) -> web.Appl
 @asynccontextmanager
 async def serve(app: web.Application, port: int) -> AsyncIterator[int]:
     """Serve on every interface; yields the port (the one that was found for 0)."""
-    runner = web.AppRunner(app, access_log=None)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, host="0.0.0.0", port=port, shutdown_timeout=1.0)  # noqa: S104
+        site = web.TCPSite(runner, host="0.0.0.0", port=port)  # noqa: S104
         await site.start()
         yield runner.addresses[0][1]
     finally:

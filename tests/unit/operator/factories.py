@@ -31,9 +31,10 @@ ENGINE_STATUS: dict[str, Any] = {
 }
 
 
-def meta(name: str, uid: str = "", **more: object) -> dict[str, Any]:
+def meta(default_name: str, uid: str = "", **more: object) -> dict[str, Any]:
     """Metadata with the usual fields."""
-    base = {"name": name, "namespace": NAMESPACE, "uid": uid or f"uid-{name}", "generation": 1}
+    uid = uid or f"uid-{default_name}"
+    base = {"name": default_name, "namespace": NAMESPACE, "uid": uid, "generation": 1}
     return base | more
 
 

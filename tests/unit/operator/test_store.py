@@ -1,0 +1,161 @@
+"""The view of the cluster: newer wins, deletions stay, references find."""
+
+from typing import Any
+
+import pytest
+
+from pitcrew_operator.config import Config
+from pitcrew_operator.dispatch import concerned
+from pitcrew_operator.kinds import (
+    CLAIM,
+    DEPLOYMENT,
+    ENGINE,
+    JOB,
+    POD,
+    SERVICE,
+    WATCHED,
+    Kind,
+    Raw,
+    kind_of,
+)
+from pitcrew_operator.manifests.names import DEPLOYMENT_LABEL, ENGINE_LABEL
+from pitcrew_operator.reconcile import Key
+from pitcrew_operator.store import Store
+from tests.unit.operator.factories import CONFIG, NAMESPACE, deployment_raw, engine_raw, meta
+
+
+class Heard:
+    """Remembers what the store told."""
+
+    def __init__(self) -> None:
+        self.changes: list[tuple[Kind, Raw]] = []
+        self.store = Store(lambda kind, raw: self.changes.append((kind, raw)))
+
+    @property
+    def names(self) -> list[str]:
+        return [raw["metadata"]["name"] for _, raw in self.changes]
+
+
+@pytest.fixture
+def heard() -> Heard:
+    return Heard()
+
+
+def job(name: str, version: int = 1, uid: str = "u", **labels: str) -> dict[str, Any]:
+    return {"metadata": meta(name, uid, resourceVersion=str(version), labels=labels)}
+
+
+def test_older_version_does_not_replace_a_newer_one(heard: Heard) -> None:
+    heard.store.put(JOB, job("a", 10) | {"status": {"active": 1}})
+    heard.store.put(JOB, job("a", 9))
+    heard.store.put(JOB, job("a", 10))
+    assert heard.names == ["a"]
+    known = heard.store.get(JOB, NAMESPACE, "a")
+    assert known is not None
+    assert known["status"] == {"active": 1}
+
+
+def test_versions_are_compared_as_numbers(heard: Heard) -> None:
+    heard.store.put(JOB, job("a", 9))
+    heard.store.put(JOB, job("a", 10))
+    assert heard.names == ["a", "a"]
+
+
+def test_new_life_replaces_an_old_one_whatever_its_version(heard: Heard) -> None:
+    heard.store.put(JOB, job("a", 10, "first"))
+    heard.store.put(JOB, job("a", 3, "second"))
+    known = heard.store.get(JOB, NAMESPACE, "a")
+    assert known is not None
+    assert known["metadata"]["uid"] == "second"
+
+
+def test_late_answer_does_not_bring_a_deleted_object_back(heard: Heard) -> None:
+    heard.store.put(JOB, job("a", 1))
+    heard.store.remove(JOB, job("a", 5))
+    heard.store.put(JOB, job("a", 4))
+    assert heard.store.get(JOB, NAMESPACE, "a") is None
+
+
+def test_deletion_of_an_old_life_leaves_the_new_one(heard: Heard) -> None:
+    heard.store.put(JOB, job("a", 8, "second"))
+    heard.store.remove(JOB, job("a", 7, "first"))
+    assert heard.store.get(JOB, NAMESPACE, "a") is not None
+
+
+def test_listing_removes_what_it_lacks_but_not_what_is_younger(heard: Heard) -> None:
+    heard.store.put(JOB, job("gone", 5, "u1"))
+    heard.store.put(JOB, job("young", 50, "u2"))
+    heard.store.replace(JOB, [job("listed", 7, "u3")], "40", None)
+    assert {raw["metadata"]["name"] for raw in heard.store.all(JOB)} == {"listed", "young"}
+    assert heard.names[-1] == "gone"
+
+
+def test_listing_of_one_namespace_leaves_the_others(heard: Heard) -> None:
+    heard.store.put(JOB, job("a", 5))
+    heard.store.replace(JOB, [], "40", "elsewhere")
+    assert heard.store.count(JOB) == 1
+
+
+def test_references_follow_changes(heard: Heard) -> None:
+    heard.store.put(JOB, job("a", 1, "u", **{ENGINE_LABEL: "one"}))
+    heard.store.put(JOB, job("a", 2, "u", **{ENGINE_LABEL: "two"}))
+    assert heard.store.refer(JOB, NAMESPACE, "engine=one") == []
+    assert len(heard.store.refer(JOB, NAMESPACE, "engine=two")) == 1
+    heard.store.remove(JOB, job("a", 3))
+    assert heard.store.refer(JOB, NAMESPACE, "engine=two") == []
+
+
+def test_only_what_is_read_is_kept(heard: Heard) -> None:
+    managed = {"managedFields": [{"manager": "x"}]}
+    spec = {"containers": [{"image": "i", "env": [{"name": "SECRET"}]}], "volumes": [1]}
+    heard.store.put(POD, {"metadata": meta("p", **managed), "spec": spec})
+    known = heard.store.get(POD, NAMESPACE, "p")
+    assert known is not None
+    assert "managedFields" not in known["metadata"]
+    assert known["spec"] == {"containers": [{"image": "i"}]}
+
+
+def filled() -> Store:
+    store = Store(lambda kind, raw: None)
+    store.put(ENGINE, engine_raw())
+    store.put(ENGINE, engine_raw({"store": {"claimName": "mine"}}, name="other", uid="o"))
+    store.put(DEPLOYMENT, deployment_raw())
+    return store
+
+
+TINY, OTHER = Key(ENGINE, NAMESPACE, "tiny"), Key(ENGINE, NAMESPACE, "other")
+CHAT = Key(DEPLOYMENT, NAMESPACE, "chat")
+
+CONCERNED: list[tuple[Kind, Raw, set[Key]]] = [
+    (ENGINE, engine_raw(), {TINY, CHAT}),
+    (DEPLOYMENT, deployment_raw(), {CHAT}),
+    (JOB, job("j", **{ENGINE_LABEL: "tiny"}), {TINY}),
+    (SERVICE, job("s", **{DEPLOYMENT_LABEL: "chat"}), {CHAT}),
+    (POD, job("p"), set()),
+    (CLAIM, {"metadata": meta("checkpoints")}, {TINY, OTHER}),
+    (CLAIM, {"metadata": meta("mine")}, {OTHER}),
+    (CLAIM, {"metadata": meta(CONFIG.store_claim)}, {TINY}),
+    (CLAIM, {"metadata": meta("unrelated")}, set()),
+]
+
+
+@pytest.mark.parametrize(("kind", "raw", "keys"), CONCERNED)
+def test_a_change_concerns(kind: Kind, raw: Raw, keys: set[Key]) -> None:
+    assert set(concerned(kind, raw, filled(), CONFIG)) == keys
+
+
+def test_default_store_has_the_configured_name() -> None:
+    config = Config(builder_image="b", runtime_image="r", store_claim="shelf")
+    keys = set(concerned(CLAIM, {"metadata": meta("shelf")}, filled(), config))
+    assert keys == {TINY}
+
+
+@pytest.mark.parametrize("kind", WATCHED, ids=lambda kind: kind.kind)
+def test_kinds_are_found_by_their_manifests(kind: Kind) -> None:
+    assert kind_of({"apiVersion": kind.api_version, "kind": kind.kind}) is kind
+
+
+def test_paths() -> None:
+    assert POD.path("a", "b", "log") == "/api/v1/namespaces/a/pods/b/log"
+    assert ENGINE.path(None) == "/apis/pitcrew.dev/v1alpha1/llmengines"
+    assert JOB.path("a", "../x") == "/apis/batch/v1/namespaces/a/jobs/..%2Fx"
