@@ -4,6 +4,11 @@ import asyncio
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes says more about the machine's other guests than about the code.
+settings.register_profile("pitcrew", deadline=None)
+settings.load_profile("pitcrew")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from pitcrew_builder import __version__
 from pitcrew_runtime.core.waiting import Policy
@@ -29,16 +29,14 @@ _UNITS = {"": 1, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `pitcrew-serve`."""
-    options = _parser().parse_args(arguments)
-    # The first process of a container has no default handler: told to stop while it still loads,
-    # it would go on until it is killed.
-    signal.signal(signal.SIGTERM, _stop_at_once)
     logging.basicConfig(
-        level=options.log_level.upper(),
+        level=logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
+    options = argparse.Namespace(termination_log=None)
     try:
+        _parser().parse_args(arguments, options)
         _serve(options)
     except StartupError as error:
         print(error.line, file=sys.stderr)
@@ -53,6 +51,10 @@ def _stop_at_once(number: int, frame: FrameType | None) -> None:
 
 
 def _serve(options: argparse.Namespace) -> None:
+    # The first process of a container has no default handler: told to stop while it still loads,
+    # it would go on until it is killed.
+    signal.signal(signal.SIGTERM, _stop_at_once)
+    logging.getLogger().setLevel(options.log_level.upper())
     settings = _settings(options)
     # Imported late: `--help` and a wrong option need no HTTP server.
     from pitcrew_runtime.serve import serve
@@ -85,8 +87,15 @@ def _settings(options: argparse.Namespace) -> "Settings":
     )
 
 
+class _Parser(argparse.ArgumentParser):
+    """A wrong option is a start-up fault like any other: Kubernetes is told of it."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InvalidOption(f"{message}; see pitcrew-serve --help")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="pitcrew-serve", description="Serve an engine over an OpenAI-compatible HTTP API."
     )
     add = parser.add_argument

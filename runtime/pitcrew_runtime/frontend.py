@@ -51,6 +51,8 @@ class _Ticket:
     arrival: float
     first_token: float | None = None
     tokens: int = 0
+    dropped: Finish | None = None
+    """Why its reader has had enough."""
 
 
 @dataclass(eq=False)
@@ -86,11 +88,11 @@ class Generation:
         self._mail.append(update)
         self._rings.set()
 
-    def drop(self, index: int) -> None:
-        """Cancel one prompt: nothing more comes of it."""
+    def drop(self, index: int, reason: Finish = Finish.CANCELLED) -> None:
+        """Cancel one prompt: nothing more comes of it. `reason` is what the metrics count."""
         for request_id in [key for key, value in self.indices.items() if value == index]:
             del self.indices[request_id]
-            self.frontend.cancel(request_id)
+            self.frontend.cancel(request_id, reason)
 
     def close(self) -> None:
         """Cancel all that has not ended."""
@@ -137,8 +139,10 @@ class Frontend:
             raise
         return generation
 
-    def cancel(self, request_id: int) -> None:
+    def cancel(self, request_id: int, reason: Finish = Finish.CANCELLED) -> None:
         """End a request within a step."""
+        if request_id in self._tickets:
+            self._tickets[request_id].dropped = reason
         self._loop.cancel(request_id)
 
     def deliver(self, report: StepReport, now: float) -> None:
@@ -205,7 +209,7 @@ class Frontend:
                 self._metrics.first_token.observe(now - ticket.arrival)
         if update.finish is not None:
             self._measure(ticket, now)
-            self._end(update.request_id, update.finish)
+            self._end(update.request_id, ticket.dropped or update.finish)
 
     def _measure(self, ticket: _Ticket, now: float) -> None:
         self._metrics.duration.observe(now - ticket.arrival)

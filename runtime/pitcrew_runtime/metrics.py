@@ -19,6 +19,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from pitcrew_runtime.core.engine import Gauges, StepReport
+from pitcrew_runtime.core.request import Finish
 
 # A creation time beside every counter would double the text that is scraped, for nobody.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -79,6 +80,8 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
+        for reason in Finish:  # a counter that is born at 1 has no rate
+            self.finished.labels(reason.value)
         self.refused = Counter(
             "pitcrew_requests_refused",
             "HTTP requests answered with an error, by status code.",

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pitcrew_builder.manifest import Canary
 from pitcrew_runtime.core.engine import Engine
 from pitcrew_runtime.core.request import Finish, Request
-from pitcrew_runtime.errors import CanaryMismatch, InvalidRequest, QueueFull
+from pitcrew_runtime.errors import CanaryMismatch, InvalidRequest, NotEnoughMemory, QueueFull
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,10 @@ def check_canary(engine: Engine, canary: Canary, clock: Clock) -> None:
     """Raises `CanaryMismatch` unless the engine repeats what its builder saw."""
     if not canary.continuation:
         return
-    (found,) = generate(engine, [canary.prompt], len(canary.continuation), clock)
+    try:
+        (found,) = generate(engine, [canary.prompt], len(canary.continuation), clock)
+    except InvalidRequest as error:
+        raise NotEnoughMemory(f"the canary does not fit into the KV pool: {error}") from error
     if tuple(found) != canary.continuation:
         raise CanaryMismatch(
             f"greedy tokens {found} differ from the manifest's {list(canary.continuation)}: this "

@@ -7,7 +7,7 @@ one sequence's keys under another's eyes. Pages are counted by reference: `share
 owner read what the first has written. The file knows no tensor and no scheduler.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from pitcrew_runtime.errors import InvariantViolated
 
@@ -38,7 +38,7 @@ class PageAllocator:
         return self.total - len(self._free)
 
     @property
-    def owners(self) -> Iterable[int]:
+    def owners(self) -> Collection[int]:
         """Everyone who holds pages."""
         return self._table.keys()
 

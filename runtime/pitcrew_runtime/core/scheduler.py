@@ -17,7 +17,7 @@ from pitcrew_runtime.core.pages import PageAllocator
 from pitcrew_runtime.core.request import Finish, Request, Sampled, Update
 from pitcrew_runtime.core.sequence import Sequence
 from pitcrew_runtime.core.waiting import Policy, WaitingRoom
-from pitcrew_runtime.errors import InvalidRequest, QueueFull
+from pitcrew_runtime.errors import InvalidRequest, InvariantViolated, QueueFull
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +125,7 @@ class Scheduler:
         self._continue_decoding(draft)
         self._continue_prefilling(draft)
         self._admit(draft)
+        self._check_owners()
         return Plan(
             StepBatch(tuple(draft.rows), self.limits.page_size),
             tuple(draft.sequences),
@@ -206,6 +207,13 @@ class Scheduler:
             self.pages.extend(sequence.id, self._pages_for(len(sequence.tokens)))
             draft.admitted.append(sequence)
             self._row(draft, sequence, min(sequence.remaining, draft.budget))
+
+    def _check_owners(self) -> None:
+        """Only running sequences hold pages, and all of them do: a page that leaked would show."""
+        if len(self.pages.owners) != len(self._running):
+            raise InvariantViolated(
+                f"{len(self.pages.owners)} owners hold pages, {len(self._running)} sequences run"
+            )
 
     def _has_room(self, sequence: Sequence) -> bool:
         """All its known tokens fit, and each running sequence can still cross into a next page."""

@@ -13,6 +13,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from pitcrew_runtime.core.request import Finish
 from pitcrew_runtime.errors import RequestError
 from pitcrew_runtime.frontend import Generation
 from pitcrew_runtime.server import problems
@@ -82,7 +83,7 @@ class Answer:
         async for index, update in self._generation:
             delta = self._choices[index].feed(update)
             if delta.finish is not None and update.finish is None:
-                self._generation.drop(index)
+                self._generation.drop(index, Finish.STOP)
             yield delta
 
     def _says_more(self, delta: Delta) -> bool:

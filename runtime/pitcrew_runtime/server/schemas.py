@@ -48,7 +48,7 @@ class StreamOptions(_Body):
 class SamplingBody(_Body):
     """What both endpoints share."""
 
-    model: str
+    model: Annotated[str, Field(max_length=256)]
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None

@@ -214,7 +214,10 @@ def test_a_canary_that_sings_another_song(copy: Path, tmp_path: Path) -> None:
     ("options", "says"),
     [
         (("--kv-memory", "1000"), "NotEnoughMemory: a KV page takes 49152 bytes"),
-        (("--kv-memory", "1Ki"), "NotEnoughMemory: "),
+        (("--kv-memory", "48Ki"), "NotEnoughMemory: the canary does not fit into the KV pool"),
+        (("--kv-memory", "5MB"), "InvalidOption: argument --kv-memory: '5MB' is not a size"),
+        (("--what",), "InvalidOption: unrecognized arguments: --what"),
+        (("--port", "70000"), "InvalidOption: argument --port: 70000 is not a TCP port"),
         (("--max-batch-size", "64"), "InvalidOption: --max-batch-size 64: the engine was built"),
         (("--max-step-tokens", "32"), "InvalidOption: max_step_tokens: 32"),
         (("--api-key-file", "/nowhere"), "InvalidOption: --api-key-file /nowhere"),

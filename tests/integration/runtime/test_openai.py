@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from tests.integration.runtime.conftest import CHECKPOINTS
-from tests.integration.runtime.servers import Server, token_ids
+from tests.integration.runtime.servers import Server, token_ids, wait_until
 
 PROMPT = "And God said, Let there be"
 VERSES = [PROMPT, "In the beginning", "HAMLET:\nTo be, or not", "Blessed are the", "😀 €"]
@@ -126,6 +126,7 @@ def test_stop_strings_are_cut_off(kjv: Server) -> None:
     stop = free[20:26]
     cut = ask(kjv, PROMPT, max_tokens=60, stop=[stop]).choices[0]
     assert (cut.text, cut.finish_reason) == (free[: free.index(stop)], "stop")
+    wait_until(kjv.empty, "the rest is not computed")
 
 
 def test_stop_tokens_end_and_do_not_show(kjv: Server) -> None:

@@ -1,0 +1,50 @@
+import pytest
+
+from pitcrew_builder.manifest import Manifest
+from pitcrew_runtime.assembly import Tuning, limits_for, pool_pages, within_pool
+from pitcrew_runtime.errors import InvalidOption, NotEnoughMemory
+from tests.unit.runtime.test_server import manifest as echo_manifest
+
+MANIFEST: Manifest = echo_manifest()
+PAGE_BYTES = 4 * MANIFEST.kv_bytes_per_token
+USEFUL = 4 * 64 // 4
+"""Pages that a full batch of longest sequences can use."""
+
+
+def pages(wanted: int | None, free: int) -> int:
+    return pool_pages(MANIFEST, limits_for(MANIFEST, Tuning()), wanted, free)
+
+
+def test_the_pool_takes_a_fraction_of_what_is_free() -> None:
+    assert pages(None, 20 * PAGE_BYTES) == 16
+    assert pages(None, 1 << 40) == USEFUL
+
+
+def test_the_pool_takes_what_it_is_given_up_to_its_use() -> None:
+    assert pages(7 * PAGE_BYTES + 1, 1 << 40) == 7
+    assert pages(1 << 50, 1 << 40) == USEFUL
+
+
+@pytest.mark.parametrize(
+    ("wanted", "free", "says"),
+    [
+        (PAGE_BYTES - 1, 1 << 40, r"a KV page takes 32 bytes, but the pool may have 31"),
+        (None, PAGE_BYTES, "raise --kv-memory or the memory limit"),
+        (9 * PAGE_BYTES, 8 * PAGE_BYTES, "only 256 bytes are free"),
+    ],
+)
+def test_a_pool_that_does_not_fit(wanted: int | None, free: int, says: str) -> None:
+    with pytest.raises(NotEnoughMemory, match=says):
+        pages(wanted, free)
+
+
+def test_sequences_are_no_longer_than_the_pool() -> None:
+    limits = limits_for(MANIFEST, Tuning())
+    assert within_pool(limits, 5).max_sequence_length == 20
+    assert within_pool(limits, 500).max_sequence_length == 64
+
+
+def test_the_batch_is_no_larger_than_the_engine() -> None:
+    assert limits_for(MANIFEST, Tuning(max_batch_size=2)).max_running == 2
+    with pytest.raises(InvalidOption, match="--max-batch-size 5: the engine was built for 4"):
+        limits_for(MANIFEST, Tuning(max_batch_size=5))
