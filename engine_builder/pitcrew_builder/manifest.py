@@ -118,7 +118,8 @@ class GraphInterface(Model):
              embedding), which the caller writes into the pools.
 
     A new token attends to its sequence's first `context_lengths` pooled tokens and, causally, to
-    the new tokens before it; a row shorter than S is padded on the right.
+    the new tokens before it; a row shorter than S is padded on the right. Every slot of the pools
+    holds a finite number, used or not: a masked one counts with weight 0, which a NaN survives.
     """
 
     graph: str = Field(description="Path of the rank's graph in the engine directory.")

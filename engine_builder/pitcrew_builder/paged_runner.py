@@ -79,6 +79,8 @@ def _open(graph: Path) -> "onnxruntime.InferenceSession":
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    # A build shares its cores; threads that spin between two operators would take them all.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # Packing would copy every matrix; the proof reads them as they are mapped from the file.
     options.add_session_config_entry("session.disable_prepacking", "1")
     try:

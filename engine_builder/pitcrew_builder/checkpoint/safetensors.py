@@ -82,7 +82,7 @@ def _tensor(name: str, entry: Any, file: Path, start: int, room: int) -> TensorI
         dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
     except (TypeError, KeyError, ValueError):
         _refuse(file, f"{where} lacks dtype, shape or data_offsets")
-    if dtype not in WIDTHS:
+    if not isinstance(dtype, str) or dtype not in WIDTHS:
         _refuse(file, f"{where} has the unknown dtype {str(dtype)[:40]!r}")
     if not isinstance(shape, list) or not all(_is_count(item) for item in shape):
         _refuse(file, f"{where} has the shape {str(shape)[:80]}, not a list of counts")

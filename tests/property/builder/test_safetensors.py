@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pitcrew_builder.checkpoint.safetensors import WIDTHS, read_header
@@ -95,6 +95,9 @@ ENTRIES = st.fixed_dictionaries(
 
 
 @given(st.dictionaries(NAMES, ENTRIES | JUNK, max_size=3) | JUNK, st.binary(max_size=16))
+@example({"x": {"dtype": [], "shape": [], "data_offsets": [0, 0]}}, b"")
+@example({"x": {"dtype": "F32", "shape": [True], "data_offsets": [0, 4]}}, b"0000")
+@example({"x": {"dtype": "F32", "shape": [1], "data_offsets": [0.0, 4]}}, b"0000")
 def test_any_json_is_refused_or_read(header: Any, data: bytes) -> None:  # noqa: ANN401
     _read(_file(json.dumps(header).encode(), data))
 
