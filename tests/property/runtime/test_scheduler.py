@@ -99,6 +99,9 @@ class World:
             self._step(step)
         pytest.fail("the engine never became idle")
 
+    def holdings(self) -> dict[int, tuple[int, ...]]:
+        return {owner: tuple(self.allocator.pages_of(owner)) for owner in self.allocator.owners}
+
     def _submit(self, number: int, life: Life, step: int) -> None:
         request = Request(number, life.prompt, life.max_tokens, float(step), stop_tokens=life.stop)
         try:
@@ -179,9 +182,11 @@ def test_rollback_restores_the_reservations(limits: Limits, everyone: list[Life]
     for number, life in enumerate(everyone):
         world._submit(number, life, 0)
     while not world.engine.idle:
+        before = world.holdings()
         plan = world.scheduler.plan()
         world.scheduler.rollback(plan)
         world.allocator.audit()
+        assert world.holdings().items() <= before.items(), "only a preemption changes them"
         again = world.scheduler.plan()
         assert {row.sequence_id: list(row.tokens) for row in again.batch.rows} == {
             row.sequence_id: list(row.tokens) for row in plan.batch.rows
