@@ -35,8 +35,8 @@ def free_bytes(directory: Path) -> int:
 
 def _full(directory: Path, needed: int, what: str) -> DiskFull:
     return DiskFull(
-        f"{what} needs {_mib(needed + MARGIN)} at {directory}, and {_mib(free_bytes(directory))} are "
-        f"free; free space on that volume, enlarge it or lift its quota, and build again"
+        f"{what} needs {_mib(needed + MARGIN)}, and {_mib(free_bytes(directory))} are free on the "
+        f"volume of {directory}; free space there, enlarge it or lift its quota, and build again"
     )
 
 

@@ -13,6 +13,8 @@ def show(path: Path) -> None:
     """Print an engine's identity, shape, sizes and timings."""
     manifest = open_engine(path, digests=False)
     table = Table(title=manifest.tag, show_header=False, title_justify="left")
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for name, value in _rows(manifest):
         table.add_row(name, value)
     Console().print(table)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from urllib.parse import unquote, urlparse
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -31,6 +31,8 @@ class Hub:
     """List another digest of the weights than theirs."""
     cut_after: int | None = None
     """Send this many bytes of the next large file, then hang up; once."""
+    stall: Event | None = None
+    """Keep large files waiting until this is set, then hang up."""
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)
     """Method, path and Range header, in order."""
     endpoint: str = ""
@@ -127,6 +129,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         cut = self.hub.cut_after
         if self.command == "GET":
+            if self.hub.stall is not None and "safetensors" in self.path:
+                self.hub.stall.wait(timeout=60)
+                return
             if cut is not None and cut < len(body) and "safetensors" in self.path:
                 self.hub.cut_after = None
                 body = body[:cut]

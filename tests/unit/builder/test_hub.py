@@ -1,14 +1,19 @@
 """Building from a hub: pinned, resumed, authenticated, and honest about what went wrong."""
 
 import json
+import signal
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
 
-from pitcrew_builder.report import EXIT_RETRY, FailureReason
+from pitcrew_builder.report import EXIT_RETRY, Failed, FailureReason, parse_outcome
 from tests.unit.builder import checkpoints
 from tests.unit.builder.conftest import Build, Run
 from tests.unit.builder.hub_server import COMMIT, Hub, serve
@@ -155,6 +160,27 @@ def test_a_hub_that_is_down_is_worth_a_retry(run_build: Run) -> None:
         build = run_build("acme/tiny", "--endpoint", f"http://127.0.0.1:{port}")
     assert build.failed.reason is FailureReason.HUB_UNREACHABLE
     assert build.failed.retryable
+
+
+def test_a_stalled_download_can_be_cancelled(tmp_path: Path, hub: Hub) -> None:
+    hub.stall = Event()
+    outcome = tmp_path / "outcome.json"
+    command = [sys.executable, "-m", "pitcrew_builder.cli", "build", "--model", "acme/tiny"]
+    where = ["--endpoint", hub.endpoint, "--store", tmp_path / "store", "--cache", tmp_path / "c"]
+    arguments = [*command, *where, "--outcome", outcome, "--progress", "none"]
+    with subprocess.Popen([str(item) for item in arguments]) as process:
+        deadline = time.monotonic() + 60
+        while WEIGHTS not in hub.downloads():
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(timeout=30)
+    hub.stall.set()
+    told = parse_outcome(outcome.read_text())
+    assert isinstance(told, Failed)
+    assert told.reason is FailureReason.CANCELLED
+    assert code == EXIT_RETRY
 
 
 @pytest.mark.parametrize("kind", ["pickle", "code", "path"])
