@@ -61,8 +61,7 @@ RUN /opt/backend/bin/python3 -m hatchling build -t wheel -d /dist \
 # --- What is shipped: a Python, a virtual environment, no installer, no rights. ------------------
 FROM ${BASE_IMAGE} AS shipped
 ARG VERSION=dev
-LABEL org.opencontainers.image.source="https://pitcrew.dev" \
-      org.opencontainers.image.licenses="Apache-2.0" \
+LABEL org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}"
 # HOME is the one place that is writable under a read-only root: the pod mounts a volume there.
 ENV PATH=/opt/pitcrew/bin:/usr/local/bin:/usr/bin:/bin \

@@ -14,7 +14,7 @@ from devcluster.config import DATA, NODE, Config
 from devcluster.debian import Mirror
 from devcluster.errors import DevclusterError
 from devcluster.process import run, wait_until
-from devcluster.progress import Stage, note
+from devcluster.progress import Stage, clock, note
 from devcluster.record import Record
 
 SYSTEM_IMAGES = {
@@ -30,23 +30,29 @@ def up(config: Config, go: str, mirror: Mirror) -> Record:
         DevclusterError: some part did not come up in time; the message carries its log's end.
     """
     with locked(config.state / ".lock", "another up or down"):
-        began = time.monotonic()
         parts = make_parts(config, go, mirror)
         link_tools(config, parts)
-        made = time.monotonic()
-        started = node.running(config)
-        if not started:
-            node.stop(config)
-            pki.ensure(config, parts.addons / "bin" / "pki")
-            started = node.start(config, parts)
-        started = node.open_way_in(config, started)
+        began = time.monotonic()
+        found = node.running(config)
+        started = node.open_way_in(config, found or _start(config, parts))
         _converge(config, started, parts)
-        note(
-            f"cluster {config.name} is up: node Ready and DNS serving "
-            f"{time.monotonic() - made:.1f} s after its start (with builds: "
-            f"{time.monotonic() - began:.1f} s)"
-        )
+        note(_summary(config, found, parts, time.monotonic() - began))
         return started
+
+
+def _start(config: Config, parts: node.Parts) -> Record:
+    node.stop(config)  # whatever an earlier start or a crash may have left
+    pki.ensure(config, parts.addons / "bin" / "pki")
+    return node.start(config, parts)
+
+
+def _summary(config: Config, found: Record | None, parts: node.Parts, seconds: float) -> str:
+    if not found:
+        return f"cluster {config.name} is up after {clock(seconds)}"
+    current = (str(parts.kubernetes), str(parts.addons))
+    stale = (found.kubernetes, found.addons) != current
+    hint = "; it runs an older build, which `down` and `up` would renew" if stale else ""
+    return f"cluster {config.name} is up, and was before{hint}"
 
 
 def make_parts(config: Config, go: str, mirror: Mirror) -> node.Parts:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from devcluster import debian
 from devcluster.archive import MACHINES
-from devcluster.config import Config
+from devcluster.config import DATA, Config
 from devcluster.debian import Mirror
 from devcluster.errors import DevclusterError
 
@@ -50,6 +50,7 @@ class Facts:
     veth: bool
     mirror: str | None
     keyring: bool
+    cache_file_system: str
     disk_free: int
     port_free: bool
 
@@ -71,6 +72,7 @@ def gather(config: Config) -> Facts:
         veth=_veth(),
         mirror=debian.find_mirror(os.environ, debian.read_sources()),
         keyring=debian.KEYRING.is_file(),
+        cache_file_system=file_system_of(config.cache, Path("/proc/self/mountinfo").read_text()),
         disk_free=_disk_free(config.cache),
         port_free=_port_free(config.port),
     )
@@ -107,12 +109,18 @@ def mirror() -> Mirror:
 
 
 def _go() -> str:
-    try:
-        command = ["go", "env", "GOVERSION"]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
+    # Inside the module first: there Go answers with the newer toolchain that it would fetch for it.
+    # Where it may not, it refuses to answer there; elsewhere it tells its own version.
+    for directory in (DATA / "go" / "kubernetes", Path("/")):
+        try:
+            command = ["go", "env", "GOVERSION"]
+            done = subprocess.run(
+                command, cwd=directory, capture_output=True, text=True, check=True
+            )
+            return done.stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            continue
+    return ""
 
 
 def _file_systems() -> frozenset[str]:
@@ -136,6 +144,19 @@ def _succeeds(*command: str) -> bool:
         return subprocess.run(command, check=False, capture_output=True).returncode == 0
     except OSError:
         return False
+
+
+def file_system_of(path: Path, mountinfo: str) -> str:
+    """The kind of file system that holds `path`, such as ext4, from /proc/self/mountinfo."""
+    mounts = (line.partition(" - ") for line in mountinfo.splitlines())
+    points = [(Path(left.split(" ")[4]), right.split(" ")[0]) for left, _, right in mounts]
+    # The longest mount point that leads to the path; of two on one point the later covers the other.
+    over = [
+        (len(point.parts), i, kind)
+        for i, (point, kind) in enumerate(points)
+        if path.is_relative_to(point)
+    ]
+    return max(over)[2] if over else ""
 
 
 def _disk_free(path: Path) -> int:

@@ -99,5 +99,10 @@ def _room(facts: Facts, config: Config, *, needs_port: bool) -> Iterator[str]:
             f"{facts.disk_free / 1e9:.1f} GB free at {config.cache}, {DISK / 1e9:.0f} GB needed: "
             "make room or set PITCREW_CACHE to another disk"
         )
+    if facts.cache_file_system == "overlay":
+        yield (
+            f"{config.cache} is on an overlay file system, which cannot hold the layers of images: "
+            "set PITCREW_CACHE to a directory of a disk, in a container to one of a volume"
+        )
     if needs_port and not facts.port_free:
         yield f"port {config.port} is taken: choose another with --port or PITCREW_PORT"

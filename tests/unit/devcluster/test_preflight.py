@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from devcluster.config import Config
-from devcluster.machine import NAMESPACES, PROGRAMS, Facts
+from devcluster.machine import NAMESPACES, PROGRAMS, Facts, file_system_of
 from devcluster.preflight import parse_go, problems
 
 CONFIG = Config(Path("/cache"))
@@ -24,6 +24,7 @@ GOOD = Facts(
     veth=True,
     mirror="http://mirror.example/debian",
     keyring=True,
+    cache_file_system="ext4",
     disk_free=10**10,
     port_free=True,
 )
@@ -56,6 +57,7 @@ def test_a_good_machine_has_no_problem() -> None:
         ({"mirror": None}, ("Debian archive", "PITCREW_DEBIAN_MIRROR")),
         ({"keyring": False}, ("keyring", "debian-archive-keyring")),
         ({"disk_free": 10**9}, ("1.0 GB free at /cache", "6 GB", "PITCREW_CACHE")),
+        ({"cache_file_system": "overlay"}, ("/cache is on an overlay", "PITCREW_CACHE")),
         ({"port_free": False}, ("port 26443 is taken", "--port")),
     ],
 )
@@ -74,6 +76,18 @@ def test_all_problems_are_told_at_once() -> None:
 def test_another_system_is_told_nothing_else() -> None:
     (line,) = judge(replace(GOOD, system="Darwin", machine="arm64", uid=501, go=""))
     assert "Darwin on arm64" in line
+
+
+def test_the_file_system_of_a_path_is_that_of_the_nearest_mount() -> None:
+    mounts = """\
+1 0 8:1 / / rw - overlay overlay rw
+2 1 8:2 / /data rw,relatime shared:1 - ext4 /dev/sda2 rw
+3 1 8:3 / /data/fast rw - xfs /dev/sda3 rw
+4 1 8:4 / /data/fast rw - btrfs /dev/sda4 rw
+"""
+    kinds = {path: file_system_of(Path(path), mounts) for path in ("/x", "/data", "/data/fast/a")}
+    assert kinds == {"/x": "overlay", "/data": "ext4", "/data/fast/a": "btrfs"}
+    assert file_system_of(Path("/database"), mounts) == "overlay"
 
 
 def test_a_running_cluster_holds_its_own_port() -> None:
