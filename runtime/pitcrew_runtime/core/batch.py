@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pitcrew_runtime.core.request import Sampling
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """New tokens of one sequence.
 
     The tokens stand at positions `start`, `start + 1`, …; the `start` tokens before them are in

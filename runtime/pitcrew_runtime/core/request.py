@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +51,11 @@ class Finish(StrEnum):
     ERROR = "error"
 
 
-@dataclass(frozen=True, slots=True)
-class Sampled:
-    """One chosen token; log probabilities are of the untempered distribution."""
+class Sampled(NamedTuple):
+    """One chosen token; log probabilities are of the untempered distribution.
+
+    A tuple, as the other things are that every row of every step makes: quick to make.
+    """
 
     token: int
     logprob: float | None = None
@@ -60,8 +63,7 @@ class Sampled:
     """The best (token, log probability) pairs, best first."""
 
 
-@dataclass(frozen=True, slots=True)
-class Update:
+class Update(NamedTuple):
     """News of one request: a token, its end, or both."""
 
     request_id: int

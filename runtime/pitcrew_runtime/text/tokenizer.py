@@ -66,11 +66,6 @@ class Tokenizer:
         text: str = self._backend.decode(ids, skip_special_tokens=True)
         return text
 
-    def id_of(self, token: str) -> int | None:
-        """The id of a token by its name in the vocabulary."""
-        found: int | None = self._backend.token_to_id(token)
-        return found
-
     def detokenizer(self) -> Detokenizer:
         """A stream of its own."""
         return Detokenizer(self.decode)
