@@ -12,7 +12,7 @@ from copy import deepcopy
 from typing import Any
 
 from pitcrew_operator.errors import Gone, Rejected, Unavailable
-from pitcrew_operator.kinds import CHILDREN, JOB, OWNERS, POD, WORKLOAD, Kind, Raw, kind_of
+from pitcrew_operator.kinds import JOB, POD, WORKLOAD, Kind, Raw, kind_of
 from pitcrew_operator.views import JOB_NAME_LABEL
 
 Object = dict[str, Any]
@@ -30,6 +30,8 @@ class SimulatedCluster:
         self.logs: dict[str, str] = {}
         self.refuse_after: int | None = None
         """Writes that still succeed; afterwards the API server is away."""
+        self.listeners: list[Callable[[str, Kind, Object], None]] = []
+        """Told of every change at once, besides the watches in `pending`."""
         self._numbers = itertools.count(1)
 
     # What the operator uses.
@@ -103,7 +105,8 @@ class SimulatedCluster:
     def remove(self, kind: Kind, name: str) -> None:
         """Delete an object and whatever it owns."""
         found = self.objects.pop((kind, name))
-        self.pending.append(("DELETED", kind, deepcopy(found)))
+        found["metadata"]["resourceVersion"] = str(next(self._numbers))
+        self._tell("DELETED", kind, found)
         for child_kind, child in list(self.objects):
             owners = self.objects[child_kind, child]["metadata"].get("ownerReferences", ())
             if any(owner["uid"] == found["metadata"]["uid"] for owner in owners):
@@ -178,9 +181,13 @@ class SimulatedCluster:
     def _store(self, kind: Kind, found: Object) -> Object:
         found["metadata"] |= {"resourceVersion": str(next(self._numbers))}
         self.objects[kind, found["metadata"]["name"]] = found
-        if kind in (*OWNERS, *CHILDREN):
-            self.pending.append(("MODIFIED", kind, deepcopy(found)))
+        self._tell("MODIFIED", kind, found)
         return deepcopy(found)
+
+    def _tell(self, change: str, kind: Kind, found: Object) -> None:
+        self.pending.append((change, kind, deepcopy(found)))
+        for listener in self.listeners:
+            listener(change, kind, deepcopy(found))
 
 
 def _container(state: str, **fields: object) -> dict[str, Any]:

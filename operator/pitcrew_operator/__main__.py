@@ -1,0 +1,7 @@
+"""`python -m pitcrew_operator` is `pitcrew-operator`."""
+
+import sys
+
+from pitcrew_operator.cli import main
+
+sys.exit(main())

@@ -1,0 +1,124 @@
+"""The simulated cluster behind HTTP: kmock gives discovery, parsing and streaming.
+
+kmock's own emulator merges plain JSON and knows no server-side apply, versions or selectors, so its
+scaffold is used, and the state is that of the property tests.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import kmock
+
+from pitcrew_operator.errors import Rejected
+from pitcrew_operator.kinds import EVENT, WATCHED, Kind
+from tests.property.operator.simulation import Object, SimulatedCluster
+
+_META = ("v1/namespaces", "apiextensions.k8s.io/v1/customresourcedefinitions")
+
+
+class ApiServer:
+    """Serves one simulated cluster."""
+
+    def __init__(self) -> None:
+        self.cluster = SimulatedCluster()
+        self.http = kmock.KubernetesScaffold()
+        self.away = False
+        """Answer every request with 503, as in a restart."""
+        self.listings = 0
+        self._history: list[tuple[str, Kind, Object]] = []
+        self._news = asyncio.Event()
+        self.cluster.listeners.append(self._hear)
+        for path in _META:
+            self.http.resources[path].namespaced = False
+        self._declare()
+        self.http.fallback[kmock.action.LIST] << self._list
+        self.http.fallback[kmock.action.WATCH] << self._watch
+        self.http.fallback[kmock.action.FETCH] << self._fetch
+        self.http.fallback[kmock.action.CREATE] << self._create
+        self.http.fallback[kmock.action.UPDATE] << self._apply
+        self.http.fallback[kmock.action.DELETE] << self._delete
+
+    def _hear(self, change: str, kind: Kind, found: Object) -> None:
+        self._history.append((change, kind, found))
+        self._news.set()
+
+    def _declare(self) -> None:
+        for kind in (*WATCHED, EVENT):
+            prefix = f"{kind.group}/" if kind.group else ""
+            info = self.http.resources[f"{prefix}{kind.version}/{kind.plural}"]
+            info.namespaced, info.kind = True, kind.kind
+            info.verbs = {"list", "watch", "get", "patch"}
+
+    def _kind(self, request: kmock.Request) -> Kind:
+        if self.away:
+            raise kmock.KubernetesError(status=503, message="restarting")
+        found = request.resource
+        for kind in (*WATCHED, EVENT):
+            if found is not None and (found.group, found.plural) == (kind.group, kind.plural):
+                return kind
+        raise kmock.KubernetesError(status=404, message="no such resource")
+
+    async def _list(self, request: kmock.Request) -> dict[str, Any]:
+        kind = self._kind(request)
+        self.listings += 1
+        items, version = await self.cluster.list_all(kind, None)
+        selector = request.params.get("labelSelector", "")
+        chosen = [dict(item) for item in items if _matches(dict(item), selector)]
+        return {"metadata": {"resourceVersion": version}, "items": chosen}
+
+    async def _watch(self, request: kmock.Request) -> AsyncIterator[bytes | dict[str, Any]]:
+        kind = self._kind(request)
+        selector = request.params.get("labelSelector", "")
+        since = int(request.params.get("resourceVersion", "0"))
+        yield b""
+        seen = 0
+        while True:
+            news, seen = self._history[seen:], len(self._history)
+            for change, changed, found in news:
+                new = int(found["metadata"]["resourceVersion"]) > since
+                if changed is kind and new and _matches(found, selector):
+                    yield {"type": change, "object": found}
+            await self._more_than(seen)
+
+    async def _more_than(self, count: int) -> None:
+        while len(self._history) == count:
+            self._news.clear()
+            await self._news.wait()
+
+    async def _fetch(self, request: kmock.Request) -> bytes | dict[str, Any]:
+        kind, name = self._kind(request), request.name or ""
+        if request.subresource == "log":
+            return (await self.cluster.pod_log(request.namespace or "", name, 20)).encode()
+        found = await self.cluster.get(kind, request.namespace or "", name)
+        if found is None:
+            raise kmock.KubernetesError(status=404, message=f"{name} not found")
+        return dict(found)
+
+    async def _create(self, request: kmock.Request) -> dict[str, Any]:
+        self._kind(request)
+        await self.cluster.create_event(request.data)
+        return dict(request.data)
+
+    async def _apply(self, request: kmock.Request) -> dict[str, Any]:
+        self._kind(request)
+        assert request.params["fieldManager"] == "pitcrew"
+        assert request.headers["Content-Type"] == "application/apply-patch+yaml"
+        status = request.subresource == "status"
+        apply = self.cluster.apply_status if status else self.cluster.apply
+        try:
+            return dict(await apply(request.data))
+        except Rejected as error:
+            raise kmock.KubernetesError(status=error.status, message=error.message) from error
+
+    async def _delete(self, request: kmock.Request) -> dict[str, Any]:
+        kind, name = self._kind(request), request.name or ""
+        uid = request.data["preconditions"]["uid"]
+        await self.cluster.delete(kind, request.namespace or "", name, uid)
+        return {"kind": "Status", "status": "Success"}
+
+
+def _matches(found: Object, selector: str) -> bool:
+    labels = found["metadata"].get("labels") or {}
+    pairs = [part.partition("=") for part in selector.split(",") if part]
+    return all(labels.get(key) == value for key, _, value in pairs)
