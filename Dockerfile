@@ -49,16 +49,15 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 
 FROM backend AS project
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
-COPY operator operator
-COPY engine_builder engine_builder
-COPY runtime runtime
+# .dockerignore lets in only what the wheel is made of.
+COPY . .
 RUN /opt/backend/bin/python3 -m hatchling build -t wheel -d /dist \
     && python3 -m pip --python /opt/pitcrew/bin/python3 install --no-compile --no-deps --no-index \
        --prefix /opt/project /dist/*.whl \
     && python3 ${COMPILE} /opt/project/lib
 
 # --- What is shipped: a Python, a virtual environment, no installer, no rights. ------------------
+# What changes comes last, so that a new version is one small layer.
 FROM ${BASE_IMAGE} AS shipped
 ARG VERSION=dev
 LABEL org.opencontainers.image.licenses="Apache-2.0" \
@@ -73,19 +72,19 @@ USER 10001:10001
 
 FROM shipped AS operator
 LABEL org.opencontainers.image.title="pitcrew-operator"
+ENTRYPOINT ["pitcrew-operator"]
 COPY --from=operator-install /opt/pitcrew /opt/pitcrew
 COPY --from=project /opt/project /opt/pitcrew
-ENTRYPOINT ["pitcrew-operator"]
 
 FROM shipped AS builder
 LABEL org.opencontainers.image.title="pitcrew-builder"
+ENTRYPOINT ["pitcrew-build"]
 COPY --from=builder-install /opt/pitcrew /opt/pitcrew
 COPY --from=project /opt/project /opt/pitcrew
-ENTRYPOINT ["pitcrew-build"]
 
 FROM shipped AS runtime
 LABEL org.opencontainers.image.title="pitcrew-runtime"
 EXPOSE 8000
+ENTRYPOINT ["pitcrew-serve"]
 COPY --from=runtime-install /opt/pitcrew /opt/pitcrew
 COPY --from=project /opt/project /opt/pitcrew
-ENTRYPOINT ["pitcrew-serve"]
