@@ -14,7 +14,7 @@ from pitcrew_operator.cluster import Cluster, KubeCluster
 from pitcrew_operator.config import Config
 from pitcrew_operator.dispatch import concerned
 from pitcrew_operator.errors import ClusterError, Gone
-from pitcrew_operator.kinds import WATCHED, Kind, Raw
+from pitcrew_operator.kinds import OWNERS, WATCHED, Kind, Raw
 from pitcrew_operator.metrics import Metrics
 from pitcrew_operator.reconcile import Key, Reconciler
 from pitcrew_operator.store import Store
@@ -72,13 +72,19 @@ class Operator:
                 return
 
     async def resync(self) -> None:
-        """List again from time to time: a watch that reconnects can miss a deletion."""
+        """List and look at everything again from time to time.
+
+        A watch that reconnects can miss a deletion, and a pass that finds nothing to do is cheap.
+        """
         while True:
             await asyncio.sleep(self._config.resync_seconds)
             try:
                 await self.list_everything()
             except ClusterError as error:
                 logger.warning("cannot list again: %s", error)
+            for kind in OWNERS:
+                for raw in self.store.all(kind):
+                    self._changed(kind, raw)
 
 
 def _explain(error: ClusterError) -> str:

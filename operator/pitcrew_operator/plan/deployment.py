@@ -31,7 +31,7 @@ from pitcrew_operator.plan.match import is_applied
 from pitcrew_operator.plan.pods import last_report, newest, why_not_running
 from pitcrew_operator.views import Deployment, Engine, Pod, Rollout, meta_of, rollout_of
 
-_LOOK_AGAIN: Final = 2.0
+_LOOK_AGAIN: Final = 10.0
 
 
 @dataclass(frozen=True)

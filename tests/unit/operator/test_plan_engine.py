@@ -164,6 +164,7 @@ PENDING: list[tuple[str, dict[str, Any], str, str]] = [
     ("patience", container("waiting", reason="ContainerCreating"), reasons.BUILD_STARTING, "Job"),
     ("retry", terminated(failed(FailureReason.HUB_UNREACHABLE, "no route"), 1, "Error"),
      reasons.RETRYING, "no route"),
+    ("quiet end", terminated("", 0), reasons.BUILD_STARTING, "Job"),
     ("killed", terminated("", 137, "Error"), reasons.RETRYING, "exit code 137"),
 ]  # fmt: skip
 

@@ -1,0 +1,148 @@
+"""The chart, as far as it can be read without helm, and as helm renders it where there is one."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pitcrew_operator.config import PREFIX, Config
+from pitcrew_operator.kinds import EVENT, JOB, OWNERS, POD, WATCHED, Kind
+
+CHART = Path(__file__).resolve().parents[3] / "helm" / "pitcrew"
+
+
+def helm() -> str | None:
+    """A helm on PATH, else the development cluster's own, if it was built."""
+    built = Path.home() / ".cache" / "pitcrew" / "bin" / "helm"
+    return shutil.which("helm") or (str(built) if built.exists() else None)
+
+
+needs_helm = pytest.mark.skipif(
+    helm() is None, reason="no helm: `python3 -m devcluster up` builds one"
+)
+
+
+def render(*options: str) -> list[dict[str, Any]]:
+    """The chart's objects."""
+    command = [helm() or "helm", "template", "pitcrew", str(CHART), "--namespace", "system"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [document for document in yaml.safe_load_all(done.stdout) if document]
+
+
+def of_kind(objects: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    return [item for item in objects if item["kind"] == kind]
+
+
+def test_every_setting_that_the_chart_sets_exists() -> None:
+    text = (CHART / "templates" / "deployment.yaml").read_text()
+    named = set(re.findall(rf"name: ({PREFIX}\w+)", text))
+    assert named
+    assert named <= {PREFIX + field.upper() for field in Config.model_fields}
+
+
+def test_values_and_their_schema_agree() -> None:
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    schema = json.loads((CHART / "values.schema.json").read_text())
+
+    def compare(value: Any, node: dict[str, Any], path: str) -> None:  # noqa: ANN401
+        assert node.get("description") or node["type"] == "object", path
+        if node.get("properties") is None:
+            return
+        assert value.keys() == node["properties"].keys() - {"global"}, path
+        for name, child in value.items():
+            compare(child, node["properties"][name], f"{path}.{name}")
+
+    compare(values, schema, "")
+
+
+def test_readme_names_every_value() -> None:
+    text = (CHART / "README.md").read_text()
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    for group in values.keys() - {"nameOverride", "fullnameOverride"}:
+        assert f"`{group}" in text, group
+
+
+@needs_helm
+def test_chart_lints() -> None:
+    command = [helm() or "helm", "lint", "--strict", str(CHART)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_helm
+def test_definitions_are_kept_or_left_out_as_asked() -> None:
+    kept = of_kind(render(), "CustomResourceDefinition")
+    assert len(kept) == 2
+    assert all(c["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep" for c in kept)
+    loose = of_kind(render("--set", "crds.keep=false"), "CustomResourceDefinition")
+    assert all("annotations" not in c["metadata"] for c in loose)
+    assert not of_kind(render("--set", "crds.enabled=false"), "CustomResourceDefinition")
+
+
+@needs_helm
+def test_definitions_survive_helm_unchanged() -> None:
+    for rendered in of_kind(render(), "CustomResourceDefinition"):
+        path = CHART / "files" / "crds" / f"{rendered['metadata']['name']}.yaml"
+        assert rendered["spec"] == yaml.safe_load(path.read_text())["spec"]
+
+
+@needs_helm
+def test_rendered_settings_are_read_by_the_operator() -> None:
+    (deployment,) = of_kind(render("--set", "imagePullSecrets={a,b}"), "Deployment")
+    assert deployment["spec"]["strategy"] == {"type": "Recreate"}
+    container = deployment["spec"]["template"]["spec"]["containers"][0]
+    config = Config.from_env({entry["name"]: entry["value"] for entry in container["env"]})
+    assert config.builder_image == "pitcrew/builder:0.1.0"
+    assert config.image_pull_secrets == ("a", "b")
+    assert config.job_retention_seconds == 3600
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+
+
+def verbs(rules: list[dict[str, Any]], kind: Kind, sub: str = "") -> set[str]:
+    name = f"{kind.plural}/{sub}" if sub else kind.plural
+    matching = [r for r in rules if kind.group in r["apiGroups"] and name in r["resources"]]
+    return {verb for rule in matching for verb in rule["verbs"]}
+
+
+@needs_helm
+def test_role_allows_what_the_operator_does_and_no_more() -> None:
+    (role,) = of_kind(render(), "ClusterRole")
+    rules = role["rules"]
+    for kind in WATCHED:
+        assert verbs(rules, kind) >= {"get", "list", "watch"}, kind
+    for kind in OWNERS:
+        assert verbs(rules, kind) == {"get", "list", "watch"}
+        assert "patch" in verbs(rules, kind, "status")
+    assert verbs(rules, POD, "log") == {"get"}
+    assert verbs(rules, POD) == {"get", "list", "watch"}
+    assert verbs(rules, EVENT) == {"create"}
+    deletable = [r["resources"] for r in rules if "delete" in r["verbs"]]
+    assert deletable == [[JOB.plural]]
+    assert "*" not in json.dumps(rules)
+    assert "secrets" not in json.dumps(rules)
+
+
+@needs_helm
+def test_listed_namespaces_get_roles_and_no_cluster_role() -> None:
+    objects = render("--set", "watchNamespaces={a,b}")
+    assert not of_kind(objects, "ClusterRole")
+    assert [role["metadata"]["namespace"] for role in of_kind(objects, "Role")] == ["a", "b"]
+    (deployment,) = of_kind(objects, "Deployment")
+    arguments = deployment["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert arguments == ["run", "--namespace=a", "--namespace=b"]
+
+
+@needs_helm
+@pytest.mark.parametrize(
+    "wrong",
+    ["crds.kept=true", "operator.workers=0", "engineStore.size=big", "images.builder.pullPolicy=x"],
+)
+def test_wrong_values_are_refused(wrong: str) -> None:
+    command = [helm() or "helm", "template", "pitcrew", str(CHART), "--set", wrong]
+    assert subprocess.run(command, capture_output=True, check=False).returncode != 0
