@@ -151,6 +151,7 @@ def _arguments(owner: Deployment, engine: EngineStatus, default_model_name: str)
         "--port": str(PORT),
         "--served-model-name": owner.spec.served_model_name or default_model_name,
         "--world-size": str(engine.world_size),
+        "--drain-seconds": str(owner.spec.runtime.drain_seconds),
     }
     if owner.spec.runtime.kv_memory is not None:
         size = parse_quantity(owner.spec.runtime.kv_memory)
