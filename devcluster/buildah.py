@@ -14,7 +14,7 @@ from devcluster.process import run
 
 # Layers of earlier builds pile up and buildah cannot tell a useful one from a stale one: past this
 # many bytes all of them go, and the next build starts from the wheels that pip keeps.
-STORAGE_LIMIT = 12 * 10**9
+STORAGE_LIMIT = 8 * 10**9
 _UNITS = {"B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9}
 
 

@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--port", help="the API server's port on 127.0.0.1 (default 26443)")
     one = command("down", _down, "end the cluster and leave nothing behind")
     one.add_argument("--keep", action="store_true", help="objects and volumes survive to next `up`")
-    one.add_argument("--purge", action="store_true", help="remove its image store too")
+    one.add_argument("--purge", action="store_true", help="remove all of it, images and keys too")
     command("status", _status, "show what runs; exit code 0 only if the cluster is well")
     one = command("kubeconfig", _kubeconfig, "print the kubeconfig's path")
     one.add_argument("--raw", action="store_true", help="print its text instead")

@@ -79,8 +79,8 @@ def link_tools(config: Config, parts: node.Parts) -> None:
 
 
 def down(config: Config, *, keep: bool, purge: bool = False) -> None:
-    """End the cluster. `keep` leaves its objects and volumes for the next `up`; `purge` takes the
-    images too.
+    """End the cluster. `keep` leaves its objects and volumes for the next `up`; `purge` takes all
+    there is of it, its images too.
 
     Raises:
         DevclusterError: something could not be removed.
@@ -95,8 +95,7 @@ def down(config: Config, *, keep: bool, purge: bool = False) -> None:
         if keep and config.data.is_dir():
             (config.data / node.KEEP).touch()
             return
-        for path in (config.data, *((config.containerd,) if purge else ())):
-            shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(config.state if purge else config.data, ignore_errors=True)
 
 
 def _converge(config: Config, started: Record, parts: node.Parts) -> None:

@@ -139,9 +139,23 @@ def _take_base(config: Config, buildah: Buildah, base: Artefact) -> None:
         buildah.pull(ensure(config, base) / "image.tar")
 
 
+def nameless(listing: str) -> list[str]:
+    """Images that lost their name to a newer one, from what `ctr images ls` prints.
+
+    Kubernetes keeps an entry `sha256:ID` beside each name; both carry the same digest.
+    """
+    rows = [line.split() for line in listing.splitlines()[1:] if line.strip()]
+    named = {row[2] for row in rows if not row[0].startswith("sha256:")}
+    return [row[0] for row in rows if row[0].startswith("sha256:") and row[2] not in named]
+
+
 def _import(config: Config, path: Path) -> None:
+    images = ["ctr", "-n", "k8s.io", "images"]
     with path.open("rb") as stdin:
-        node.execute(config, ["ctr", "-n", "k8s.io", "images", "import", "-"], stdin)
+        node.execute(config, [*images, "import", "-"], stdin)
+    # Running containers keep what they stand on; the rest would fill the disk, version by version.
+    if stale := nameless(node.execute(config, [*images, "ls"])):
+        node.execute(config, [*images, "rm", *stale])
 
 
 def _record(config: Config, target: str) -> Path:

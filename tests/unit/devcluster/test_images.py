@@ -9,7 +9,7 @@ from devcluster import archive, network, pythonbase
 from devcluster.buildah import parse_size
 from devcluster.config import REPO
 from devcluster.debian import Mirror
-from devcluster.images import TARGETS, full_name, inputs, reference
+from devcluster.images import TARGETS, full_name, inputs, nameless, reference
 
 MIRROR = Mirror("http://mirror.example/debian", "amd64")
 
@@ -46,6 +46,19 @@ def test_names_are_completed_as_kubernetes_does() -> None:
     assert full_name("pitcrew/operator:dev") == reference("operator")
     assert full_name("localhost/x:1") == "localhost/x:1"
     assert full_name("registry.example:5000/x") == "registry.example:5000/x"
+
+
+def test_an_image_is_nameless_once_a_newer_one_took_its_name() -> None:
+    listing = """\
+REF                     TYPE        DIGEST      SIZE PLATFORMS LABELS
+docker.io/pitcrew/x:dev application sha256:new1 1MiB linux     -
+pitcrew.dev/pause:1     application sha256:same 1MiB linux     -
+sha256:aaaa             application sha256:old1 1MiB linux     -
+sha256:bbbb             application sha256:new1 1MiB linux     -
+sha256:cccc             application sha256:same 1MiB linux     -
+"""
+    assert nameless(listing) == ["sha256:aaaa"]
+    assert nameless("") == []
 
 
 @pytest.mark.parametrize("target", TARGETS)
