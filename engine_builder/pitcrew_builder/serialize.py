@@ -6,16 +6,18 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+
+from pitcrew_builder.checkpoint.assemble import Assembler
 from pitcrew_builder.checkpoint.reader import WeightReader
 from pitcrew_builder.checkpoint.safetensors import TensorInfo
-from pitcrew_builder.graph.ir import Graph, Literal, Value, Weight
+from pitcrew_builder.errors import InvalidSpec
+from pitcrew_builder.graph.ir import Array, Graph, Literal, Value, Weight
 from pitcrew_builder.graph.proto import Extent, is_inline
 from pitcrew_builder.manifest import FileEntry
 
 ALIGNMENT = 4096
 """Bytes. A runtime maps tensors of the file straight into memory, by pages."""
-
-FLOAT = 4
 
 
 def place(graph: Graph) -> dict[Value, Extent]:
@@ -23,7 +25,7 @@ def place(graph: Graph) -> dict[Value, Extent]:
     extents: dict[Value, Extent] = {}
     offset = 0
     for item in _stored(graph):
-        length = item.elements * FLOAT if isinstance(item, Weight) else item.array.nbytes
+        length = item.nbytes if isinstance(item, Weight) else item.array.nbytes
         extents[item.name] = Extent(offset, length)
         offset += length + -(offset + length) % ALIGNMENT
     return extents
@@ -83,7 +85,7 @@ def _stream(
         extent = extents[item.name]
         if extent.offset > position:
             yield memoryview(bytes(extent.offset - position))
-        yield from _blocks(item, tensors, reader)
+        yield from blocks(item, tensors, reader)
         position = extent.offset + extent.length
 
 
@@ -92,15 +94,33 @@ def _stored(graph: Graph) -> Iterator[Weight | Literal]:
     yield from (literal for literal in graph.literals if not is_inline(literal))
 
 
-def _blocks(
+def blocks(
     item: Weight | Literal, tensors: Mapping[str, TensorInfo], reader: WeightReader
 ) -> Iterator[memoryview]:
+    """The bytes of one constant, chunk by chunk, as they stand in a data file."""
     if isinstance(item, Literal):
         yield memoryview(item.array.tobytes())
         return
     for part in item.parts:
-        for chunk in reader.chunks(tensors[part.name]):
-            yield chunk.data.cast("B")
+        if item.type.is_encoded:
+            yield from reader.raw(tensors[part.name])
+            continue
+        for chunk in reader.chunks(tensors[part.name], part.box):
+            yield _stored_as(item, chunk).view(np.uint8).data
+
+
+def _stored_as(weight: Weight, chunk: Array) -> Array:
+    """The chunk in the weight's own type. Raises `InvalidSpec` where that type is too narrow."""
+    if chunk.dtype == weight.type.dtype:
+        return chunk
+    with np.errstate(over="ignore"):
+        narrow = chunk.astype(weight.type.dtype)
+    if not np.isfinite(narrow).all():
+        raise InvalidSpec(
+            f"precision: weight '{weight.name}' holds {np.abs(chunk).max():.3g}, more than "
+            f"{weight.type} can; choose bf16 or fp32"
+        )
+    return narrow
 
 
 def _write_all(descriptor: int, block: memoryview) -> None:

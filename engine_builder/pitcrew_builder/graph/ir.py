@@ -1,16 +1,19 @@
 """The graph as plain data: nodes, weights, literals and model-local functions.
 
 Everything is frozen and compares by value, so passes are functions from `Graph` to `Graph`. Weights
-are recipes (which checkpoint tensors, in which order), never bytes. Knows neither ONNX protos nor
+are recipes (`graph.recipe`), never bytes. Knows neither ONNX protos nor
 files.
 """
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NewType, TypeAlias
+from typing import Any, NewType, TypeAlias
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
+
+from pitcrew_builder.graph.recipe import Source, TensorRef, tensors_of
 
 Value = NewType("Value", str)
 """The name of a tensor that flows between nodes."""
@@ -19,14 +22,35 @@ OPSET = 23
 """The version of the standard operators that graphs are made of."""
 
 Dim: TypeAlias = int | str
-Array: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.int64]
+Array: TypeAlias = npt.NDArray[Any]
+"""A constant's elements; its dtype is that of an `ElementType`."""
 
 
 class ElementType(StrEnum):
     """The types that tensors of our graphs have."""
 
     FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
     INT64 = "int64"
+    FLOAT8 = "float8_e4m3fn"
+    INT8 = "int8"
+    INT4 = "int4"
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The same type in NumPy."""
+        return np.dtype(getattr(ml_dtypes, self.value, self.value))
+
+    @property
+    def bits(self) -> int:
+        """Bits of a stored element; int4 lies packed, two in a byte."""
+        return 4 if self is ElementType.INT4 else 8 * self.dtype.itemsize
+
+    @property
+    def is_encoded(self) -> bool:
+        """Whether elements mean something only together with a scale."""
+        return self in (ElementType.FLOAT8, ElementType.INT8, ElementType.INT4)
 
 
 class AttributeKind(StrEnum):
@@ -65,23 +89,19 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
-class TensorRef:
-    """A checkpoint tensor that a weight is made of, with the shape that the config implies."""
-
-    name: str
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Weight:
     """A constant whose bytes come from the checkpoint: its parts, one after the other on axis 0."""
 
     name: Value
-    parts: tuple[TensorRef, ...]
+    parts: tuple[Source, ...]
+    stacked: bool = False
+    """The parts are entries of a new first axis, such as one matrix for each expert."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of the joined parts."""
+        """The shape of the joined or stacked parts."""
+        if self.stacked:
+            return (len(self.parts), *self.parts[0].shape)
         rows = sum(part.shape[0] for part in self.parts)
         return (rows, *self.parts[0].shape[1:])
 
@@ -89,6 +109,11 @@ class Weight:
     def elements(self) -> int:
         """The number of elements."""
         return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def tensors(self) -> tuple[TensorRef, ...]:
+        """The checkpoint tensors that its parts read."""
+        return tuple(ref for part in self.parts for ref in tensors_of(part))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,7 +130,8 @@ class Port:
 
     name: Value
     type: ElementType
-    shape: tuple[Dim, ...]
+    shape: tuple[Dim, ...] | None
+    """None: not known."""
 
 
 @dataclass(frozen=True, slots=True)

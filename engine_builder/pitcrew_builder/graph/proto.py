@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import onnx
 from onnx import AttributeProto, FunctionProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 from onnx import helper as oh
@@ -27,7 +26,15 @@ IR_VERSION = 11
 INLINE_LIMIT = 1024
 """Literals up to this many bytes stand in the proto: readers fold shapes and scalars."""
 
-_TYPES = {ElementType.FLOAT32: TensorProto.FLOAT, ElementType.INT64: TensorProto.INT64}
+_TYPES = {
+    ElementType.FLOAT32: TensorProto.FLOAT,
+    ElementType.FLOAT16: TensorProto.FLOAT16,
+    ElementType.BFLOAT16: TensorProto.BFLOAT16,
+    ElementType.INT64: TensorProto.INT64,
+    ElementType.FLOAT8: TensorProto.FLOAT8E4M3FN,
+    ElementType.INT8: TensorProto.INT8,
+    ElementType.INT4: TensorProto.INT4,
+}
 _KINDS = {
     AttributeKind.INT: AttributeProto.INT,
     AttributeKind.FLOAT: AttributeProto.FLOAT,
@@ -59,7 +66,7 @@ def to_proto(
         if not is_inline(item)
     ]
     weights = [
-        _external(item.name, item.shape, ElementType.FLOAT32, extents[item.name], data_file)
+        _external(item.name, item.shape, item.type, extents[item.name], data_file)
         for item in graph.weights
     ]
     model = oh.make_model(
@@ -115,7 +122,7 @@ def _port(port: Port) -> ValueInfoProto:
 
 
 def _type_of(array: Array) -> ElementType:
-    return ElementType.INT64 if array.dtype == np.int64 else ElementType.FLOAT32
+    return ElementType(array.dtype.name)
 
 
 def _inline(name: Value, array: Array) -> TensorProto:
