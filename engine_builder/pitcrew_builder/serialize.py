@@ -14,6 +14,7 @@ from pitcrew_builder.checkpoint.safetensors import TensorInfo
 from pitcrew_builder.errors import InvalidSpec
 from pitcrew_builder.graph.ir import Array, Graph, Literal, Value, Weight
 from pitcrew_builder.graph.proto import Extent, is_inline
+from pitcrew_builder.graph.recipe import TensorRef
 from pitcrew_builder.manifest import FileEntry
 
 ALIGNMENT = 4096
@@ -101,12 +102,13 @@ def blocks(
     if isinstance(item, Literal):
         yield memoryview(item.array.tobytes())
         return
+    assembler = Assembler(tensors, reader)
     for part in item.parts:
-        if item.type.is_encoded:
+        if isinstance(part, TensorRef) and item.type.is_encoded:
             yield from reader.raw(tensors[part.name])
             continue
-        for chunk in reader.chunks(tensors[part.name], part.box):
-            yield _stored_as(item, chunk).view(np.uint8).data
+        for chunk in assembler.stream(part):
+            yield _stored_as(item, chunk).reshape(-1).view(np.uint8).data
 
 
 def _stored_as(weight: Weight, chunk: Array) -> Array:

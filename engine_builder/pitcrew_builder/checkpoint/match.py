@@ -6,9 +6,11 @@ from collections.abc import Iterable, Mapping
 from pitcrew_builder.checkpoint.reader import READABLE
 from pitcrew_builder.checkpoint.safetensors import TensorInfo
 from pitcrew_builder.errors import CheckpointCorrupt
-from pitcrew_builder.graph.ir import TensorRef
+from pitcrew_builder.graph.recipe import TensorRef
 
 SHOWN = 4
+PACKED = "U8"
+"""The type of tensors that hold a packed format."""
 
 
 def check_match(
@@ -30,8 +32,8 @@ def check_match(
             ],
         ),
         _listed(
-            f"of a type other than {', '.join(READABLE)}",
-            [f"{ref.name} ({info.dtype})" for ref, info in present if info.dtype not in READABLE],
+            f"of a type other than {', '.join(READABLE)} (or, where packed, {PACKED})",
+            [f"{ref.name} ({info.dtype})" for ref, info in present if not _readable(ref, info)],
         ),
         _listed("unexpected", _leftover(found, refs, tuple(ignored))),
     ]
@@ -41,6 +43,10 @@ def check_match(
             f"config.json and the weights contradict each other: {told}; take both from the same "
             f"revision of the checkpoint"
         )
+
+
+def _readable(ref: TensorRef, info: TensorInfo) -> bool:
+    return info.dtype == PACKED if ref.raw else info.dtype in READABLE
 
 
 def _leftover(

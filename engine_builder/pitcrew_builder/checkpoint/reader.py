@@ -16,6 +16,9 @@ Floats: TypeAlias = npt.NDArray[np.float32]
 CHUNK = 1 << 21
 """Elements converted at a time: 8 MiB as float32, so that a chunk stays near the caches."""
 
+RAW_CHUNK = 1 << 23
+"""Bytes copied at a time."""
+
 READABLE: Mapping[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
@@ -46,21 +49,39 @@ class WeightReader:
 
         Raises `CheckpointCorrupt` for a type that is no weight's, a short file, NaN or infinity.
         """
-        stored = READABLE.get(tensor.dtype)
-        if stored is None:
-            raise _corrupt(tensor, f"has dtype {tensor.dtype}; weights are {', '.join(READABLE)}")
+        stored = _stored(tensor)
         stream = self._open(tensor)
         stream.seek(tensor.offset)
         remaining = tensor.length // stored.itemsize
         while remaining:
-            raw = np.empty(min(remaining, CHUNK), dtype=stored)
-            if stream.readinto(raw.data.cast("B")) != raw.nbytes:
-                raise _corrupt(tensor, "ends before its last byte")
-            floats = _widen(raw, tensor.dtype)
-            if not _all_finite(floats):
-                raise _corrupt(tensor, "holds NaN or infinity")
-            remaining -= raw.size
+            floats = _read(stream, tensor, stored, min(remaining, CHUNK))
+            remaining -= floats.size
             yield floats
+
+    def elements(self, tensor: TensorInfo, start: int, count: int) -> Floats:
+        """`count` elements from the `start`-th, in storage order, as float32. Raises as `chunks`."""
+        stored = _stored(tensor)
+        stream = self._open(tensor)
+        stream.seek(tensor.offset + start * stored.itemsize)
+        return _read(stream, tensor, stored, count)
+
+    def packed(self, tensor: TensorInfo, start: int, count: int) -> npt.NDArray[np.uint8]:
+        """`count` bytes of a packed tensor from the `start`-th. Raises for a short file."""
+        stream = self._open(tensor)
+        stream.seek(tensor.offset + start)
+        return _fill(stream, tensor, np.empty(count, dtype=np.uint8))
+
+    def raw(self, tensor: TensorInfo) -> Iterator[memoryview]:
+        """The bytes as they are stored, in chunks. Raises `CheckpointCorrupt` for a short file."""
+        stream = self._open(tensor)
+        stream.seek(tensor.offset)
+        remaining = tensor.length
+        while remaining:
+            block = memoryview(bytearray(min(remaining, RAW_CHUNK)))
+            if stream.readinto(block) != block.nbytes:
+                raise _corrupt(tensor, "ends before its last byte")
+            remaining -= block.nbytes
+            yield block
 
     def _open(self, tensor: TensorInfo) -> FileIO:
         if self._stream is None or self._stream.name != str(tensor.file):
@@ -72,6 +93,32 @@ class WeightReader:
         if self._stream is not None:
             self._stream.close()
         self._stream = None
+
+
+def _stored(tensor: TensorInfo) -> np.dtype[Any]:
+    stored = READABLE.get(tensor.dtype)
+    if stored is None:
+        raise _corrupt(tensor, f"has dtype {tensor.dtype}; weights are {', '.join(READABLE)}")
+    return stored
+
+
+def _read(stream: FileIO, tensor: TensorInfo, stored: np.dtype[Any], count: int) -> Floats:
+    raw = _fill(stream, tensor, np.empty(count, dtype=stored))
+    floats = _widen(raw, tensor.dtype)
+    if not _all_finite(floats):
+        raise _corrupt(tensor, "holds NaN or infinity")
+    return floats
+
+
+def _fill(stream: FileIO, tensor: TensorInfo, target: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Fill `target` from where the stream stands. One read may bring less than what is there."""
+    room = target.data.cast("B")
+    while room.nbytes:
+        count = stream.readinto(room)
+        if not count:
+            raise _corrupt(tensor, "ends before its last byte")
+        room = room[count:]
+    return target
 
 
 def _widen(raw: npt.NDArray[np.generic], dtype: str) -> Floats:

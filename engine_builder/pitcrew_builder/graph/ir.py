@@ -97,6 +97,9 @@ class Weight:
     stacked: bool = False
     """The parts are entries of a new first axis, such as one matrix for each expert."""
 
+    type: ElementType = ElementType.FLOAT32
+    """How the engine stores it, whatever the checkpoint's own type."""
+
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of the joined or stacked parts."""
@@ -109,6 +112,11 @@ class Weight:
     def elements(self) -> int:
         """The number of elements."""
         return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes as stored; an odd last int4 takes a whole byte."""
+        return (self.elements * self.type.bits + 7) // 8
 
     @property
     def tensors(self) -> tuple[TensorRef, ...]:

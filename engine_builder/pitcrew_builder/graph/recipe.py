@@ -1,0 +1,164 @@
+"""Recipes: how the elements of a weight are made from tensors of the checkpoint.
+
+A recipe is a small expression over tensors, never bytes. It says which part of which tensor stands
+where, so that fused projections, stacks of experts, slices for ranks, merged adapters and block
+formats are all one thing to those who place and stream weights. `checkpoint.assemble` reads them.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+Shape: TypeAlias = tuple[int, ...]
+
+MXFP4_BLOCK = 32
+"""Numbers that share one scale in MXFP4."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRef:
+    """A checkpoint tensor as it is, with the shape that the config implies."""
+
+    name: str
+    shape: Shape
+    raw: bool = False
+    """Bytes of a packed format, not numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of a tensor's first axis, such as one expert of a stack: [n, ...] to [...]."""
+
+    source: TensorRef
+    index: int
+
+    @property
+    def shape(self) -> Shape:
+        """The shape without its first axis."""
+        return self.source.shape[1:]
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows `start`, `start + step`, ... below `stop`, of the first axis: one half of a fused pair."""
+
+    source: "Source"
+    start: int
+    stop: int
+    step: int = 1
+
+    @property
+    def shape(self) -> Shape:
+        """The shape with fewer rows."""
+        return (len(range(self.start, self.stop, self.step)), *self.source.shape[1:])
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Columns `start` to `stop` of a matrix."""
+
+    source: "Source"
+    start: int
+    stop: int
+
+    @property
+    def shape(self) -> Shape:
+        """The shape with fewer columns."""
+        return (self.source.shape[0], self.stop - self.start)
+
+
+@dataclass(frozen=True, slots=True)
+class Transposed:
+    """A matrix turned over. The only recipe that is read whole."""
+
+    source: "Source"
+
+    @property
+    def shape(self) -> Shape:
+        """The two axes, swapped."""
+        return self.source.shape[::-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Plus:
+    """The same number added to every element."""
+
+    source: "Source"
+    amount: float
+
+    @property
+    def shape(self) -> Shape:
+        """The shape of the source."""
+        return self.source.shape
+
+
+@dataclass(frozen=True, slots=True)
+class LowRank:
+    """A matrix [out, in] plus `scale` times `up` [out, r] times `down` [r, in]."""
+
+    source: "Source"
+    up: TensorRef
+    down: TensorRef
+    scale: float
+
+    @property
+    def shape(self) -> Shape:
+        """The shape of the source."""
+        return self.source.shape
+
+
+@dataclass(frozen=True, slots=True)
+class Mxfp4:
+    """One entry of a stack of MXFP4 matrices (OCP Microscaling Formats 1.0), as [rows, columns].
+
+    `blocks` [n, rows, columns / 32, 16] holds two 4-bit numbers a byte, the even one low; `scales`
+    [n, rows, columns / 32] holds powers of two, biased by 127.
+    """
+
+    blocks: TensorRef
+    scales: TensorRef
+    index: int
+
+    @property
+    def shape(self) -> Shape:
+        """Rows and columns of the decoded matrix."""
+        _, rows, groups, _ = self.blocks.shape
+        return (rows, groups * MXFP4_BLOCK)
+
+
+Source: TypeAlias = TensorRef | Entry | Rows | Columns | Transposed | Plus | LowRank | Mxfp4
+
+
+def tensors_of(source: Source) -> Iterator[TensorRef]:
+    """The checkpoint tensors that a recipe reads."""
+    match source:
+        case TensorRef():
+            yield source
+        case LowRank(base, up, down):
+            yield from tensors_of(base)
+            yield from (up, down)
+        case Mxfp4(blocks, scales):
+            yield from (blocks, scales)
+        case _:
+            yield from tensors_of(source.source)
+
+
+def reads_whole(source: Source) -> bool:
+    """Whether a few rows of the recipe cost as much as all of them."""
+    match source:
+        case Transposed():
+            return True
+        case TensorRef() | Mxfp4():
+            return False
+        case _:
+            return reads_whole(source.source)
+
+
+def cut(source: Source, parts: Mapping[int, range]) -> Source:
+    """The given ranges of the first and second axis; a whole axis is left as it is."""
+    rows, columns = parts.get(0), parts.get(1)
+    if rows is not None and len(rows) < source.shape[0]:
+        source = Rows(source, rows.start, rows.stop)
+    if columns is not None and len(columns) < source.shape[1]:
+        source = Columns(source, columns.start, columns.stop)
+    return source
