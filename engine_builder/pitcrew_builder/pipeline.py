@@ -65,7 +65,7 @@ def _draw(request: Request, located: Located, tracker: Tracker) -> Network:
     with tracker.phase(Phase.PARSE, "reading tensor headers"):
         tensors = read_tensors(located.directory)
     with tracker.phase(Phase.GRAPH, f"drawing a {request.family.name}"):
-        graph = request.family.draw(request.config, request.identity.shapes)
+        graph = request.family.graph(request.config, request.identity.shapes)
         wanted = [ref for weight in graph.weights for ref in weight.tensors]
         check_match(wanted, tensors, ignored_tensors(request.family, request.config))
     with tracker.phase(Phase.OPTIMIZE, "joining projections"):

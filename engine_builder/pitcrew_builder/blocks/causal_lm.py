@@ -4,11 +4,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from pitcrew_builder.blocks.linear import linear, rms_norm
+from pitcrew_builder.blocks.linear import rms_norm
 from pitcrew_builder.blocks.rope import Rope
 from pitcrew_builder.blocks.step import BATCH, WANTED, CacheLayout, Step, open_step
+from pitcrew_builder.blocks.vocabulary import embedding, vocabulary_scores
 from pitcrew_builder.graph.emitter import Emitter
 from pitcrew_builder.graph.ir import ElementType, Graph, Value
+from pitcrew_builder.layout import SOLE, Layout
+
+ROWS = "rows"
 
 Layer: TypeAlias = Callable[[Emitter, Value, int, Step], Value]
 """Draws layer `i`: rows [B * S, hidden] to rows [B * S, hidden]."""
@@ -29,25 +33,50 @@ class Frame:
     max_length: int
 
 
-def causal_lm(frame: Frame, layer: Layer) -> Graph:
-    """Draw the whole network of `manifest.GraphInterface`."""
-    e = Emitter(frame.name)
-    step = open_step(e, frame.cache, frame.rope, frame.max_length)
-    rows = _embed(e, frame, step)
-    for index in range(frame.cache.layers):
-        with e.scope(f"layers.{index}"):
-            rows = layer(e, rows, index, step)
-    with e.scope("head"):
-        logits = _head(e, frame, rows, step)
-    e.output(logits, "logits", ElementType.FLOAT32, BATCH, WANTED, frame.vocab)
-    return e.graph()
+@dataclass(frozen=True, slots=True)
+class Decoder:
+    """A network that can be drawn for any rank."""
+
+    frame: Frame
+    layer: Layer
+
+    def graph(self, layout: Layout = SOLE) -> Graph:
+        """What the rank at `layout` computes: `manifest.GraphInterface`, or a part of it."""
+        frame = self.frame
+        e = Emitter(frame.name, layout)
+        step = open_step(e, frame.cache, frame.rope, frame.max_length)
+        own = layout.layers(frame.cache.layers)
+        rows = _embed(e, frame, step) if layout.is_first_stage else _taken_over(e, frame, own.start)
+        for index in own:
+            with e.scope(f"layers.{index}"):
+                rows = self.layer(e, rows, index, step)
+        if layout.is_last_stage:
+            with e.scope("head"):
+                logits = _head(e, frame, rows, step)
+            e.output(logits, "logits", ElementType.FLOAT32, BATCH, WANTED, frame.vocab)
+        else:
+            e.output(rows, hand_over(own.stop), ElementType.FLOAT32, ROWS, frame.hidden)
+        return e.graph()
+
+
+def causal_lm(frame: Frame, layer: Layer) -> Decoder:
+    """The whole network of `manifest.GraphInterface`."""
+    return Decoder(frame, layer)
+
+
+def hand_over(layer: int) -> str:
+    """The name of the rows [B * S, hidden] that enter `layer`, on both sides of a stage's border."""
+    return f"rows.{layer}"
+
+
+def _taken_over(e: Emitter, frame: Frame, layer: int) -> Value:
+    return e.input(hand_over(layer), ElementType.FLOAT32, ROWS, frame.hidden)
 
 
 def _embed(e: Emitter, frame: Frame, step: Step) -> Value:
     """int64 [B, S] to rows [B * S, hidden]."""
-    matrix = e.weight("model.embed_tokens.weight", frame.vocab, frame.hidden)
     ids = e.op("Reshape", step.input_ids, e.ints(-1), name="flat_ids")
-    return e.op("Gather", matrix, ids, name="embed", axis=0)
+    return embedding(e, ids, "model.embed_tokens.weight", frame.vocab, frame.hidden)
 
 
 def _head(e: Emitter, frame: Frame, rows: Value, step: Step) -> Value:
@@ -55,7 +84,7 @@ def _head(e: Emitter, frame: Frame, rows: Value, step: Step) -> Value:
     wanted = e.op("Gather", rows, _flat_indices(e, step), name="wanted", axis=0)
     normed = rms_norm(e, wanted, "model.norm", frame.hidden, frame.norm_epsilon)
     matrix = "model.embed_tokens" if frame.tied else "lm_head"
-    logits = linear(e, normed, matrix, frame.hidden, frame.vocab, bias=False)
+    logits = vocabulary_scores(e, normed, matrix, frame.hidden, frame.vocab)
     dims = e.op("Shape", step.logit_indices)
     return e.op("Reshape", logits, e.op("Concat", dims, e.ints(frame.vocab), axis=0))
 

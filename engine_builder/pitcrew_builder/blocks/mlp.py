@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pitcrew_builder.blocks.linear import linear
+from pitcrew_builder.blocks.linear import Inputs, Outputs, linear
 from pitcrew_builder.graph.emitter import Emitter
 from pitcrew_builder.graph.ir import Value
 
@@ -19,10 +19,13 @@ class GatedMlp:
 def gated_mlp(e: Emitter, shape: GatedMlp, rows: Value, prefix: str) -> Value:
     """[T, hidden] to [T, hidden]."""
     wide, bias = shape.intermediate, shape.bias
-    gate = linear(e, rows, f"{prefix}.gate_proj", shape.hidden, wide, bias=bias)
-    up = linear(e, rows, f"{prefix}.up_proj", shape.hidden, wide, bias=bias)
+    part = e.layout.features(wide)
+    own = Outputs(part)
+    gate = linear(e, rows, f"{prefix}.gate_proj", shape.hidden, wide, bias=bias, split=own)
+    up = linear(e, rows, f"{prefix}.up_proj", shape.hidden, wide, bias=bias, split=own)
     product = e.op("Mul", silu(e, gate), up, name="gated")
-    return linear(e, product, f"{prefix}.down_proj", wide, shape.hidden, bias=bias)
+    down = f"{prefix}.down_proj"
+    return linear(e, product, down, wide, shape.hidden, bias=bias, split=Inputs(part))
 
 
 def silu(e: Emitter, value: Value) -> Value:

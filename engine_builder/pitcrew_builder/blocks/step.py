@@ -1,10 +1,11 @@
 """What one step of the network has in common across its layers."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pitcrew_builder.blocks.paged import additive_mask
 from pitcrew_builder.blocks.rope import Rope, Rotation, rotation
-from pitcrew_builder.graph.emitter import Emitter
+from pitcrew_builder.graph.emitter import ABSENT, Emitter
 from pitcrew_builder.graph.ir import ElementType, Value
 
 BATCH, NEW, BLOCKS, PAGES, WANTED = "batch", "new", "blocks", "pages", "wanted"
@@ -26,8 +27,10 @@ class Step:
 
     input_ids: Value
     logit_indices: Value
+    """`ABSENT` where another stage computes the logits."""
     block_tables: Value
-    pools: tuple[tuple[Value, Value], ...]
+    pools: Mapping[int, tuple[Value, Value]]
+    """By layer, for the layers of this rank."""
     dims: Value
     """int64 [2]: B and S."""
     mask: Value
@@ -41,8 +44,9 @@ def open_step(e: Emitter, cache: CacheLayout, rope: Rope, max_length: int) -> St
     positions = e.input("positions", int64, BATCH, NEW)
     block_tables = e.input("block_tables", int64, BATCH, BLOCKS)
     context_lengths = e.input("context_lengths", int64, BATCH)
-    logit_indices = e.input("logit_indices", int64, BATCH, WANTED)
-    pools = tuple(_pool(e, cache, layer) for layer in range(cache.layers))
+    wanted = e.layout.is_last_stage
+    logit_indices = e.input("logit_indices", int64, BATCH, WANTED) if wanted else ABSENT
+    pools = {layer: _pool(e, cache, layer) for layer in e.layout.layers(cache.layers)}
     with e.scope("step"):
         return Step(
             input_ids=input_ids,
@@ -56,7 +60,8 @@ def open_step(e: Emitter, cache: CacheLayout, rope: Rope, max_length: int) -> St
 
 
 def _pool(e: Emitter, cache: CacheLayout, layer: int) -> tuple[Value, Value]:
-    dims = (PAGES, cache.page, cache.kv_heads, cache.head_dim)
+    kv_heads = len(e.layout.kv_heads(cache.kv_heads))
+    dims = (PAGES, cache.page, kv_heads, cache.head_dim)
     return (
         e.input(f"key_pool.{layer}", ElementType.FLOAT32, *dims),
         e.input(f"value_pool.{layer}", ElementType.FLOAT32, *dims),

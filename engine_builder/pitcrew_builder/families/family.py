@@ -4,12 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from pitcrew_builder.blocks.causal_lm import Frame
+from pitcrew_builder.blocks.causal_lm import Decoder, Frame
 from pitcrew_builder.blocks.rope import LinearScaling, Llama3Scaling, Rope
 from pitcrew_builder.blocks.step import CacheLayout
 from pitcrew_builder.checkpoint.config import DecoderConfig, RopeParameters
 from pitcrew_builder.errors import UnknownArchitecture
 from pitcrew_builder.graph.ir import Graph
+from pitcrew_builder.layout import SOLE, Layout
 from pitcrew_builder.manifest import ResolvedShapes
 
 Config = TypeVar("Config", bound=DecoderConfig)
@@ -21,11 +22,15 @@ class Family(Generic[Config]):
 
     name: str
     config: type[Config]
-    draw: Callable[[Config, ResolvedShapes], Graph]
-    """Config and limits to graph. Raises `UnknownArchitecture` for a variation it cannot draw."""
+    draw: Callable[[Config, ResolvedShapes], Decoder]
+    """Config and limits to network. Raises `UnknownArchitecture` for a variation it cannot draw."""
 
     ignored: tuple[str, ...] = ()
     """Patterns of tensor names that checkpoints carry and the network does not need."""
+
+    def graph(self, config: Config, shapes: ResolvedShapes, layout: Layout = SOLE) -> Graph:
+        """The graph of one rank. Raises `UnknownArchitecture` as `draw` does."""
+        return self.draw(config, shapes).graph(layout)
 
 
 def frame(config: DecoderConfig, shapes: ResolvedShapes) -> Frame:

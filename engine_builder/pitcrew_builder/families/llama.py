@@ -1,12 +1,11 @@
 """Llama 2 and 3: grouped-query attention, rotary positions, gated SiLU feed-forward."""
 
 from pitcrew_builder.blocks.attention import Attention
-from pitcrew_builder.blocks.causal_lm import causal_lm
+from pitcrew_builder.blocks.causal_lm import Decoder, causal_lm
 from pitcrew_builder.blocks.mlp import GatedMlp
 from pitcrew_builder.blocks.pre_norm import PreNormLayer
 from pitcrew_builder.checkpoint.config import DecoderConfig
 from pitcrew_builder.families.family import Family, frame
-from pitcrew_builder.graph.ir import Graph
 from pitcrew_builder.manifest import ResolvedShapes
 
 
@@ -17,7 +16,7 @@ class LlamaConfig(DecoderConfig):
     mlp_bias: bool = False
 
 
-def draw(config: LlamaConfig, shapes: ResolvedShapes) -> Graph:
+def draw(config: LlamaConfig, shapes: ResolvedShapes) -> Decoder:
     """The network of a Llama."""
     bias = config.attention_bias
     layer = PreNormLayer(

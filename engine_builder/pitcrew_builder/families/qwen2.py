@@ -1,12 +1,11 @@
 """Qwen 2 and 2.5: a Llama whose queries, keys and values have biases."""
 
 from pitcrew_builder.blocks.attention import Attention
-from pitcrew_builder.blocks.causal_lm import causal_lm
+from pitcrew_builder.blocks.causal_lm import Decoder, causal_lm
 from pitcrew_builder.blocks.mlp import GatedMlp
 from pitcrew_builder.blocks.pre_norm import PreNormLayer
 from pitcrew_builder.checkpoint.config import DecoderConfig
 from pitcrew_builder.families.family import Family, frame, require
-from pitcrew_builder.graph.ir import Graph
 from pitcrew_builder.manifest import ResolvedShapes
 
 
@@ -16,7 +15,7 @@ class Qwen2Config(DecoderConfig):
     use_sliding_window: bool = False
 
 
-def draw(config: Qwen2Config, shapes: ResolvedShapes) -> Graph:
+def draw(config: Qwen2Config, shapes: ResolvedShapes) -> Decoder:
     """The network of a Qwen 2."""
     require(config, "use_sliding_window", config.use_sliding_window, False)
     layer = PreNormLayer(

@@ -3,12 +3,11 @@
 from pydantic import Field
 
 from pitcrew_builder.blocks.attention import Attention
-from pitcrew_builder.blocks.causal_lm import causal_lm
+from pitcrew_builder.blocks.causal_lm import Decoder, causal_lm
 from pitcrew_builder.blocks.mlp import GatedMlp
 from pitcrew_builder.blocks.pre_norm import PreNormLayer
 from pitcrew_builder.checkpoint.config import DecoderConfig
 from pitcrew_builder.families.family import Family, frame, require
-from pitcrew_builder.graph.ir import Graph
 from pitcrew_builder.manifest import ResolvedShapes
 
 
@@ -21,7 +20,7 @@ class Qwen3Config(DecoderConfig):
     use_sliding_window: bool = False
 
 
-def draw(config: Qwen3Config, shapes: ResolvedShapes) -> Graph:
+def draw(config: Qwen3Config, shapes: ResolvedShapes) -> Decoder:
     """The network of a Qwen 3."""
     require(config, "use_sliding_window", config.use_sliding_window, False)
     bias = config.attention_bias

@@ -4,7 +4,7 @@ Names come from the nested scopes and the operator, so equal code gives equal na
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -18,19 +18,23 @@ from pitcrew_builder.graph.ir import (
     Literal,
     Node,
     Port,
-    TensorRef,
     Value,
     Weight,
 )
+from pitcrew_builder.graph.recipe import TensorRef, cut
+from pitcrew_builder.layout import SOLE, Layout
 
 ABSENT = Value("")
 """Leaves an optional input out."""
+
+_WHOLE: Mapping[int, range] = {}
 
 
 class Emitter:
     """Collects the parts of one graph."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, layout: Layout = SOLE) -> None:
+        self.layout = layout
         self._name = name
         self._scopes: list[str] = []
         self._used: Counter[str] = Counter()
@@ -74,9 +78,13 @@ class Emitter:
         self._nodes.append(Node(bare, path, inputs, names, tuple(attributes.items()), domain))
         return names
 
-    def weight(self, name: str, *shape: int) -> Value:
-        """Use a checkpoint tensor as a constant. Using one twice shares its bytes."""
-        self._weights[name] = Weight(Value(name), (TensorRef(name, shape),))
+    def weight(self, name: str, *shape: int, parts: Mapping[int, range] = _WHOLE) -> Value:
+        """Use a checkpoint tensor of that shape as a constant. Using one twice shares its bytes.
+
+        `parts` says which range of an axis this rank holds; of the others it holds all.
+        """
+        weight = Weight(Value(name), (cut(TensorRef(name, shape), parts),))
+        assert self._weights.setdefault(name, weight) == weight, f"two parts of {name}"
         return Value(name)
 
     def literal(self, array: Array, name: str = "") -> Value:

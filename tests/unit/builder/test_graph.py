@@ -20,7 +20,7 @@ SHAPES = ResolvedShapes(max_batch_size=2, max_sequence_length=64, kv_page_size=4
 
 def _llama() -> Graph:
     family = FAMILIES["llama"]
-    return family.draw(family.config.model_validate(checkpoints.CONFIG), SHAPES)
+    return family.graph(family.config.model_validate(checkpoints.CONFIG), SHAPES)
 
 
 def _bytes(graph: Graph) -> bytes:
