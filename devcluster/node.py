@@ -1,7 +1,9 @@
 """Starting and ending the node: one process tree in namespaces and cgroups of its own."""
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -160,7 +162,8 @@ def stop(config: Config) -> list[str]:
     # The namespaces' processes die with the first of them; whoever else is in our groups is ours.
     if not wait_until(lambda: not cgroups.members(groups), 3, every=0.05):
         for pid in cgroups.members(groups):
-            Process.of(pid).kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not cgroups.members(groups), 5, every=0.05)
     left = cgroups.remove(groups)
     if not left:

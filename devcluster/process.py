@@ -1,5 +1,6 @@
 """Running programs, and knowing a process again later."""
 
+import contextlib
 import json
 import os
 import signal
@@ -94,8 +95,9 @@ class Process:
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Signal it if it still runs; a stranger with the same number is left alone."""
-        if self.alive():
-            os.kill(self.pid, number)
+        with contextlib.suppress(ProcessLookupError):  # it may end between question and signal
+            if self.alive():
+                os.kill(self.pid, number)
 
     def children(self) -> list[int]:
         """The process numbers of its direct children."""
