@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 UV := $(VENV)/bin/uv
 UV_VERSION := 0.13.9
-LOCK := $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml
+LOCK := $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 STAMP := $(VENV)/.installed
 
 export UV_NATIVE_TLS := 1
@@ -22,14 +22,16 @@ $(STAMP): pyproject.toml requirements/dev.lock
 	@touch $@
 
 lock: $(STAMP) ## resolve every dependency anew
-	$(LOCK) --all-extras -o requirements/dev.lock
-	for extra in operator builder runtime; do $(LOCK) --extra $$extra -c requirements/dev.lock -o requirements/$$extra.lock || exit 1; done
+	$(LOCK) pyproject.toml --all-extras -o requirements/dev.lock
+	for extra in operator builder runtime; do $(LOCK) pyproject.toml --extra $$extra -c requirements/dev.lock -o requirements/$$extra.lock || exit 1; done
+	echo hatchling | $(LOCK) - -c requirements/dev.lock -o requirements/build.lock
 
 check: $(STAMP) ## format, lint, types, import directions, generated files
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	PYTHONPATH=. $(VENV)/bin/lint-imports
+	$(PY) -m pitcrew_operator.crdgen --check
 
 test: $(STAMP) ## every test, the end-to-end ones on a real cluster (needs root and Go)
 	$(VENV)/bin/pytest -m "not gpu"

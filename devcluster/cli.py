@@ -113,7 +113,9 @@ def _build(config: Config, options: argparse.Namespace) -> None:
     buildah, archive = _buildah(config), mirror()
     for target in images.TARGETS if options.target == "all" else (options.target,):
         built = images.build(config, buildah, archive, target)
-        print(f"{built.reference}  {built.size / 1e6:.0f} MB  {built.image[:12]}")
+        print(
+            f"{images.short_name(built.reference)}  {built.size / 1e6:.0f} MB  {built.image[:12]}"
+        )
         if node.running(config):
             _load_one(config, buildah, built.reference, built.image)
 
@@ -123,7 +125,7 @@ def _load(config: Config, options: argparse.Namespace) -> None:
 
 
 def _load_one(config: Config, buildah: Buildah, name: str, image: str | None) -> None:
-    with Stage(f"load {name}") as stage:
+    with Stage(f"load {images.short_name(name)}") as stage:
         if not images.load(config, buildah, name, image):
             stage.say("held already")
 

@@ -47,6 +47,11 @@ def full_name(name: str) -> str:
     return name if named else f"docker.io/{name}"
 
 
+def short_name(name: str) -> str:
+    """An image's name as people and manifests write it."""
+    return full_name(name).removeprefix("docker.io/")
+
+
 def inputs(repo: Path, target: str) -> Iterator[Path]:
     """Every file that can change a target's image."""
     locks = (f"requirements/{target}.lock", "requirements/build.lock")
@@ -123,7 +128,7 @@ def _build(
     arguments = (f"PYTHON_IMAGE={python}", f"BASE_IMAGE={base}")
     pip_conf = PIP_CONF.read_text() if PIP_CONF.is_file() else ""
     with (
-        Stage(f"image {full_name(name).removeprefix('docker.io/')}") as stage,
+        Stage(f"image {short_name(name)}") as stage,
         tempfile.TemporaryDirectory(prefix="build-", dir=config.storage) as directory,
     ):
         volumes = network.mounts(os.environ, pip_conf, Path(directory))
