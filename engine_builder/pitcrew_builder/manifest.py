@@ -143,6 +143,10 @@ class Manifest(Model):
     model: ModelFacts
     ranks: tuple[GraphInterface, ...] = Field(min_length=1)
     canary: Canary
+    proven: str = Field(
+        default="engine",
+        description="What was run before publishing: `engine`, or what stood in for it.",
+    )
     files: tuple[FileEntry, ...]
     timings: dict[str, float] = Field(description="Seconds by phase.")
     created_at: str = Field(description="RFC 3339, UTC.")

@@ -9,14 +9,15 @@ from pitcrew_builder.checkpoint.directory import read_tensors
 from pitcrew_builder.checkpoint.match import check_match
 from pitcrew_builder.families.family import ignored_tensors
 from pitcrew_builder.manifest import Manifest
-from pitcrew_builder.optimize import optimize
 from pitcrew_builder.progress import Tracker
 from pitcrew_builder.report import Phase, Succeeded
 from pitcrew_builder.request import Request, plan
 from pitcrew_builder.sources.source import Located
 from pitcrew_builder.spec import BuildSpec, HuggingFaceSource
-from pitcrew_builder.stage import Network, stage
+from pitcrew_builder.stage import stage
 from pitcrew_builder.store import Store
+from pitcrew_builder.targets import backend_of
+from pitcrew_builder.targets.target import Backend, Network, Site
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,23 +30,24 @@ class Places:
 
 def build(spec: BuildSpec, places: Places, tracker: Tracker) -> Succeeded:
     """Publish the engine of `spec`, or find it. Raises `BuildError`."""
+    backend = backend_of(spec)
     store = Store(places.store)
     store.clean()
     with tracker.phase(Phase.RESOLVE, "locating the checkpoint"):
         located = _locate(spec, places.cache, tracker)
-        request = plan(spec, located)
+        request = plan(spec, located, backend.toolchain())
         found = store.find(request.identity)
         if found is None:
             located.fetch_weights()
     if found is not None:
         with tracker.phase(Phase.PUBLISH, "already in the store"):
             return _succeeded(found, tracker, cached=True)
-    network = _draw(request, located, tracker)
+    network = _draw(request, located, backend, tracker)
     with store.staging() as directory:
-        staged = directory / "engine"
-        manifest = stage(staged, request, located.directory, network, tracker)
+        site = _site(directory, places, request, tracker)
+        manifest = stage(site, backend, request, located.directory, network)
         with tracker.phase(Phase.PUBLISH, "publishing"):
-            published = store.publish(staged, request.identity)
+            published = store.publish(site.engine, request.identity)
     return _succeeded(published, tracker, cached=published != manifest)
 
 
@@ -60,7 +62,13 @@ def _locate(spec: BuildSpec, cache: Path, tracker: Tracker) -> Located:
     return local.locate(spec.source, digests, tracker)
 
 
-def _draw(request: Request, located: Located, tracker: Tracker) -> Network:
+def _site(staging: Path, places: Places, request: Request, tracker: Tracker) -> Site:
+    scratch = staging / "scratch"
+    scratch.mkdir()
+    return Site(staging / "engine", scratch, places.cache, request.identity, tracker)
+
+
+def _draw(request: Request, located: Located, backend: Backend, tracker: Tracker) -> Network:
     """The network, proven to need exactly the tensors that are there."""
     with tracker.phase(Phase.PARSE, "reading tensor headers"):
         tensors = read_tensors(located.directory)
@@ -69,7 +77,7 @@ def _draw(request: Request, located: Located, tracker: Tracker) -> Network:
         wanted = [ref for weight in graph.weights for ref in weight.tensors]
         check_match(wanted, tensors, ignored_tensors(request.family, request.config))
     with tracker.phase(Phase.OPTIMIZE, "joining projections"):
-        return Network(optimize(graph), tensors)
+        return Network(backend.optimize(graph), tensors)
 
 
 def _succeeded(manifest: Manifest, tracker: Tracker, *, cached: bool) -> Succeeded:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 from pitcrew_builder import __version__
@@ -17,7 +16,6 @@ from pitcrew_builder.checkpoint.directory import CONFIG, GENERATION_CONFIG, Dire
 from pitcrew_builder.errors import InvalidSpec
 from pitcrew_builder.families import family_of
 from pitcrew_builder.families.family import Family
-from pitcrew_builder.graph.ir import OPSET
 from pitcrew_builder.manifest import Identity, ModelFacts, ResolvedShapes
 from pitcrew_builder.sources.source import Located
 from pitcrew_builder.spec import BuildSpec, Shapes
@@ -35,8 +33,8 @@ class Request:
     identity: Identity
 
 
-def plan(spec: BuildSpec, located: Located) -> Request:
-    """Read the configuration, decide the shapes, and name the engine."""
+def plan(spec: BuildSpec, located: Located, toolchain: dict[str, str]) -> Request:
+    """Read the configuration, decide the shapes, and name the engine as built by `toolchain`."""
     raw = parse_object(located.directory.read_small(CONFIG), CONFIG)
     family = family_of(parse_as(Envelope, raw, CONFIG))
     config = parse_as(family.config, raw, CONFIG)
@@ -48,7 +46,7 @@ def plan(spec: BuildSpec, located: Located) -> Request:
         precision=spec.precision,
         parallelism=spec.parallelism,
         shapes=resolve_shapes(spec.shapes, config),
-        toolchain=toolchain(),
+        toolchain=toolchain,
         builder_version=__version__,
     )
     return Request(family, config, _generation(located.directory), identity)
@@ -68,11 +66,6 @@ def resolve_shapes(shapes: Shapes, config: DecoderConfig) -> ResolvedShapes:
         max_sequence_length=length,
         kv_page_size=shapes.kv_page_size,
     )
-
-
-def toolchain() -> dict[str, str]:
-    """The versions that an engine's bytes depend on, read without importing anything heavy."""
-    return {"onnx-opset": str(OPSET), "onnxruntime": version("onnxruntime")}
 
 
 def facts(request: Request, parameters: int) -> ModelFacts:

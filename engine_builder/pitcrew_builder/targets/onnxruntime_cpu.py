@@ -1,0 +1,29 @@
+"""ONNX Runtime on a CPU: the drawn graph itself, in float32."""
+
+from importlib.metadata import version
+
+from pitcrew_builder.graph.ir import OPSET, Graph
+from pitcrew_builder.manifest import GraphInterface
+from pitcrew_builder.optimize import optimize
+from pitcrew_builder.targets.onnx_files import GRAPH, write_onnx
+from pitcrew_builder.targets.target import Network, Site, Written
+
+
+class OnnxRuntimeCpu:
+    """The backend of target `onnxruntime-cpu`."""
+
+    proven = "engine"
+
+    def toolchain(self) -> dict[str, str]:
+        """The operators' version and the runtime's."""
+        return {"onnx-opset": str(OPSET), "onnxruntime": version("onnxruntime")}
+
+    def optimize(self, graph: Graph) -> Graph:
+        """Join projections; the runtime fuses the rest by itself."""
+        return optimize(graph)
+
+    def write(self, network: Network, site: Site) -> Written:
+        """Write the graph and its constants; what is proven is what is served."""
+        files = write_onnx(site.engine, site.folder, network, site.metadata, site.tracker)
+        path = f"{site.folder}/{GRAPH}"
+        return Written(GraphInterface(graph=path), files, site.engine / path)
