@@ -7,9 +7,15 @@ BuildError
 ├── CheckpointUnsafe     reading it would run code or leave its directory
 ├── UnknownArchitecture  no family, or a variation of one, that we can draw
 ├── HubUnreachable       the hub did not answer; later it may
+├── StorageUnreachable   object storage did not answer; later it may
+│   └── StorageChanged   an object was replaced while it was read
+├── StorageRefused       object storage answered no: credentials, bucket, address
+├── PromptsUnreachable   the address of the prompts did not answer
 ├── DiskFull             no room for the engine
 ├── ValidationFailed     the engine was built and computes nonsense
+├── EngineNotFound       no engine of that name is in the store
 ├── EngineCorrupt        a published directory does not match its manifest
+├── EngineInUse          somebody reads the engine that was to be removed
 └── Cancelled            somebody asked us to stop
 """
 
@@ -66,6 +72,30 @@ class HubUnreachable(BuildError):
     retryable = True
 
 
+class StorageUnreachable(BuildError):
+    """Object storage did not answer."""
+
+    reason = FailureReason.STORAGE_UNREACHABLE
+    retryable = True
+
+
+class StorageRefused(BuildError):
+    """Object storage answered no."""
+
+    reason = FailureReason.STORAGE_REFUSED
+
+
+class StorageChanged(StorageUnreachable):
+    """An object was replaced or removed while it was read."""
+
+
+class PromptsUnreachable(BuildError):
+    """The address of calibration or proof prompts did not answer."""
+
+    reason = FailureReason.PROMPTS_UNREACHABLE
+    retryable = True
+
+
 class DiskFull(BuildError):
     """A volume has no room for what must be written."""
 
@@ -80,8 +110,18 @@ class ValidationFailed(BuildError):
     reason = FailureReason.VALIDATION_FAILED
 
 
+class EngineNotFound(BuildError):
+    """No engine of that name is in the store."""
+
+
 class EngineCorrupt(BuildError):
     """A directory of the store does not match its manifest."""
+
+
+class EngineInUse(BuildError):
+    """Somebody reads the engine that was to be removed."""
+
+    retryable = True
 
 
 class Cancelled(BuildError):

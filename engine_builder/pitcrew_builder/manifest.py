@@ -8,10 +8,18 @@ naming contract, given by `GraphInterface`.
 import hashlib
 import json
 import re
+from typing import Literal
 
 from pydantic import Field
 
-from pitcrew_builder.spec import Model, Parallelism, Precision, Target
+from pitcrew_builder.spec import (
+    Model,
+    Parallelism,
+    Precision,
+    QuantizationMethod,
+    Target,
+    WeightFormat,
+)
 
 MANIFEST_NAME = "manifest.json"
 SCHEMA_VERSION = 1
@@ -23,6 +31,23 @@ class ResolvedShapes(Model):
     max_batch_size: int
     max_sequence_length: int
     kv_page_size: int
+
+
+class QuantizationRecipe(Model):
+    """`Quantization` with every default decided, and what it was calibrated on."""
+
+    weights: WeightFormat
+    method: QuantizationMethod
+    block_size: int
+    calibration_sha256: str | None = Field(
+        default=None, description="Digest of the prompts that were calibrated on."
+    )
+
+    @property
+    def tag(self) -> str:
+        """For people, such as `int4-awq`; plain rounding goes without saying."""
+        plain = self.method is QuantizationMethod.ROUND
+        return self.weights.value if plain else f"{self.weights.value}-{self.method.value}"
 
 
 class Identity(Model):
@@ -37,13 +62,25 @@ class Identity(Model):
     shapes: ResolvedShapes
     toolchain: dict[str, str] = Field(description="Compiler and runtime versions by name.")
     builder_version: str
+    quantization: QuantizationRecipe | None = None
+    proof_sha256: str | None = Field(
+        default=None, description="Digest of the held-out prompts whose scores the manifest has."
+    )
 
     @property
     def engine_id(self) -> str:
         """64 hex digits, equal for equal inputs on every machine."""
-        document = self.model_dump(mode="json", by_alias=True)
+        document = self.model_dump(mode="json", by_alias=True, exclude=self._unset())
         text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def _unset(self) -> set[str]:
+        """Optional fields at their default: the hash leaves them out, so that a new version's new
+        field changes no old engine's id.
+        """
+        fields = type(self).model_fields.items()
+        optional = {name: field.default for name, field in fields if not field.is_required()}
+        return {name for name, default in optional.items() if getattr(self, name) == default}
 
     @property
     def target_tag(self) -> str:
@@ -57,8 +94,9 @@ class Identity(Model):
             )
             if degree > 1
         ]
+        narrow = [self.quantization.tag] if self.quantization else []
         return "-".join(
-            ["cpu", f"ort{self.toolchain['onnxruntime']}", *layout, self.precision.value]
+            ["cpu", f"ort{self.toolchain['onnxruntime']}", *layout, self.precision.value, *narrow]
         )
 
     @property
@@ -102,6 +140,36 @@ class ModelFacts(Model):
     pad_token_id: int | None
 
 
+class Exchange(Model):
+    """What the ranks of `group` do together: each gives its `value` and each gets `result`."""
+
+    operator: Literal["AllReduce", "AllGather"] = Field(
+        description="AllReduce: the sum. AllGather: side by side on the last axis, in group order."
+    )
+    value: str
+    result: str
+    group: tuple[int, ...] = Field(description="Ranks.")
+
+
+class SegmentFile(Model):
+    """A part of a rank's graph that needs no other rank, and the exchanges after it."""
+
+    graph: str = Field(description="Path in the engine directory.")
+    exchanges: tuple[Exchange, ...]
+
+
+class Placement(Model):
+    """What a rank holds of a network that is split."""
+
+    tensor: int = Field(description="Position among the ranks that share each layer.")
+    pipeline: int = Field(description="Position among the ranges of layers.")
+    expert: int = Field(description="Position among the ranks that share the experts.")
+    first_layer: int
+    layers: int
+    first_kv_head: int
+    kv_heads: int
+
+
 class GraphInterface(Model):
     """Names and types of the graph's tensors.
 
@@ -120,9 +188,20 @@ class GraphInterface(Model):
     A new token attends to its sequence's first `context_lengths` pooled tokens and, causally, to
     the new tokens before it; a row shorter than S is padded on the right. Every slot of the pools
     holds a finite number, used or not: a masked one counts with weight 0, which a NaN survives.
+
+    A rank of a split network has the pools and new keys and values of its own layers and KV heads
+    alone. A pipeline stage that is not the last gives `rows.<layer>` [B * S, hidden] in place of
+    `logits` and takes no `logit_indices`; the stage that begins with that layer takes the rows of
+    the same tensor and expert position. `llm::AllReduce` and `llm::AllGather` nodes exchange values
+    within a stage; an executor without them runs `segments` instead: one after the other, each fed
+    by name with inputs and earlier values, and after each the exchanges.
     """
 
     graph: str = Field(description="Path of the rank's graph in the engine directory.")
+    placement: Placement | None = Field(default=None, description="Absent: the whole network.")
+    segments: tuple[SegmentFile, ...] = Field(
+        default=(), description="Empty where the graph holds no collective."
+    )
     kv_dtype: str = "float32"
 
 
@@ -131,6 +210,55 @@ class Canary(Model):
 
     prompt: tuple[int, ...]
     continuation: tuple[int, ...]
+
+
+class Score(Model):
+    """The engine beside its reference on the same held-out text, in one shape."""
+
+    batch: int = Field(description="Sequences of one step.")
+    capacity: int = Field(description="Tokens that the page table had room for.")
+    tokens: int = Field(description="Predicted tokens.")
+    perplexity: float
+    reference_perplexity: float
+    top1_agreement: float = Field(description="Share of positions with the same likeliest token.")
+    kl_divergence: float = Field(description="Mean nats from the reference to the engine.")
+
+
+class ProofReport(Model):
+    """What was measured before the engine was published."""
+
+    prompts: int
+    prompts_sha256: str
+    reference: str = Field(description="What the engine was compared with.")
+    scores: tuple[Score, ...]
+
+    @property
+    def worst(self) -> Score:
+        """The score whose perplexity rose most."""
+        return max(self.scores, key=lambda score: score.perplexity / score.reference_perplexity)
+
+
+class QuantizedMatrix(Model):
+    """One matrix: before and after."""
+
+    name: str
+    block: int = Field(description="Inputs that share a scale.")
+    bytes_before: int = Field(description="Unquantized, as this engine would store it.")
+    bytes_after: int = Field(description="Codes and scales.")
+    relative_error: float = Field(description="Frobenius norm of the error over the matrix's.")
+    input_range: float | None = Field(
+        default=None, description="Largest magnitude of an activation in calibration."
+    )
+
+
+class QuantizationReport(Model):
+    """What quantization did."""
+
+    prompts: int = Field(description="Prompts that were calibrated on.")
+    tokens: int
+    warnings: tuple[str, ...] = ()
+    matrices: tuple[QuantizedMatrix, ...]
+    kept: tuple[str, ...] = Field(description="Matrices that stayed as they were.")
 
 
 class Manifest(Model):
@@ -149,6 +277,8 @@ class Manifest(Model):
     )
     files: tuple[FileEntry, ...]
     timings: dict[str, float] = Field(description="Seconds by phase.")
+    quantization: QuantizationReport | None = None
+    proof: ProofReport | None = None
     created_at: str = Field(description="RFC 3339, UTC.")
 
     @property

@@ -47,10 +47,22 @@ class FailureReason(StrEnum):
     CHECKPOINT_UNSAFE = "CheckpointUnsafe"
     UNKNOWN_ARCHITECTURE = "UnknownArchitecture"
     HUB_UNREACHABLE = "HubUnreachable"
+    STORAGE_UNREACHABLE = "StorageUnreachable"
+    STORAGE_REFUSED = "StorageRefused"
+    PROMPTS_UNREACHABLE = "PromptsUnreachable"
     DISK_FULL = "DiskFull"
     VALIDATION_FAILED = "ValidationFailed"
     CANCELLED = "Cancelled"
     INTERNAL_ERROR = "InternalError"
+
+
+class ProofSummary(Model):
+    """The worst figures of the proof over all shapes."""
+
+    perplexity: float
+    reference_perplexity: float
+    top1_agreement: float
+    kl_divergence: float
 
 
 class Succeeded(Model):
@@ -70,6 +82,8 @@ class Succeeded(Model):
     kv_bytes_per_token: int
     cached: bool = Field(description="True where the engine was already in the store.")
     seconds: float
+    proof: ProofSummary | None = None
+    warnings: tuple[str, ...] = ()
 
 
 class Failed(Model):

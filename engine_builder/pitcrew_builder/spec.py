@@ -82,6 +82,150 @@ class Shapes(Model):
     )
 
 
+class WeightFormat(StrEnum):
+    """What the matrices of the layers are stored as."""
+
+    FP8 = "fp8"
+    INT8 = "int8"
+    INT4 = "int4"
+
+
+class QuantizationMethod(StrEnum):
+    """How codes are chosen."""
+
+    ROUND = "round"
+    AWQ = "awq"
+    GPTQ = "gptq"
+
+
+class Prompts(Model):
+    """Prompts of the users: JSON lines, each with `text`, `prompt` or `messages`."""
+
+    path: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=512,
+        description="A file, as the builder sees it: on a volume or a mounted ConfigMap.",
+    )
+    url: str | None = Field(
+        default=None,
+        max_length=1024,
+        pattern=r"^https?://",
+        description="An address that answers with the file.",
+    )
+    samples: int | None = Field(
+        default=None,
+        ge=1,
+        le=4096,
+        description="Prompts to use at most. Default: 128 to calibrate, 64 to prove.",
+    )
+
+    @model_validator(mode="after")
+    def _exactly_one_place(self) -> "Prompts":
+        if (self.path is None) == (self.url is None):
+            raise ValueError("prompts: give exactly one of path and url")
+        return self
+
+
+_DECIMAL = r"^[0-9]{1,6}(\.[0-9]{1,6})?$"
+
+
+class Proof(Model):
+    """What the engine must show on held-out prompts before it is published.
+
+    Perplexity may rise by the larger of its two allowances, over the same network unquantized.
+    """
+
+    prompts: Prompts | None = Field(
+        default=None,
+        description="Held-out prompts. Default: one in five of the calibration prompts, which are "
+        "then not calibrated on.",
+    )
+    max_perplexity_increase: str = Field(
+        default="0.5",
+        pattern=_DECIMAL,
+        max_length=13,
+        description="Allowed rise of perplexity, absolute.",
+    )
+    max_perplexity_increase_percent: str = Field(
+        default="2",
+        pattern=_DECIMAL,
+        max_length=13,
+        description="Allowed rise of perplexity, relative.",
+    )
+    min_top1_agreement: str | None = Field(
+        default=None,
+        pattern=_DECIMAL,
+        max_length=13,
+        description="Least share (0 to 1) of positions with the same likeliest token.",
+    )
+    max_kl_divergence: str | None = Field(
+        default=None,
+        pattern=_DECIMAL,
+        max_length=13,
+        description="Most nats per token that the predicted distribution may move.",
+    )
+
+
+class Quantization(Model):
+    """Narrower weights, and how they are found."""
+
+    weights: WeightFormat = Field(
+        description="fp8: weights and activations in E4M3. int8, int4: weights alone."
+    )
+    method: QuantizationMethod | None = Field(
+        default=None,
+        description="Default: awq for int4 where calibration prompts are given, else round.",
+    )
+    block_size: int = Field(
+        default=128,
+        ge=16,
+        le=128,
+        multiple_of=16,
+        description="Inputs that share a scale in int4: 128, 64, 32 or 16. A matrix that this does "
+        "not divide takes the next smaller one.",
+    )
+    calibration: Prompts | None = Field(
+        default=None, description="Prompts of the users; awq, gptq and fp8 need them."
+    )
+
+    @property
+    def chosen_method(self) -> QuantizationMethod:
+        """The method, with its default decided."""
+        if self.method is not None:
+            return self.method
+        calibrated = self.weights is WeightFormat.INT4 and self.calibration is not None
+        return QuantizationMethod.AWQ if calibrated else QuantizationMethod.ROUND
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether activations decide anything."""
+        return self.weights is WeightFormat.FP8 or (
+            self.chosen_method is not QuantizationMethod.ROUND
+        )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Quantization":
+        if self.block_size & (self.block_size - 1):
+            raise ValueError(f"blockSize is {self.block_size}; set it to 128, 64, 32 or 16")
+        calibrated = self.method not in (None, QuantizationMethod.ROUND)
+        if calibrated and self.weights is not WeightFormat.INT4:
+            raise ValueError(
+                f"method {self.method} makes int4 weights, not {self.weights}; set weights to int4 "
+                f"or method to round"
+            )
+        if self.needs_calibration and self.calibration is None:
+            raise ValueError(
+                f"{self.weights} by {self.chosen_method} reads activations of your users' prompts; "
+                f"set calibration"
+            )
+        return self
+
+
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 class BuildSpec(Model):
     """One build, wholly described. Equal specs over equal weights give equal engine ids."""
 
@@ -90,6 +234,22 @@ class BuildSpec(Model):
     precision: Precision = Precision.FP32
     parallelism: Parallelism = Parallelism()
     shapes: Shapes = Shapes()
+    # Left out of the document where they are not set: older requests keep their exact text.
+    quantization: Quantization | None = Field(default=None, exclude_if=_is_none)
+    proof: Proof | None = Field(default=None, exclude_if=_is_none)
+
+    @model_validator(mode="after")
+    def _has_prompts_to_prove_with(self) -> "BuildSpec":
+        stated = self.proof is not None and self.proof.prompts is not None
+        calibration = self.quantization is not None and self.quantization.calibration is not None
+        if (self.quantization is not None or self.proof is not None) and not (
+            stated or calibration
+        ):
+            raise ValueError(
+                "proof.prompts: a quantized engine is published only when it is proven on prompts "
+                "of your users; give proof.prompts or quantization.calibration"
+            )
+        return self
 
     @model_validator(mode="after")
     def _target_supports_layout(self) -> "BuildSpec":

@@ -11,6 +11,8 @@ from pitcrew_builder.spec import (
     Model,
     Parallelism,
     Precision,
+    Proof,
+    Quantization,
     Shapes,
     Target,
 )
@@ -182,6 +184,12 @@ class LLMEngineSpec(Model):
     shapes: Shapes = Field(
         default=Shapes(), description="The limits that the engine is compiled for."
     )
+    quantization: Quantization | None = Field(
+        default=None, description="Narrower weights. Default: none."
+    )
+    proof: Proof | None = Field(
+        default=None, description="What a build must show on held-out prompts to be published."
+    )
     store: EngineStore = Field(default=EngineStore(), description="Where the engine is kept.")
     build: BuildSettings = Field(default=BuildSettings(), description="How the build Job runs.")
 
@@ -193,6 +201,8 @@ class LLMEngineSpec(Model):
             precision=self.precision,
             parallelism=self.parallelism,
             shapes=self.shapes,
+            quantization=self.quantization,
+            proof=self.proof,
         )
 
 
