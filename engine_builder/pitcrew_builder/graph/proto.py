@@ -87,7 +87,8 @@ def to_proto(
 
 
 def _opsets(graph: Graph) -> list[onnx.OperatorSetIdProto]:
-    domains = sorted({function.domain for function in graph.functions})
+    called = {node.domain for node in graph.nodes if node.domain}
+    domains = sorted(called | {function.domain for function in graph.functions})
     return [oh.make_opsetid("", OPSET), *(oh.make_opsetid(domain, 1) for domain in domains)]
 
 

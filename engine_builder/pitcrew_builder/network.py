@@ -1,0 +1,160 @@
+"""Running an engine's graphs on the CPU as one network, however many ranks it is split over.
+
+A split network is run rank by rank and segment by segment, with real sums between them: what is
+proven is what the ranks compute together. Seen from outside it takes and gives the tensors of
+`manifest.GraphInterface` for the whole network. It serves the proof of a build, not users.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from pitcrew_builder.errors import ValidationFailed
+from pitcrew_builder.manifest import Exchange, GraphInterface, Placement
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+Tensor: TypeAlias = npt.NDArray[Any]
+Tensors: TypeAlias = Mapping[str, Tensor]
+
+_HEADS = 2
+"""The axis of KV heads, in pools and in new keys and values alike."""
+
+
+class Network(Protocol):
+    """Anything that computes the outputs of `manifest.GraphInterface` from its inputs."""
+
+    def run(self, inputs: Tensors) -> dict[str, Tensor]:
+        """All outputs by name. Raises `ValidationFailed`."""
+        ...
+
+
+def open_network(root: Path, ranks: Sequence[GraphInterface]) -> Network:
+    """The network of an engine directory. Raises `ValidationFailed`."""
+    if len(ranks) == 1:
+        return Executable(root / ranks[0].graph)
+    return SplitNetwork([_Rank(root, interface) for interface in ranks])
+
+
+class Executable:
+    """One graph file."""
+
+    def __init__(self, graph: Path) -> None:
+        self._session = _open(graph)
+        self._inputs = [item.name for item in self._session.get_inputs()]
+        self._outputs = [item.name for item in self._session.get_outputs()]
+
+    def run(self, inputs: Tensors) -> dict[str, Tensor]:
+        """The graph's outputs; of `inputs` it takes what it knows."""
+        feeds = {name: inputs[name] for name in self._inputs}
+        try:
+            outputs = self._session.run(self._outputs, feeds)
+        except Exception as error:
+            raise _failed("run", error) from error
+        return dict(zip(self._outputs, outputs, strict=True))
+
+
+class SplitNetwork:
+    """The ranks of one engine, in one process."""
+
+    def __init__(self, ranks: "list[_Rank]") -> None:
+        self._ranks = ranks
+        self._stages = 1 + max(rank.placement.pipeline for rank in ranks)
+
+    def run(self, inputs: Tensors) -> dict[str, Tensor]:
+        """The whole network's outputs: new keys and values of all heads of all layers, and logits."""
+        values = [rank.own(inputs) for rank in self._ranks]
+        for stage in range(self._stages):
+            self._run_stage(stage, values)
+            self._hand_over(stage, values)
+        return self._gather(values)
+
+    def _run_stage(self, stage: int, values: list[dict[str, Tensor]]) -> None:
+        members = [i for i, r in enumerate(self._ranks) if r.placement.pipeline == stage]
+        for step, exchanges in enumerate(self._ranks[members[0]].exchanges):
+            for member in members:
+                values[member] |= self._ranks[member].programs[step].run(values[member])
+            for index in range(len(exchanges)):
+                _exchange([self._ranks[m].exchanges[step][index] for m in members], values)
+
+    def _hand_over(self, stage: int, values: list[dict[str, Tensor]]) -> None:
+        """Give the rows of each rank of a stage to the same place of the next one."""
+        width = len(self._ranks) // self._stages
+        for member in range(stage * width, (stage + 1) * width):
+            following = member + width
+            if following < len(values):
+                name = f"rows.{self._ranks[following].placement.first_layer}"
+                values[following][name] = values[member][name]
+
+    def _gather(self, values: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        outputs = {"logits": values[-1]["logits"]}
+        for kind in ("keys", "values"):
+            heads: dict[str, dict[int, Tensor]] = {}
+            for rank, own in zip(self._ranks, values, strict=True):
+                for layer in rank.layers:
+                    name = f"new_{kind}.{layer}"
+                    heads.setdefault(name, {})[rank.placement.first_kv_head] = own[name]
+            for name, parts in heads.items():
+                outputs[name] = np.concatenate([parts[i] for i in sorted(parts)], axis=_HEADS)
+        return outputs
+
+
+class _Rank:
+    """One rank's executables, with what follows each of them."""
+
+    def __init__(self, root: Path, interface: GraphInterface) -> None:
+        assert interface.placement is not None
+        self.placement: Placement = interface.placement
+        self.layers = range(
+            self.placement.first_layer, self.placement.first_layer + self.placement.layers
+        )
+        paths = [part.graph for part in interface.segments] or [interface.graph]
+        self.programs = [Executable(root / path) for path in paths]
+        self.exchanges = [part.exchanges for part in interface.segments] or [()]
+
+    def own(self, inputs: Tensors) -> dict[str, Tensor]:
+        """The inputs of the whole network, cut to this rank's KV heads."""
+        first = self.placement.first_kv_head
+        heads = slice(first, first + self.placement.kv_heads)
+        return {
+            name: np.ascontiguousarray(tensor[:, :, heads]) if "_pool." in name else tensor
+            for name, tensor in inputs.items()
+            if "_pool." not in name or int(name.rsplit(".", 1)[1]) in self.layers
+        }
+
+
+def _exchange(members: Sequence[Exchange], values: list[dict[str, Tensor]]) -> None:
+    """Do the same exchange of every group of a stage."""
+    for exchange in {member.group: member for member in members}.values():
+        given = [values[rank][exchange.value] for rank in exchange.group]
+        result = sum(given[1:], given[0])
+        if exchange.operator == "AllGather":
+            result = np.concatenate(given, axis=-1)
+        for rank in exchange.group:
+            values[rank][exchange.result] = result
+
+
+def _open(graph: Path) -> "onnxruntime.InferenceSession":
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    # A build shares its cores; threads that spin between two operators would take them all.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Packing would copy every matrix; the proof reads them as they are mapped from the file.
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    try:
+        return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise _failed("load", error) from error
+
+
+def _failed(verb: str, error: Exception) -> ValidationFailed:
+    # The runtime's exceptions share no base class of their own.
+    return ValidationFailed(
+        f"ONNX Runtime does not {verb} the graph: {error}; please report this as a bug"
+    )
