@@ -33,11 +33,15 @@ class Network(Protocol):
         ...
 
 
-def open_network(root: Path, ranks: Sequence[GraphInterface]) -> Network:
-    """The network of an engine directory. Raises `ValidationFailed`."""
+def open_network(ranks: Sequence[tuple[Path, GraphInterface]]) -> Network:
+    """The network of all ranks, each with what its paths are relative to.
+
+    Raises `ValidationFailed`.
+    """
     if len(ranks) == 1:
-        return Executable(root / ranks[0].graph)
-    return SplitNetwork([_Rank(root, interface) for interface in ranks])
+        root, interface = ranks[0]
+        return Executable(root / interface.graph)
+    return SplitNetwork([_Rank(root, interface) for root, interface in ranks])
 
 
 class Executable:

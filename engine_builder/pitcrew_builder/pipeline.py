@@ -8,13 +8,14 @@ from pitcrew_builder.checkpoint.digests import DigestCache
 from pitcrew_builder.checkpoint.directory import read_tensors
 from pitcrew_builder.checkpoint.match import check_match
 from pitcrew_builder.families.family import ignored_tensors
+from pitcrew_builder.layout import layouts
 from pitcrew_builder.manifest import Manifest
 from pitcrew_builder.progress import Tracker
 from pitcrew_builder.report import Phase, Succeeded
-from pitcrew_builder.request import Request, plan
+from pitcrew_builder.request import Request, placement_of, plan
 from pitcrew_builder.sources.source import Located
 from pitcrew_builder.spec import BuildSpec, HuggingFaceSource
-from pitcrew_builder.stage import stage
+from pitcrew_builder.stage import Drawn, stage
 from pitcrew_builder.store import Store
 from pitcrew_builder.targets import backend_of
 from pitcrew_builder.targets.target import Backend, Network, Site
@@ -42,10 +43,10 @@ def build(spec: BuildSpec, places: Places, tracker: Tracker) -> Succeeded:
     if found is not None:
         with tracker.phase(Phase.PUBLISH, "already in the store"):
             return _succeeded(found, tracker, cached=True)
-    network = _draw(request, located, backend, tracker)
+    drawn = _draw(request, located, backend, tracker)
     with store.staging() as directory:
         site = _site(directory, places, request, tracker)
-        manifest = stage(site, backend, request, located.directory, network)
+        manifest = stage(site, backend, request, located.directory, drawn)
         with tracker.phase(Phase.PUBLISH, "publishing"):
             published = store.publish(site.engine, request.identity)
     return _succeeded(published, tracker, cached=published != manifest)
@@ -68,16 +69,27 @@ def _site(staging: Path, places: Places, request: Request, tracker: Tracker) -> 
     return Site(staging / "engine", scratch, places.cache, request.identity, tracker)
 
 
-def _draw(request: Request, located: Located, backend: Backend, tracker: Tracker) -> Network:
+def _draw(request: Request, located: Located, backend: Backend, tracker: Tracker) -> Drawn:
     """The network, proven to need exactly the tensors that are there."""
+    family, config, identity = request.family, request.config, request.identity
     with tracker.phase(Phase.PARSE, "reading tensor headers"):
         tensors = read_tensors(located.directory)
-    with tracker.phase(Phase.GRAPH, f"drawing a {request.family.name}"):
-        graph = request.family.graph(request.config, request.identity.shapes)
-        wanted = [ref for weight in graph.weights for ref in weight.tensors]
-        check_match(wanted, tensors, ignored_tensors(request.family, request.config))
+    with tracker.phase(Phase.GRAPH, f"drawing a {family.name}"):
+        decoder = family.draw(config, identity.shapes)
+        whole = decoder.graph()
+        wanted = [ref for weight in whole.weights for ref in weight.tensors]
+        check_match(wanted, tensors, ignored_tensors(family, config))
     with tracker.phase(Phase.OPTIMIZE, "joining projections"):
-        return Network(backend.optimize(graph), tensors)
+        places = list(layouts(identity.parallelism))
+        ranks = tuple(
+            Network(
+                backend.optimize(decoder.graph(layout)),
+                tensors,
+                placement_of(layout, config) if len(places) > 1 else None,
+            )
+            for layout in places
+        )
+    return Drawn(ranks, sum(weight.elements for weight in whole.weights))
 
 
 def _succeeded(manifest: Manifest, tracker: Tracker, *, cached: bool) -> Succeeded:

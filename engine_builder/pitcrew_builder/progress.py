@@ -48,6 +48,15 @@ class Tracker:
         self.timings[phase.value] = round(self._clock() - began, 6)
         self.advance(1.0)
 
+    @contextmanager
+    def part(self, index: int, count: int) -> Iterator[None]:
+        """Inside, the current phase's progress moves within the part `index` of `count`."""
+        phase, start, end = whole = self._window
+        width = end - start
+        self._window = (phase, start + width * index // count, start + width * (index + 1) // count)
+        yield
+        self._window = whole
+
     def advance(self, fraction: float, message: str = "") -> None:
         """Say that `fraction` (0 to 1) of the current phase is done."""
         phase, start, end = self._window

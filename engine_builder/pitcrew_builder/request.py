@@ -16,7 +16,8 @@ from pitcrew_builder.checkpoint.directory import CONFIG, GENERATION_CONFIG, Dire
 from pitcrew_builder.errors import InvalidSpec
 from pitcrew_builder.families import family_of
 from pitcrew_builder.families.family import Family
-from pitcrew_builder.manifest import Identity, ModelFacts, ResolvedShapes
+from pitcrew_builder.layout import Layout
+from pitcrew_builder.manifest import Identity, ModelFacts, Placement, ResolvedShapes
 from pitcrew_builder.sources.source import Located
 from pitcrew_builder.spec import BuildSpec, Shapes
 
@@ -84,6 +85,21 @@ def facts(request: Request, parameters: int) -> ModelFacts:
         bos_token_id=_first(generation.bos_token_id, config.bos_token_id),
         eos_token_ids=_as_tuple(stated),
         pad_token_id=_first(generation.pad_token_id, config.pad_token_id),
+    )
+
+
+def placement_of(layout: Layout, config: DecoderConfig) -> Placement:
+    """What the manifest says of a rank."""
+    layers = layout.layers(config.num_hidden_layers)
+    kv_heads = layout.kv_heads(config.num_key_value_heads)
+    return Placement(
+        tensor=layout.tensor,
+        pipeline=layout.pipeline,
+        expert=layout.expert,
+        first_layer=layers.start,
+        layers=len(layers),
+        first_kv_head=kv_heads.start,
+        kv_heads=len(kv_heads),
     )
 
 

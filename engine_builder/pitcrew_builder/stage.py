@@ -1,5 +1,7 @@
 """Writing one engine directory where nobody looks yet: graph, weights, tokenizer, proof, manifest."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,43 +14,61 @@ from pitcrew_builder.manifest import (
     Manifest,
     ModelFacts,
 )
+from pitcrew_builder.network import open_network
 from pitcrew_builder.paged_runner import PagedRunner
 from pitcrew_builder.report import Phase
 from pitcrew_builder.request import Request, facts
 from pitcrew_builder.targets.onnx_files import file_entry
-from pitcrew_builder.targets.target import Backend, Network, Site
+from pitcrew_builder.targets.target import Backend, Network, Proof, Site, Written
 from pitcrew_builder.validate import NEW_TOKENS, canary_prompt, prove
 
 TOKENIZER = "tokenizer"
 
 
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A network, drawn for every rank."""
+
+    ranks: tuple[Network, ...]
+    parameters: int
+    """Of the whole network, each counted once."""
+
+
 def stage(
-    site: Site, backend: Backend, request: Request, checkpoint: Directory, network: Network
+    site: Site, backend: Backend, request: Request, checkpoint: Directory, drawn: Drawn
 ) -> Manifest:
     """Write, prove and describe the engine in `site.engine`, a directory that is not there yet."""
     tracker = site.tracker
     with tracker.phase(Phase.SERIALIZE, "writing weights"):
         site.engine.mkdir()
-        written = backend.write(network, site)
+        ranks = _write_ranks(site, backend, drawn.ranks)
         with room_for(site.engine, 0, f"engine {request.identity.tag}"):
             tokenizer = _copy_tokenizer(site.engine / TOKENIZER, checkpoint)
-    known = facts(request, sum(weight.elements for weight in network.graph.weights))
+    known = facts(request, drawn.parameters)
     with tracker.phase(Phase.VALIDATE, "proving the engine"):
-        canary = _prove(site, written.proof, request, known)
+        canary = _prove(site, [rank.proof for rank in ranks], request, known)
     manifest = Manifest(
         engine_id=request.identity.engine_id,
         tag=request.identity.tag,
         identity=request.identity,
         model=known,
-        ranks=(written.interface,),
+        ranks=tuple(rank.interface for rank in ranks),
         canary=canary,
         proven=backend.proven,
-        files=(*written.files, *tokenizer),
+        files=(*(file for rank in ranks for file in rank.files), *tokenizer),
         timings=dict(tracker.timings),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     (site.engine / MANIFEST_NAME).write_text(manifest.to_json())
     return manifest
+
+
+def _write_ranks(site: Site, backend: Backend, networks: Sequence[Network]) -> list[Written]:
+    written: list[Written] = []
+    for rank, network in enumerate(networks):
+        with site.tracker.part(rank, len(networks)):
+            written.append(backend.write(network, replace(site, rank=rank)))
+    return written
 
 
 def _copy_tokenizer(target: Path, checkpoint: Directory) -> list[FileEntry]:
@@ -59,10 +79,11 @@ def _copy_tokenizer(target: Path, checkpoint: Directory) -> list[FileEntry]:
     return [file_entry(target.parent, f"{TOKENIZER}/{name}") for name in present]
 
 
-def _prove(site: Site, graph: Path, request: Request, known: ModelFacts) -> Canary:
+def _prove(site: Site, proofs: Sequence[Proof], request: Request, known: ModelFacts) -> Canary:
     shapes = request.identity.shapes
     longest = shapes.max_sequence_length
     prompt = canary_prompt(known, site.engine / TOKENIZER / "tokenizer.json", longest - 1)
     count = min(NEW_TOKENS, longest - len(prompt))
-    runner = PagedRunner(graph, known, shapes.kv_page_size, capacity=len(prompt) + count)
+    network = open_network([(proof.root, proof.interface) for proof in proofs])
+    runner = PagedRunner(network, known, shapes.kv_page_size, capacity=len(prompt) + count)
     return prove(runner, prompt, count, site.tracker.advance)

@@ -1,15 +1,17 @@
-"""A network as two files: an ONNX graph, and beside it the bytes of its constants."""
+"""A rank as ONNX graphs, and beside them one file with the bytes of their constants."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pitcrew_builder import serialize
 from pitcrew_builder.checkpoint.digests import sha256
 from pitcrew_builder.disk import room_for
-from pitcrew_builder.graph.proto import to_proto
-from pitcrew_builder.manifest import FileEntry
+from pitcrew_builder.graph.ir import Graph, Value
+from pitcrew_builder.graph.proto import Extent, to_proto
+from pitcrew_builder.graph.segments import segments
+from pitcrew_builder.manifest import FileEntry, GraphInterface, SegmentFile
 from pitcrew_builder.progress import Tracker
-from pitcrew_builder.targets.target import Network
+from pitcrew_builder.targets.target import Network, Proof, Written
 
 GRAPH = "model.onnx"
 DATA = "model.onnx.data"
@@ -21,15 +23,18 @@ def write_onnx(
     network: Network,
     metadata: Mapping[str, str],
     tracker: Tracker,
-) -> tuple[FileEntry, ...]:
-    """Write both files to `root/folder` and return their entries. Raises `DiskFull`."""
+) -> Written:
+    """Write the whole graph, its segments where ranks exchange values, and the data of them all.
+
+    All lie in `root/folder`. Raises `DiskFull`.
+    """
     directory = root / folder
     directory.mkdir(parents=True, exist_ok=True)
     extents = serialize.place(network.graph)
     size = serialize.size(extents)
     with room_for(root, size, f"engine {metadata['tag']}"):
-        proto = to_proto(network.graph, extents, DATA, metadata)
-        (directory / GRAPH).write_bytes(proto.SerializeToString(deterministic=True))
+        _write_graph(directory / GRAPH, network.graph, extents, metadata)
+        parts = tuple(_write_segments(directory, network.graph, extents, metadata))
         data = serialize.write_data(
             directory / DATA,
             f"{folder}/{DATA}",
@@ -38,10 +43,33 @@ def write_onnx(
             network.tensors,
             tracker.counter(size, "writing weights"),
         )
-    return file_entry(root, f"{folder}/{GRAPH}"), data
+    interface = GraphInterface(
+        graph=f"{folder}/{GRAPH}", placement=network.placement, segments=parts
+    )
+    graphs = [interface.graph, *(part.graph for part in parts)]
+    files = (*(file_entry(root, path) for path in graphs), data)
+    return Written(interface, files, Proof(root, interface))
 
 
 def file_entry(root: Path, path: str) -> FileEntry:
     """The manifest's entry of a file that is there."""
     file = root / path
     return FileEntry(path=path, size=file.stat().st_size, sha256=sha256(file))
+
+
+def _write_segments(
+    directory: Path, graph: Graph, extents: Mapping[Value, Extent], metadata: Mapping[str, str]
+) -> Iterator[SegmentFile]:
+    """Nothing where the graph is its own only segment."""
+    cut = segments(graph)
+    for index, segment in enumerate(cut if len(cut) > 1 else ()):
+        file = directory / f"segment{index}.onnx"
+        _write_graph(file, segment.graph, extents, metadata)
+        yield SegmentFile(graph=f"{directory.name}/{file.name}", exchanges=segment.exchanges)
+
+
+def _write_graph(
+    file: Path, graph: Graph, extents: Mapping[Value, Extent], metadata: Mapping[str, str]
+) -> None:
+    proto = to_proto(graph, extents, DATA, metadata)
+    file.write_bytes(proto.SerializeToString(deterministic=True))

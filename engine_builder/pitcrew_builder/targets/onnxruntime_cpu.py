@@ -3,9 +3,8 @@
 from importlib.metadata import version
 
 from pitcrew_builder.graph.ir import OPSET, Graph
-from pitcrew_builder.manifest import GraphInterface
 from pitcrew_builder.optimize import optimize
-from pitcrew_builder.targets.onnx_files import GRAPH, write_onnx
+from pitcrew_builder.targets.onnx_files import write_onnx
 from pitcrew_builder.targets.target import Network, Site, Written
 
 
@@ -24,6 +23,4 @@ class OnnxRuntimeCpu:
 
     def write(self, network: Network, site: Site) -> Written:
         """Write the graph and its constants; what is proven is what is served."""
-        files = write_onnx(site.engine, site.folder, network, site.metadata, site.tracker)
-        path = f"{site.folder}/{GRAPH}"
-        return Written(GraphInterface(graph=path), files, site.engine / path)
+        return write_onnx(site.engine, site.folder, network, site.metadata, site.tracker)

@@ -1,6 +1,6 @@
 """What the builder asks of a target: a name for its tools, its graph, and its files.
 
-A backend writes one rank at a time. Whatever it serializes, it also says which ONNX file ONNX
+A backend writes one rank at a time. Whatever it serializes, it also says which ONNX files ONNX
 Runtime can run in its place, so that every engine is proven by the same validator.
 """
 
@@ -11,16 +11,18 @@ from typing import Protocol
 
 from pitcrew_builder.checkpoint.safetensors import TensorInfo
 from pitcrew_builder.graph.ir import Graph
-from pitcrew_builder.manifest import FileEntry, GraphInterface, Identity
+from pitcrew_builder.manifest import FileEntry, GraphInterface, Identity, Placement
 from pitcrew_builder.progress import Tracker
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A graph and the tensors that its weights are made of."""
+    """One rank's graph and the tensors that its weights are made of."""
 
     graph: Graph
     tensors: Mapping[str, TensorInfo]
+    placement: Placement | None = None
+    """What the graph holds of a network that is split."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +54,22 @@ class Site:
 
 
 @dataclass(frozen=True, slots=True)
+class Proof:
+    """ONNX files of a rank's network, in float32, that ONNX Runtime runs on a CPU."""
+
+    root: Path
+    """What the interface's paths are relative to."""
+
+    interface: GraphInterface
+
+
+@dataclass(frozen=True, slots=True)
 class Written:
     """One rank, written."""
 
     interface: GraphInterface
     files: tuple[FileEntry, ...]
-    proof: Path
-    """An ONNX file of the same network, in float32, that ONNX Runtime runs on a CPU."""
+    proof: Proof
 
 
 class Backend(Protocol):
