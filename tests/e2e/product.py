@@ -1,5 +1,6 @@
 """What the product's end-to-end tests share: conditions, manifests and the way to a Service."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,6 +24,18 @@ def ready(kubectl: Callable[..., Any], namespace: str, kind: str, name: str) -> 
     """Is the object Ready for its current generation?"""
     document = kubectl("-n", namespace, "get", kind, name, "-o", "json")
     return bool(condition(document, "Ready").get("status") == "True")
+
+
+def stalled(kubectl: Callable[..., Any], namespace: str, kind: str, name: str) -> dict[str, Any]:
+    """The object's Stalled condition where it is true, else an empty one."""
+    document = kubectl("-n", namespace, "get", kind, name, "-o", "json")
+    found = condition(document, "Stalled")
+    return found if found.get("status") == "True" else {}
+
+
+def apply(kubectl: Callable[..., Any], namespace: str, document: dict[str, Any]) -> None:
+    """Apply one object, or a List of them."""
+    kubectl("-n", namespace, "apply", "-f", "-", stdin=json.dumps(document))
 
 
 @contextmanager

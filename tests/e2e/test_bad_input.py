@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import Cluster, devcluster
-from tests.e2e.product import MODEL, condition, deployment, engine, ready
+from tests.e2e.product import MODEL, apply, condition, deployment, engine, ready, stalled
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), pytest.mark.usefixtures("pitcrew")]
 
@@ -66,10 +66,6 @@ def models(space: str, cluster: Cluster, tmp_path_factory: pytest.TempPathFactor
     return "models"
 
 
-def apply(kubectl: Callable[..., Any], space: str, document: dict[str, Any]) -> None:
-    kubectl("-n", space, "apply", "-f", "-", stdin=json.dumps(document))
-
-
 def published(kubectl: Callable[..., Any], space: str, claim: str = "pitcrew-engines") -> list[str]:
     """The manifests that are visible in the namespace's engine store, and whatever is staged."""
     bound = kubectl("-n", space, "get", "pvc", claim, "-o", "json")["spec"]["volumeName"]
@@ -89,11 +85,7 @@ def test_a_bad_checkpoint_stalls_with_the_remedy(
 ) -> None:
     apply(kubectl, space, engine(name, models, name))
 
-    def stalled() -> dict[str, Any]:
-        found = condition(kubectl("-n", space, "get", "llmengine", name, "-o", "json"), "Stalled")
-        return found if found.get("status") == "True" else {}
-
-    found = eventually(stalled, seconds=120)
+    found = eventually(lambda: stalled(kubectl, space, "llmengine", name), seconds=120)
     reason, words = EXPECTED[name]
     assert found["reason"] == reason
     assert [word for word in words if word not in found["message"]] == []
@@ -123,12 +115,7 @@ def test_a_world_size_that_is_not_the_engines_is_refused_with_both_numbers(
 ) -> None:
     apply(kubectl, space, deployment("wide", "early", worldSize=4))
 
-    def stalled() -> dict[str, Any]:
-        document = kubectl("-n", space, "get", "llmdeployment", "wide", "-o", "json")
-        found = condition(document, "Stalled")
-        return found if found.get("status") == "True" else {}
-
-    found = eventually(stalled, seconds=60)
+    found = eventually(lambda: stalled(kubectl, space, "llmdeployment", "wide"), seconds=60)
     assert found["reason"] == "WorldSizeMismatch"
     assert "4" in found["message"]
     assert "1" in found["message"]
@@ -145,13 +132,7 @@ def test_a_full_disk_is_told_with_numbers_and_leaves_nothing(
     try:
         apply(kubectl, space, small_volume("tiny-disk", folder, space))
         apply(kubectl, space, engine("big", models, "good", store={"claimName": "tiny-disk"}))
-
-        def stalled() -> dict[str, Any]:
-            document = kubectl("-n", space, "get", "llmengine", "big", "-o", "json")
-            found = condition(document, "Stalled")
-            return found if found.get("status") == "True" else {}
-
-        found = eventually(stalled, seconds=120)
+        found = eventually(lambda: stalled(kubectl, space, "llmengine", "big"), seconds=120)
         assert found["reason"] == "DiskFull"
         assert any(unit in found["message"] for unit in ("bytes", "MiB", "MB"))
         assert published(kubectl, space, "tiny-disk") == []
