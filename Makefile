@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml requirements/dev.lock
 	@touch $@
 
 lock: $(STAMP) ## resolve every dependency anew
-	$(LOCK) pyproject.toml --all-extras -o requirements/dev.lock
+	$(LOCK) pyproject.toml --extra operator --extra builder --extra runtime --extra tensorrt-rtx --extra dev -o requirements/dev.lock
 	for extra in operator builder runtime; do $(LOCK) pyproject.toml --extra $$extra -c requirements/dev.lock -o requirements/$$extra.lock || exit 1; done
 	echo hatchling | $(LOCK) - -c requirements/dev.lock -o requirements/build.lock
 
