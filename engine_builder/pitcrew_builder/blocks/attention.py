@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 from pitcrew_builder.blocks.linear import Inputs, Outputs, linear, rms_norm
+from pitcrew_builder.blocks.norm import split_rms_norm
 from pitcrew_builder.blocks.paged import paged_attention
 from pitcrew_builder.blocks.rope import rotate
-from pitcrew_builder.blocks.step import Step
+from pitcrew_builder.blocks.step import MAIN, Step
 from pitcrew_builder.graph.emitter import Emitter
 from pitcrew_builder.graph.ir import ElementType, Value
 
@@ -22,6 +23,18 @@ class Attention:
     output_bias: bool = False
     head_norm_epsilon: float | None = None
     """Set where queries and keys are normalized per head before they are rotated."""
+    whole_norm_epsilon: float | None = None
+    """Set where queries and keys are normalized over all heads together."""
+    scale: float | None = None
+    """What scores are multiplied by; default: one by the root of the head dimension."""
+    window: int | None = None
+    """How many tokens a token sees, itself included; default: all before it."""
+    softcap: float | None = None
+    """Scores are bent to stay between this and its negative."""
+    sinks: bool = False
+    """Every head has a learned score that takes weight and gives nothing."""
+    rope: str = MAIN
+    """Which of the network's rotations."""
 
 
 def attention(
@@ -34,8 +47,12 @@ def attention(
     values = _project(e, shape, rows, f"{prefix}.v_proj", shape.kv_heads, own.kv, step)
     queries = _head_norm(e, shape, queries, f"{prefix}.q_norm", len(own.query))
     keys = _head_norm(e, shape, keys, f"{prefix}.k_norm", len(own.kv))
-    queries = rotate(e, queries, step.rotation, len(own.query), "q_rope")
-    keys = rotate(e, keys, step.rotation, len(own.kv), "k_rope")
+    queries = _whole_norm(e, shape, queries, f"{prefix}.q_norm", shape.heads, own.query)
+    keys = _whole_norm(e, shape, keys, f"{prefix}.k_norm", shape.kv_heads, own.kv)
+    angles = step.rotations[shape.rope]
+    queries = rotate(e, queries, angles, len(own.query), "q_rope", shape.head_dim)
+    keys = rotate(e, keys, angles, len(own.kv), "k_rope", shape.head_dim)
+    sinks = e.weight(f"{prefix}.sinks", shape.heads, parts={0: own.query}) if shape.sinks else None
     attended = paged_attention(
         e,
         queries,
@@ -43,11 +60,13 @@ def attention(
         values,
         pools=step.pools[layer],
         block_tables=step.block_tables,
-        mask=step.mask,
+        mask=step.masks[shape.window],
         heads=len(own.query),
         kv_heads=len(own.kv),
         head_dim=shape.head_dim,
-        scale=shape.head_dim**-0.5,
+        scale=shape.head_dim**-0.5 if shape.scale is None else shape.scale,
+        softcap=shape.softcap,
+        sinks=sinks,
     )
     _publish(e, shape, keys, f"new_keys.{layer}", len(own.kv))
     _publish(e, shape, values, f"new_values.{layer}", len(own.kv))
@@ -76,6 +95,15 @@ def _head_norm(e: Emitter, shape: Attention, value: Value, name: str, heads: int
     split = e.op("Reshape", value, e.ints(0, 0, heads, shape.head_dim))
     normed = rms_norm(e, split, name, shape.head_dim, shape.head_norm_epsilon)
     return e.op("Reshape", normed, e.ints(0, 0, heads * shape.head_dim))
+
+
+def _whole_norm(
+    e: Emitter, shape: Attention, value: Value, name: str, heads: int, own: range
+) -> Value:
+    if shape.whole_norm_epsilon is None:
+        return value
+    width, part = heads * shape.head_dim, _features(own, shape.head_dim)
+    return split_rms_norm(e, value, name, width, part, shape.whole_norm_epsilon)
 
 
 def _publish(e: Emitter, shape: Attention, value: Value, name: str, heads: int) -> None:

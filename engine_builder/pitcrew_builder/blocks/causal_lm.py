@@ -4,11 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from pitcrew_builder.blocks.linear import rms_norm
-from pitcrew_builder.blocks.rope import Rope
-from pitcrew_builder.blocks.step import BATCH, WANTED, CacheLayout, Step, open_step
+from pitcrew_builder.blocks.norm import Norm
+from pitcrew_builder.blocks.step import BATCH, WANTED, Step, StepPlan, open_step
 from pitcrew_builder.blocks.vocabulary import embedding, vocabulary_scores
-from pitcrew_builder.graph.emitter import Emitter
+from pitcrew_builder.graph.emitter import Emitter, Sources, as_they_are
 from pitcrew_builder.graph.ir import ElementType, Graph, Value
 from pitcrew_builder.layout import SOLE, Layout
 
@@ -25,12 +24,18 @@ class Frame:
     name: str
     hidden: int
     vocab: int
-    norm_epsilon: float
+    norm: Norm
     tied: bool
     """The LM head is the embedding matrix."""
-    rope: Rope
-    cache: CacheLayout
-    max_length: int
+    step: StepPlan
+    embedding_scale: float = 1.0
+    """What the rows of the embedding are multiplied by."""
+    logit_scale: float = 1.0
+    """What the logits are multiplied by."""
+    logit_cap: float | None = None
+    """Logits are bent to stay between this and its negative."""
+    sources: Sources = as_they_are
+    """Where the checkpoint holds the tensors that the blocks name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +48,9 @@ class Decoder:
     def graph(self, layout: Layout = SOLE) -> Graph:
         """What the rank at `layout` computes: `manifest.GraphInterface`, or a part of it."""
         frame = self.frame
-        e = Emitter(frame.name, layout)
-        step = open_step(e, frame.cache, frame.rope, frame.max_length)
-        own = layout.layers(frame.cache.layers)
+        e = Emitter(frame.name, layout, frame.sources)
+        step = open_step(e, frame.step)
+        own = layout.layers(frame.step.cache.layers)
         rows = _embed(e, frame, step) if layout.is_first_stage else _taken_over(e, frame, own.start)
         for index in own:
             with e.scope(f"layers.{index}"):
@@ -76,17 +81,30 @@ def _taken_over(e: Emitter, frame: Frame, layer: int) -> Value:
 def _embed(e: Emitter, frame: Frame, step: Step) -> Value:
     """int64 [B, S] to rows [B * S, hidden]."""
     ids = e.op("Reshape", step.input_ids, e.ints(-1), name="flat_ids")
-    return embedding(e, ids, "model.embed_tokens.weight", frame.vocab, frame.hidden)
+    rows = embedding(e, ids, "model.embed_tokens.weight", frame.vocab, frame.hidden)
+    return _times(e, rows, frame.embedding_scale, "scaled_embed")
 
 
 def _head(e: Emitter, frame: Frame, rows: Value, step: Step) -> Value:
     """Logits [B, K, vocab] of the wanted rows alone: the vocabulary is the widest matrix."""
     wanted = e.op("Gather", rows, _flat_indices(e, step), name="wanted", axis=0)
-    normed = rms_norm(e, wanted, "model.norm", frame.hidden, frame.norm_epsilon)
+    normed = frame.norm.draw(e, wanted, "model.norm", frame.hidden)
     matrix = "model.embed_tokens" if frame.tied else "lm_head"
     logits = vocabulary_scores(e, normed, matrix, frame.hidden, frame.vocab)
+    logits = _capped(e, _times(e, logits, frame.logit_scale, "scaled_logits"), frame.logit_cap)
     dims = e.op("Shape", step.logit_indices)
     return e.op("Reshape", logits, e.op("Concat", dims, e.ints(frame.vocab), axis=0))
+
+
+def _times(e: Emitter, value: Value, factor: float, name: str) -> Value:
+    return value if factor == 1.0 else e.op("Mul", value, e.float(factor), name=name)
+
+
+def _capped(e: Emitter, logits: Value, cap: float | None) -> Value:
+    if cap is None:
+        return logits
+    bent = e.op("Tanh", _times(e, logits, 1.0 / cap, "before_cap"))
+    return _times(e, bent, cap, "capped_logits")
 
 
 def _flat_indices(e: Emitter, step: Step) -> Value:

@@ -1,12 +1,12 @@
-"""Rotary position embedding: inverse frequencies, tables, and their look-up by position."""
+"""Rotary position embedding: tables of angles, and their look-up by position."""
 
-import math
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from pitcrew_builder.blocks.rope_scaling import Scaling, attention_factor, scaled
 from pitcrew_builder.graph.emitter import Emitter
 from pitcrew_builder.graph.ir import Value
 
@@ -14,29 +14,12 @@ Floats: TypeAlias = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class LinearScaling:
-    """Positions divided by a factor."""
-
-    factor: float
-
-
-@dataclass(frozen=True, slots=True)
-class Llama3Scaling:
-    """Llama 3.1: long wavelengths divided by a factor, short ones kept, a ramp between."""
-
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_length: int
-
-
-@dataclass(frozen=True, slots=True)
 class Rope:
-    """How positions turn into rotations of a head of `dim` elements."""
+    """How positions turn into rotations of the first `dim` elements of a head."""
 
     dim: int
     theta: float
-    scaling: LinearScaling | Llama3Scaling | None = None
+    scaling: Scaling | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +28,7 @@ class Rotation:
 
     cos: Value
     sin: Value
+    dim: int
 
 
 def inverse_frequencies(rope: Rope) -> Floats:
@@ -54,39 +38,31 @@ def inverse_frequencies(rope: Rope) -> Floats:
     position, and at position 8,000 a last bit more or less is already 5e-4 radians.
     """
     exponents = np.arange(0, rope.dim, 2, dtype=np.float64) / rope.dim
-    plain = np.float32(1.0) / (rope.theta**exponents).astype(np.float32)
-    match rope.scaling:
-        case None:
-            return plain
-        case LinearScaling(factor):
-            return plain / np.float32(factor)
-        case Llama3Scaling():
-            return _llama3(plain, rope.scaling)
-
-
-def _llama3(plain: Floats, scaling: Llama3Scaling) -> Floats:
-    turns = scaling.original_length * plain / np.float32(2 * math.pi)
-    low, high = scaling.low_freq_factor, scaling.high_freq_factor
-    kept = np.clip((turns - low) / (high - low), 0.0, 1.0).astype(np.float32)
-    mixed: Floats = kept * plain + (1 - kept) * plain / np.float32(scaling.factor)
-    return mixed
+    return scaled((rope.theta**exponents).astype(np.float32), rope.theta, rope.scaling)
 
 
 def tables(rope: Rope, length: int) -> tuple[Floats, Floats]:
     """Cosines and sines [length, dim / 2] of positions 0 to length - 1."""
     angles = np.outer(np.arange(length, dtype=np.float32), inverse_frequencies(rope))
-    return np.cos(angles), np.sin(angles)
+    factor = np.float32(attention_factor(rope.scaling))
+    return np.cos(angles) * factor, np.sin(angles) * factor
 
 
-def rotation(e: Emitter, rope: Rope, positions: Value, length: int) -> Rotation:
+def rotation(e: Emitter, rope: Rope, positions: Value, length: int, name: str = "rope") -> Rotation:
     """Look up the angles of `positions` int64 [B, S], once for all layers."""
     cos, sin = tables(rope, length)
     return Rotation(
-        cos=e.op("Gather", e.literal(cos, "rope.cos"), positions, name="cos", axis=0),
-        sin=e.op("Gather", e.literal(sin, "rope.sin"), positions, name="sin", axis=0),
+        cos=e.op("Gather", e.literal(cos, f"{name}.cos"), positions, name="cos", axis=0),
+        sin=e.op("Gather", e.literal(sin, f"{name}.sin"), positions, name="sin", axis=0),
+        dim=rope.dim,
     )
 
 
-def rotate(e: Emitter, heads: Value, angles: Rotation, count: int, name: str) -> Value:
-    """Rotate `count` heads, laid side by side in [B, S, count * dim]."""
-    return e.op("RotaryEmbedding", heads, angles.cos, angles.sin, name=name, num_heads=count)
+def rotate(
+    e: Emitter, heads: Value, angles: Rotation, count: int, name: str, head_dim: int
+) -> Value:
+    """Rotate `count` heads, laid side by side in [B, S, count * head_dim]."""
+    partial = {"rotary_embedding_dim": angles.dim} if angles.dim < head_dim else {}
+    return e.op(
+        "RotaryEmbedding", heads, angles.cos, angles.sin, name=name, num_heads=count, **partial
+    )

@@ -3,10 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pitcrew_builder.blocks.paged import additive_mask
+from pitcrew_builder.blocks.mask import additive_masks
 from pitcrew_builder.blocks.rope import Rope, Rotation, rotation
 from pitcrew_builder.graph.emitter import ABSENT, Emitter
 from pitcrew_builder.graph.ir import ElementType, Value
+
+MAIN, LOCAL = "rope", "local_rope"
+"""Names of rotations: the one that all networks have, and that of layers with a window."""
 
 BATCH, NEW, BLOCKS, PAGES, WANTED = "batch", "new", "blocks", "pages", "wanted"
 
@@ -33,12 +36,24 @@ class Step:
     """By layer, for the layers of this rank."""
     dims: Value
     """int64 [2]: B and S."""
-    mask: Value
-    rotation: Rotation
+    masks: Mapping[int | None, Value]
+    """Additive, by window; None is the mask without one."""
+    rotations: Mapping[str, Rotation]
 
 
-def open_step(e: Emitter, cache: CacheLayout, rope: Rope, max_length: int) -> Step:
-    """Declare the graph's inputs; look up the rotation and build the mask."""
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """What has to be computed once for the layers of a network."""
+
+    cache: CacheLayout
+    ropes: Mapping[str, Rope]
+    max_length: int
+    windows: tuple[int | None, ...] = (None,)
+    """Every kind of window that some layer has."""
+
+
+def open_step(e: Emitter, plan: StepPlan) -> Step:
+    """Declare the graph's inputs; look up the rotations and build the masks."""
     int64 = ElementType.INT64
     input_ids = e.input("input_ids", int64, BATCH, NEW)
     positions = e.input("positions", int64, BATCH, NEW)
@@ -46,7 +61,7 @@ def open_step(e: Emitter, cache: CacheLayout, rope: Rope, max_length: int) -> St
     context_lengths = e.input("context_lengths", int64, BATCH)
     wanted = e.layout.is_last_stage
     logit_indices = e.input("logit_indices", int64, BATCH, WANTED) if wanted else ABSENT
-    pools = {layer: _pool(e, cache, layer) for layer in e.layout.layers(cache.layers)}
+    pools = {layer: _pool(e, plan.cache, layer) for layer in e.layout.layers(plan.cache.layers)}
     with e.scope("step"):
         return Step(
             input_ids=input_ids,
@@ -54,8 +69,13 @@ def open_step(e: Emitter, cache: CacheLayout, rope: Rope, max_length: int) -> St
             block_tables=block_tables,
             pools=pools,
             dims=e.op("Shape", input_ids, name="dims"),
-            mask=additive_mask(e, input_ids, block_tables, context_lengths, cache.page),
-            rotation=rotation(e, rope, positions, max_length),
+            masks=additive_masks(
+                e, input_ids, block_tables, context_lengths, plan.cache.page, plan.windows
+            ),
+            rotations={
+                name: rotation(e, rope, positions, plan.max_length, name)
+                for name, rope in plan.ropes.items()
+            },
         )
 
 

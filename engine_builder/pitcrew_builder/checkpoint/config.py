@@ -1,29 +1,13 @@
 """`config.json` of a decoder, as transformers 4 and 5 write it. Unknown keys are ignored."""
 
 import json
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from pitcrew_builder.checkpoint.rope import RopeParameters, rope_document
+from pitcrew_builder.checkpoint.tolerant import Tolerant
 from pitcrew_builder.errors import CheckpointCorrupt
-
-
-class Tolerant(BaseModel):
-    """Frozen, and blind to keys that it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
-
-
-class RopeParameters(Tolerant):
-    """How positions are rotated; the keys that apply depend on `rope_type`."""
-
-    rope_type: str = "default"
-    rope_theta: float = Field(default=10000.0, gt=0)
-    factor: float = Field(default=1.0, gt=0)
-    low_freq_factor: float = Field(default=1.0, gt=0)
-    high_freq_factor: float = Field(default=4.0, gt=0)
-    original_max_position_embeddings: int | None = Field(default=None, gt=0)
-    partial_rotary_factor: float = 1.0
 
 
 class Envelope(Tolerant):
@@ -37,6 +21,9 @@ class Envelope(Tolerant):
 
 class DecoderConfig(Tolerant):
     """The keys that decoder families share. Families subclass it for their defaults."""
+
+    default_theta: ClassVar[float] = 10000.0
+    """The base of rotations where the config gives none."""
 
     model_type: str
     hidden_size: int = Field(gt=0, le=1 << 17)
@@ -59,15 +46,24 @@ class DecoderConfig(Tolerant):
     @classmethod
     def _fill(cls, raw: dict[str, Any]) -> dict[str, Any]:
         """Derive the sizes that a config may leave out, and read the older rope keys."""
-        known = {key: value for key, value in raw.items() if value is not None}
+        known = {key: value for key, value in raw.items() if value is not None or cls._means(key)}
         heads, hidden = known.get("num_attention_heads"), known.get("hidden_size")
         if isinstance(heads, int):
             known.setdefault("num_key_value_heads", heads)
             if isinstance(hidden, int) and heads > 0 and cls.model_fields["head_dim"].is_required():
                 known.setdefault("head_dim", hidden // heads)
-        if "rope_parameters" not in known:
-            known["rope_parameters"] = _legacy_rope(known)
+        known["rope_parameters"] = cls._rope(known)
         return known
+
+    @classmethod
+    def _rope(cls, known: dict[str, Any]) -> dict[str, Any]:
+        return rope_document(known, cls.default_theta)
+
+    @classmethod
+    def _means(cls, key: str) -> bool:
+        """Whether null is a value of that key (no window, say), and not the lack of one."""
+        field = cls.model_fields.get(key)
+        return field is not None and type(None) in get_args(field.annotation)
 
     @model_validator(mode="after")
     def _heads_divide(self) -> "DecoderConfig":
@@ -85,17 +81,6 @@ class GenerationConfig(Tolerant):
     bos_token_id: int | None = None
     eos_token_id: int | tuple[int, ...] | None = None
     pad_token_id: int | None = None
-
-
-def _legacy_rope(raw: dict[str, Any]) -> dict[str, Any]:
-    """transformers 4: `rope_theta` beside `rope_scaling`, whose type was once called `type`."""
-    scaling = raw.get("rope_scaling")
-    merged = dict(scaling) if isinstance(scaling, dict) else {}
-    if "type" in merged:
-        merged.setdefault("rope_type", merged["type"])
-    if "rope_theta" in raw:
-        merged["rope_theta"] = raw["rope_theta"]
-    return merged
 
 
 Document = TypeVar("Document", bound=BaseModel)

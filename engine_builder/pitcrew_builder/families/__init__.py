@@ -5,11 +5,19 @@ from typing import Any
 
 from pitcrew_builder.checkpoint.config import Envelope
 from pitcrew_builder.errors import CheckpointUnsafe, UnknownArchitecture
-from pitcrew_builder.families import llama, qwen2, qwen3
+from pitcrew_builder.families import llama, mistral, mixtral, qwen2, qwen3, qwen3_moe
 from pitcrew_builder.families.family import Family
 
 FAMILIES: Mapping[str, Family[Any]] = {
-    family.name: family for family in (llama.FAMILY, qwen2.FAMILY, qwen3.FAMILY)
+    family.name: family
+    for family in (
+        llama.FAMILY,
+        mistral.FAMILY,
+        qwen2.FAMILY,
+        qwen3.FAMILY,
+        mixtral.FAMILY,
+        qwen3_moe.FAMILY,
+    )
 }
 """`model_type` -> family."""
 

@@ -1,11 +1,12 @@
-"""Llama 2 and 3: grouped-query attention, rotary positions, gated SiLU feed-forward."""
+"""Llama 2 and 3: grouped-query attention, rotary positions, gated feed-forward."""
 
-from pitcrew_builder.blocks.attention import Attention
-from pitcrew_builder.blocks.causal_lm import Decoder, causal_lm
-from pitcrew_builder.blocks.mlp import GatedMlp
-from pitcrew_builder.blocks.pre_norm import PreNormLayer
+from dataclasses import replace
+
+from pitcrew_builder.blocks.causal_lm import Decoder
+from pitcrew_builder.blocks.decoder_layer import DecoderLayer
+from pitcrew_builder.blocks.norm import Norm
 from pitcrew_builder.checkpoint.config import DecoderConfig
-from pitcrew_builder.families.family import Family, frame
+from pitcrew_builder.families.family import Family, attention, decoder, frame, gated_mlp
 from pitcrew_builder.manifest import ResolvedShapes
 
 
@@ -19,19 +20,12 @@ class LlamaConfig(DecoderConfig):
 def draw(config: LlamaConfig, shapes: ResolvedShapes) -> Decoder:
     """The network of a Llama."""
     bias = config.attention_bias
-    layer = PreNormLayer(
-        Attention(
-            hidden=config.hidden_size,
-            heads=config.num_attention_heads,
-            kv_heads=config.num_key_value_heads,
-            head_dim=config.head_dim,
-            qkv_bias=bias,
-            output_bias=bias,
-        ),
-        GatedMlp(config.hidden_size, config.intermediate_size, config.mlp_bias),
-        config.rms_norm_eps,
+    layer = DecoderLayer(
+        replace(attention(config), qkv_bias=bias, output_bias=bias),
+        gated_mlp(config, bias=config.mlp_bias),
+        Norm(config.rms_norm_eps),
     )
-    return causal_lm(frame(config, shapes), layer.draw)
+    return decoder(frame(config, shapes), [layer] * config.num_hidden_layers)
 
 
 FAMILY = Family(

@@ -1,35 +1,45 @@
-"""Qwen 2 and 2.5: a Llama whose queries, keys and values have biases."""
+"""Qwen 2 and 2.5: a Llama whose queries, keys and values have biases; later layers have windows."""
 
-from pitcrew_builder.blocks.attention import Attention
-from pitcrew_builder.blocks.causal_lm import Decoder, causal_lm
-from pitcrew_builder.blocks.mlp import GatedMlp
-from pitcrew_builder.blocks.pre_norm import PreNormLayer
+from dataclasses import replace
+
+from pydantic import Field
+
+from pitcrew_builder.blocks.causal_lm import Decoder
+from pitcrew_builder.blocks.decoder_layer import DecoderLayer
+from pitcrew_builder.blocks.norm import Norm
 from pitcrew_builder.checkpoint.config import DecoderConfig
-from pitcrew_builder.families.family import Family, frame, require
+from pitcrew_builder.families.family import Family, attention, decoder, frame, gated_mlp
+from pitcrew_builder.families.windows import FULL, SLIDING, windows_of
 from pitcrew_builder.manifest import ResolvedShapes
 
 
-class Qwen2Config(DecoderConfig):
-    """`model_type: qwen2`."""
+class QwenConfig(DecoderConfig):
+    """The windows that Qwen 2 and Qwen 3 describe alike."""
 
     use_sliding_window: bool = False
+    sliding_window: int | None = Field(default=4096, gt=0)
+    max_window_layers: int = 28
+    layer_types: tuple[str, ...] | None = None
+
+    @property
+    def windows(self) -> tuple[int | None, ...]:
+        """The window of each layer: those from `max_window_layers` on, unless they are listed."""
+        window = self.sliding_window if self.use_sliding_window else None
+        first = self.num_hidden_layers if window is None else self.max_window_layers
+        types = self.layer_types or [
+            SLIDING if index >= first else FULL for index in range(self.num_hidden_layers)
+        ]
+        return windows_of(self, types, window)
 
 
-def draw(config: Qwen2Config, shapes: ResolvedShapes) -> Decoder:
+def draw(config: QwenConfig, shapes: ResolvedShapes) -> Decoder:
     """The network of a Qwen 2."""
-    require(config, "use_sliding_window", config.use_sliding_window, False)
-    layer = PreNormLayer(
-        Attention(
-            hidden=config.hidden_size,
-            heads=config.num_attention_heads,
-            kv_heads=config.num_key_value_heads,
-            head_dim=config.head_dim,
-            qkv_bias=True,
-        ),
-        GatedMlp(config.hidden_size, config.intermediate_size),
-        config.rms_norm_eps,
-    )
-    return causal_lm(frame(config, shapes), layer.draw)
+    plain = replace(attention(config), qkv_bias=True)
+    layers = [
+        DecoderLayer(replace(plain, window=window), gated_mlp(config), Norm(config.rms_norm_eps))
+        for window in config.windows
+    ]
+    return decoder(frame(config, shapes, config.windows), layers)
 
 
-FAMILY = Family(name="qwen2", config=Qwen2Config, draw=draw)
+FAMILY = Family(name="qwen2", config=QwenConfig, draw=draw)

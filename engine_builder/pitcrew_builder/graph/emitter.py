@@ -4,8 +4,9 @@ Names come from the nested scopes and the operator, so equal code gives equal na
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TypeAlias
 
 import numpy as np
 
@@ -21,11 +22,20 @@ from pitcrew_builder.graph.ir import (
     Value,
     Weight,
 )
-from pitcrew_builder.graph.recipe import TensorRef, cut
+from pitcrew_builder.graph.recipe import Source, TensorRef, cut
 from pitcrew_builder.layout import SOLE, Layout
 
 ABSENT = Value("")
 """Leaves an optional input out."""
+
+Sources: TypeAlias = Callable[[TensorRef], Source]
+"""From the tensor that a block names to where its elements lie in the checkpoint."""
+
+
+def as_they_are(tensor: TensorRef) -> Source:
+    """The checkpoint holds what the blocks name."""
+    return tensor
+
 
 _WHOLE: Mapping[int, range] = {}
 
@@ -33,8 +43,9 @@ _WHOLE: Mapping[int, range] = {}
 class Emitter:
     """Collects the parts of one graph."""
 
-    def __init__(self, name: str, layout: Layout = SOLE) -> None:
+    def __init__(self, name: str, layout: Layout = SOLE, sources: Sources = as_they_are) -> None:
         self.layout = layout
+        self._sources = sources
         self._name = name
         self._scopes: list[str] = []
         self._used: Counter[str] = Counter()
@@ -83,9 +94,22 @@ class Emitter:
 
         `parts` says which range of an axis this rank holds; of the others it holds all.
         """
-        weight = Weight(Value(name), (cut(TensorRef(name, shape), parts),))
+        return self._constant(Weight(Value(name), (self._part(name, shape, parts),)))
+
+    def stack(
+        self, name: str, entries: Sequence[str], *shape: int, parts: Mapping[int, range] = _WHOLE
+    ) -> Value:
+        """Use tensors of one shape as a constant [entries, *shape]; `parts` as in `weight`."""
+        sources = tuple(self._part(entry, shape, parts) for entry in entries)
+        return self._constant(Weight(Value(name), sources, stacked=True))
+
+    def _part(self, name: str, shape: tuple[int, ...], parts: Mapping[int, range]) -> Source:
+        return cut(self._sources(TensorRef(name, shape)), parts)
+
+    def _constant(self, weight: Weight) -> Value:
+        name = weight.name
         assert self._weights.setdefault(name, weight) == weight, f"two parts of {name}"
-        return Value(name)
+        return name
 
     def literal(self, array: Array, name: str = "") -> Value:
         """Use a computed array as a constant. Equal arrays are one constant."""

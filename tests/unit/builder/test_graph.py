@@ -5,7 +5,8 @@ import onnx
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-from pitcrew_builder.blocks.rope import LinearScaling, Llama3Scaling, Rope, tables
+from pitcrew_builder.blocks.rope import Rope, tables
+from pitcrew_builder.blocks.rope_scaling import LinearScaling, Llama3Scaling
 from pitcrew_builder.families import FAMILIES
 from pitcrew_builder.graph.emitter import Emitter
 from pitcrew_builder.graph.ir import ElementType, Graph, Literal, Weight

@@ -1,0 +1,173 @@
+"""A mixture of experts: every row is sent through a few of many feed-forward blocks.
+
+`llm::MixtureOfExperts` takes the experts stacked, [experts, out, in] each, and how much every row
+wants of every expert. Its body multiplies all experts with all rows and weighs the results, which
+reads every weight exactly once whatever the routing: a runtime with a kernel of that name reads the
+chosen ones only. Rows are columns in between, so the matrices stay as the checkpoint has them.
+
+The router's scores are float32. An expert rank holds a range of the experts, a tensor rank a range
+of every expert's width; the sum over both is the block's output.
+"""
+
+from dataclasses import dataclass
+
+from pitcrew_builder.blocks.linear import linear
+from pitcrew_builder.graph.body import ints, node, values
+from pitcrew_builder.graph.collectives import all_reduce
+from pitcrew_builder.graph.emitter import Emitter
+from pitcrew_builder.graph.ir import Attribute, Function, Value
+
+_SHARES = (
+    ints("rows_axis", 0),
+    ints("middle", 1),
+    node("Transpose", "rows", "columns", perm=(1, 0)),
+    node("Transpose", "routing", "routing_by_expert", perm=(1, 0)),
+    node("Unsqueeze", "routing_by_expert middle", "shares"),
+)
+
+_SUM = (
+    node("ReduceSum", "weighed rows_axis", "total", keepdims=0),
+    node("Transpose", "total", "mixed", perm=(1, 0)),
+)
+
+_PLUGIN = ("plugin_namespace", "plugin_version")
+
+MIXTURE_OF_EXPERTS = Function(
+    domain="llm",
+    name="MixtureOfExperts",
+    inputs=values("rows routing gate up down"),
+    outputs=values("mixed"),
+    attributes=_PLUGIN,
+    nodes=(
+        *_SHARES,
+        node("MatMul", "gate columns", "gated"),
+        node("MatMul", "up columns", "wide"),
+        node("Sigmoid", "gated", "opened"),
+        node("Mul", "gated opened", "silu"),
+        node("Mul", "silu wide", "inner"),
+        # The inner product is linear: weighing before it is cheaper where the experts are narrow.
+        node("Mul", "inner shares", "shared_inner"),
+        node("MatMul", "down shared_inner", "weighed"),
+        *_SUM,
+    ),
+)
+"""down(silu(gate(x)) * up(x)), weighed by `routing` [T, experts] and summed: [T, hidden]."""
+
+CLAMPED_MIXTURE_OF_EXPERTS = Function(
+    domain="llm",
+    name="ClampedMixtureOfExperts",
+    inputs=values("rows routing gate up down gate_bias up_bias down_bias alpha limit one"),
+    outputs=values("mixed"),
+    attributes=_PLUGIN,
+    nodes=(
+        *_SHARES,
+        ints("last", 2),
+        node("Unsqueeze", "gate_bias last", "gate_shift"),
+        node("Unsqueeze", "up_bias last", "up_shift"),
+        node("Unsqueeze", "down_bias last", "down_shift"),
+        node("MatMul", "gate columns", "gate_product"),
+        node("MatMul", "up columns", "up_product"),
+        node("Add", "gate_product gate_shift", "gate_sum"),
+        node("Add", "up_product up_shift", "up_sum"),
+        node("Min", "gate_sum limit", "gated"),
+        node("Neg", "limit", "lower"),
+        node("Min", "up_sum limit", "up_below"),
+        node("Max", "up_below lower", "up_clamped"),
+        node("Mul", "gated alpha", "steep"),
+        node("Sigmoid", "steep", "opened"),
+        node("Mul", "gated opened", "glu"),
+        node("Add", "up_clamped one", "lifted"),
+        node("Mul", "lifted glu", "inner"),
+        node("MatMul", "down inner", "down_product"),
+        node("Add", "down_product down_shift", "outer"),
+        node("Mul", "outer shares", "weighed"),
+        *_SUM,
+    ),
+)
+"""The same with biases and down((up + 1) * gate * sigmoid(alpha * gate)), both sides clamped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clamp:
+    """The activation of GPT-OSS."""
+
+    alpha: float
+    limit: float
+
+
+@dataclass(frozen=True, slots=True)
+class MixtureOfExperts:
+    """The shape of one mixture, and how rows choose."""
+
+    hidden: int
+    intermediate: int
+    experts: int
+    chosen: int
+    """Experts for each row."""
+    normalized: bool = True
+    """Whether the shares of the chosen add up to 1."""
+    router: str = "gate"
+    router_bias: bool = False
+    clamp: Clamp | None = None
+    """Set where experts have biases and a clamped activation."""
+
+    def draw(self, e: Emitter, rows: Value, prefix: str) -> Value:
+        """[T, hidden] to [T, hidden]."""
+        own = e.layout.experts(self.experts)
+        routing = _own_shares(e, self, _routing(e, self, rows, f"{prefix}.{self.router}"), own)
+        gate, up, down = (_matrices(e, self, prefix, name, own) for name in _MATRICES)
+        plugin: dict[str, Attribute] = {"plugin_namespace": "pitcrew", "plugin_version": "1"}
+        if self.clamp is None:
+            op = e.function(MIXTURE_OF_EXPERTS)
+            mixed = e.op(op, rows, routing, gate, up, down, name="experts", **plugin)
+        else:
+            op = e.function(CLAMPED_MIXTURE_OF_EXPERTS)
+            biases = [_biases(e, self, prefix, name, own) for name in _MATRICES]
+            numbers = [e.float(x) for x in (self.clamp.alpha, self.clamp.limit, 1.0)]
+            operands = (rows, routing, gate, up, down, *biases, *numbers)
+            mixed = e.op(op, *operands, name="experts", **plugin)
+        return all_reduce(e, mixed, e.layout.expert_group)
+
+
+_MATRICES = ("gate_proj", "up_proj", "down_proj")
+
+
+def _routing(e: Emitter, shape: MixtureOfExperts, rows: Value, name: str) -> Value:
+    """How much each row wants of each expert [T, experts]: 0 of all but the chosen."""
+    scores = linear(e, rows, name, shape.hidden, shape.experts, bias=shape.router_bias)
+    count = e.ints(shape.chosen)
+    # Normalized shares are the softmax of the chosen scores alone.
+    ranked = scores if shape.normalized else e.op("Softmax", scores, name="shares", axis=-1)
+    best, indices = e.ops("TopK", ranked, count, outputs=2, name="chosen", axis=-1)
+    if shape.normalized:
+        best = e.op("Softmax", best, name="shares", axis=-1)
+    nothing = e.op("Sub", scores, scores, name="nothing")
+    return e.op("ScatterElements", nothing, indices, best, name="routing", axis=1)
+
+
+def _own_shares(e: Emitter, shape: MixtureOfExperts, routing: Value, own: range) -> Value:
+    if len(own) == shape.experts:
+        return routing
+    return e.op(
+        "Slice", routing, e.ints(own.start), e.ints(own.stop), e.ints(1), name="own_routing"
+    )
+
+
+def _matrices(e: Emitter, shape: MixtureOfExperts, prefix: str, name: str, own: range) -> Value:
+    part = e.layout.features(shape.intermediate)
+    is_down = name == "down_proj"
+    outputs, inputs = (shape.hidden, shape.intermediate)[:: 1 if is_down else -1]
+    entries = [f"{prefix}.experts.{index}.{name}.weight" for index in own]
+    cut = {1 if is_down else 0: part}
+    return e.stack(f"{prefix}.experts.{name}.weight", entries, outputs, inputs, parts=cut)
+
+
+def _biases(e: Emitter, shape: MixtureOfExperts, prefix: str, name: str, own: range) -> Value:
+    """[experts, out]. A down projection's sums are added up over tensor ranks, its bias once."""
+    entries = [f"{prefix}.experts.{index}.{name}.bias" for index in own]
+    label = f"{prefix}.experts.{name}.bias"
+    if name == "down_proj":
+        biases = e.stack(label, entries, shape.hidden)
+        return biases if e.layout.tensor == 0 else e.op("Sub", biases, biases, name="no_bias")
+    part = e.layout.features(shape.intermediate)
+    return e.stack(label, entries, shape.intermediate, parts={0: part})
