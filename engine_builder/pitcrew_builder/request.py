@@ -16,6 +16,7 @@ from pitcrew_builder.checkpoint.directory import CONFIG, GENERATION_CONFIG, Dire
 from pitcrew_builder.errors import InvalidSpec
 from pitcrew_builder.families import family_of
 from pitcrew_builder.families.family import Family
+from pitcrew_builder.fit import Divisible, check_fit
 from pitcrew_builder.layout import Layout
 from pitcrew_builder.manifest import Identity, ModelFacts, Placement, ResolvedShapes
 from pitcrew_builder.sources.source import Located
@@ -39,6 +40,7 @@ def plan(spec: BuildSpec, located: Located, toolchain: dict[str, str]) -> Reques
     raw = parse_object(located.directory.read_small(CONFIG), CONFIG)
     family = family_of(parse_as(Envelope, raw, CONFIG))
     config = parse_as(family.config, raw, CONFIG)
+    check_fit(spec.parallelism, divisible(config))
     identity = Identity(
         model=located.model,
         commit=located.commit,
@@ -85,6 +87,17 @@ def facts(request: Request, parameters: int) -> ModelFacts:
         bos_token_id=_first(generation.bos_token_id, config.bos_token_id),
         eos_token_ids=_as_tuple(stated),
         pad_token_id=_first(generation.pad_token_id, config.pad_token_id),
+    )
+
+
+def divisible(config: DecoderConfig) -> Divisible:
+    """What a split deals out to ranks."""
+    return Divisible(
+        layers=config.num_hidden_layers,
+        heads=config.num_attention_heads,
+        kv_heads=config.num_key_value_heads,
+        features=config.intermediate_size,
+        vocabulary=config.vocab_size,
     )
 
 

@@ -51,6 +51,10 @@ class LocalSource(Model):
 Source = Annotated[HuggingFaceSource | LocalSource, Field(discriminator="kind")]
 
 
+MAX_RANKS = 64
+"""Ranks of one replica at most."""
+
+
 class Parallelism(Model):
     """How the model is split over ranks; one rank needs one device."""
 
@@ -252,10 +256,10 @@ class BuildSpec(Model):
         return self
 
     @model_validator(mode="after")
-    def _target_supports_layout(self) -> "BuildSpec":
-        if self.target is Target.ONNXRUNTIME_CPU and self.parallelism.world_size != 1:
+    def _layout_is_bounded(self) -> "BuildSpec":
+        if self.parallelism.world_size > MAX_RANKS:
             raise ValueError(
-                f"parallelism: target {self.target} runs on one rank, but tensor x pipeline x "
-                f"expert = {self.parallelism.world_size}; set all three to 1"
+                f"parallelism: tensor x pipeline x expert = {self.parallelism.world_size} ranks, "
+                f"and {MAX_RANKS} are the most; lower one of the three"
             )
         return self

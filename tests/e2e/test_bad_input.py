@@ -172,7 +172,7 @@ def small_volume(name: str, folder: str, space: str) -> dict[str, Any]:
         ({"model": {}}, "exactly one"),
         ({"precision": "fp3"}, "precision"),
         ({"shapes": {"maxBatchSize": 0}}, "maxBatchSize"),
-        ({"parallelism": {"tensor": 2}}, "tensor"),
+        ({"parallelism": {"tensor": 64, "pipeline": 2}}, "tensor"),
         ({"colour": "red"}, "colour"),
     ],
 )

@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
+from tests.golden.split import Session, SplitSession
+
 Floats = npt.NDArray[np.float32]
 
 
@@ -24,8 +26,12 @@ class ReferenceEngine:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         graph = path / self.manifest["ranks"][0]["graph"]
-        self.session = onnxruntime.InferenceSession(
-            str(graph), options, providers=["CPUExecutionProvider"]
+        self.session: Session = (
+            SplitSession(path, self.manifest)
+            if len(self.manifest["ranks"]) > 1
+            else onnxruntime.InferenceSession(
+                str(graph), options, providers=["CPUExecutionProvider"]
+            )
         )
 
     def batch(self, rows: int, capacity: int = 80, seed: int = 0) -> "Batch":

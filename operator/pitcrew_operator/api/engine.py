@@ -5,6 +5,7 @@ from typing import Self
 from pydantic import ConfigDict, Field, model_validator
 
 from pitcrew_builder.spec import (
+    MAX_RANKS,
     BuildSpec,
     HuggingFaceSource,
     LocalSource,
@@ -164,11 +165,10 @@ class LLMEngineSpec(Model):
     model_config = ConfigDict(
         json_schema_extra=cel(
             Rule(
-                rule="self.target != 'onnxruntime-cpu' || !has(self.parallelism) || "
-                "self.parallelism.tensor * self.parallelism.pipeline * self.parallelism.expert "
-                "== 1",
-                message="target onnxruntime-cpu runs on one rank: set tensor, pipeline and expert "
-                "parallelism to 1",
+                rule="!has(self.parallelism) || self.parallelism.tensor * "
+                f"self.parallelism.pipeline * self.parallelism.expert <= {MAX_RANKS}",
+                message=f"parallelism: tensor x pipeline x expert must be {MAX_RANKS} ranks at "
+                "most; lower one of the three",
             )
         )
     )

@@ -354,10 +354,10 @@ def test_path_out_of_the_store_is_not_believed(path: str) -> None:
 
 
 def test_impossible_layout_stalls() -> None:
-    actions = plan(engine({"parallelism": {"tensor": 2}}), SEEN)
+    actions = plan(engine({"parallelism": {"tensor": 32, "pipeline": 4}}), SEEN)
     health, reason, message = told(actions)
     assert (health, reason) == (Health.STALLED, reasons.INVALID_SPEC)
-    assert "one rank" in message
+    assert "128 ranks" in message
 
 
 def test_nothing_is_done_for_an_engine_on_its_way_out() -> None:

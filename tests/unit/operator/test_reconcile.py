@@ -118,7 +118,7 @@ BAD_SPECS: list[tuple[dict[str, Any], str]] = [
     ({"shapes": "big"}, "spec.shapes"),
     ({"build": {"resources": {"requests": ["cpu"]}}}, "spec.build.resources.requests"),
     ({"build": {"surprise": True}}, "spec.build.surprise"),
-    ({"parallelism": {"tensor": 2}}, "one rank"),
+    ({"parallelism": {"tensor": 32, "pipeline": 4}}, "128 ranks"),
     ({"store": {"claimName": "Ünïcode"}}, "spec.store.claimName"),
     ({"model": {"volume": {"claimName": "c", "path": "a\n/../b"}}}, "spec.model.volume.path"),
 ]  # fmt: skip
