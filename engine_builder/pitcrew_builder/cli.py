@@ -22,6 +22,7 @@ from pitcrew_builder.errors import (
     to_failed,
 )
 from pitcrew_builder.report import Failed, Succeeded
+from pitcrew_builder.s3.address import SCHEME, S3Address
 from pitcrew_builder.spec import BuildSpec
 
 
@@ -56,15 +57,20 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_build(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--model", metavar="DIR|REPO", help="a checkpoint directory or a hub repo")
+    what.add_argument(
+        "--model",
+        metavar="DIR|S3|REPO",
+        help="a checkpoint directory, s3://bucket/prefix or a hub repo",
+    )
     what.add_argument("--spec-json", metavar="JSON", help="the whole build spec as one document")
     parser.add_argument("--revision", help="branch, tag or commit on the hub (default: main)")
-    parser.add_argument("--endpoint", metavar="URL", help="a Hugging Face compatible hub")
+    parser.add_argument("--endpoint", metavar="URL", help="a Hugging Face or S3 compatible server")
     parser.add_argument("--precision", help="arithmetic of the engine (default: fp32)")
     parser.add_argument("--max-batch-size", type=int, metavar="N")
     parser.add_argument("--max-sequence-length", type=int, metavar="TOKENS")
     parser.add_argument("--kv-page-size", type=int, metavar="TOKENS")
-    parser.add_argument("--store", type=Path, default=Path("engines"), metavar="DIR")
+    parser.add_argument("--store", default="engines", metavar="DIR|s3://BUCKET/PREFIX")
+    parser.add_argument("--store-endpoint", metavar="URL", help="an S3-compatible server")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="default: ~/.cache/pitcrew")
     parser.add_argument("--outcome", type=Path, metavar="FILE", help="write the outcome as JSON")
     parser.add_argument("--progress", type=Style, choices=list(Style), default=Style.AUTO)
@@ -80,7 +86,7 @@ def _build(options: argparse.Namespace) -> int:
         print(f"pitcrew-build: {outcome.reason}: {outcome.message}", file=sys.stderr)
         return exit_code(outcome)
     found = "found" if outcome.cached else "published"
-    print(f"{found} {outcome.tag} at {options.store / outcome.path}", file=sys.stderr)
+    print(f"{found} {outcome.tag} at {options.store}/{outcome.path}", file=sys.stderr)
     return 0
 
 
@@ -95,12 +101,14 @@ def _write_outcome(file: Path, outcome: Succeeded | Failed) -> None:
 def _attempt(options: argparse.Namespace) -> Succeeded | Failed:
     from pitcrew_builder.pipeline import Places, build
     from pitcrew_builder.progress import Tracker
+    from pitcrew_builder.store.address import parse_store
 
     try:
         spec = _spec(options)
+        store = parse_store(options.store, options.store_endpoint)
         cache = options.cache or Path.home() / ".cache" / "pitcrew"
         with progress_sink(options.progress) as sink:
-            return build(spec, Places(options.store, cache), Tracker(sink))
+            return build(spec, Places(store, cache), Tracker(sink))
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001
         return to_failed(as_build_error(error))
 
@@ -151,6 +159,8 @@ def _document(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _source(options: argparse.Namespace) -> dict[str, Any]:
+    if options.model.startswith(SCHEME):
+        return _s3_source(options)
     path = Path(options.model)
     # A repository is called `name` or `owner/name`; anything else can only be a path.
     if path.is_dir() or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", options.model):
@@ -159,6 +169,13 @@ def _source(options: argparse.Namespace) -> dict[str, Any]:
     hub = {"repo": options.model, "revision": options.revision, "endpoint": options.endpoint}
     given = {key: value for key, value in hub.items() if value is not None}
     return {"kind": "huggingFace", **given}
+
+
+def _s3_source(options: argparse.Namespace) -> dict[str, Any]:
+    address = S3Address.parse(options.model, options.endpoint)
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", address.url.rpartition("/")[2])
+    place = {"bucket": address.bucket, "prefix": address.prefix, "endpoint": address.endpoint}
+    return {"kind": "s3", "name": name, **place}
 
 
 def _show(options: argparse.Namespace) -> int:

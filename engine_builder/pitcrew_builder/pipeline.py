@@ -14,9 +14,9 @@ from pitcrew_builder.progress import Tracker
 from pitcrew_builder.report import Phase, Succeeded
 from pitcrew_builder.request import Request, placement_of, plan
 from pitcrew_builder.sources.source import Located
-from pitcrew_builder.spec import BuildSpec, HuggingFaceSource
+from pitcrew_builder.spec import BuildSpec, HuggingFaceSource, S3Source
 from pitcrew_builder.stage import Drawn, stage
-from pitcrew_builder.store import Store
+from pitcrew_builder.store.address import StoreAddress, open_store
 from pitcrew_builder.targets import backend_of
 from pitcrew_builder.targets.target import Backend, Network, Site
 
@@ -25,14 +25,14 @@ from pitcrew_builder.targets.target import Backend, Network, Site
 class Places:
     """Where a build works."""
 
-    store: Path
+    store: StoreAddress
     cache: Path
 
 
 def build(spec: BuildSpec, places: Places, tracker: Tracker) -> Succeeded:
     """Publish the engine of `spec`, or find it. Raises `BuildError`."""
     backend = backend_of(spec)
-    store = Store(places.store)
+    store = open_store(places.store, places.cache / "staging")
     store.clean()
     with tracker.phase(Phase.RESOLVE, "locating the checkpoint"):
         located = _locate(spec, places.cache, tracker)
@@ -48,7 +48,8 @@ def build(spec: BuildSpec, places: Places, tracker: Tracker) -> Succeeded:
         site = _site(directory, places, request, tracker)
         manifest = stage(site, backend, request, located.directory, drawn)
         with tracker.phase(Phase.PUBLISH, "publishing"):
-            published = store.publish(site.engine, request.identity)
+            count = tracker.counter(manifest.size_bytes, "publishing")
+            published = store.publish(site.engine, request.identity, count)
     return _succeeded(published, tracker, cached=published != manifest)
 
 
@@ -58,6 +59,10 @@ def _locate(spec: BuildSpec, cache: Path, tracker: Tracker) -> Located:
         from pitcrew_builder.sources import hub
 
         return hub.locate(spec.source, cache / "hub", digests, tracker)
+    if isinstance(spec.source, S3Source):
+        from pitcrew_builder.sources import s3
+
+        return s3.locate(spec.source, cache / "s3", digests, tracker)
     from pitcrew_builder.sources import local
 
     return local.locate(spec.source, digests, tracker)

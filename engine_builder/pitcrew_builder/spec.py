@@ -48,7 +48,18 @@ class LocalSource(Model):
     name: str = Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9._-]+$")
 
 
-Source = Annotated[HuggingFaceSource | LocalSource, Field(discriminator="kind")]
+class S3Source(Model):
+    """A checkpoint directory in object storage. Credentials come from the environment."""
+
+    kind: Literal["s3"] = "s3"
+    bucket: str = Field(min_length=3, max_length=63, pattern=r"^[a-z0-9][a-z0-9.-]*[a-z0-9]$")
+    prefix: str = Field(default="", max_length=512, pattern=r"^([^/]+(/[^/]+)*)?$")
+    endpoint: str | None = Field(default=None, max_length=512, pattern=r"^https?://")
+    region: str | None = Field(default=None, min_length=1, max_length=64, pattern=r"^[a-z0-9-]+$")
+    name: str = Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9._-]+$")
+
+
+Source = Annotated[HuggingFaceSource | LocalSource | S3Source, Field(discriminator="kind")]
 
 
 MAX_RANKS = 64

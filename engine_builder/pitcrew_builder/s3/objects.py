@@ -5,6 +5,7 @@ carry an MD5 that the server checks, since newer checksums are not known to ever
 """
 
 import base64
+import fcntl
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ RESUMES = 5
 _CONFIG = Config(
     connect_timeout=10,
     read_timeout=60,
-    retries={"mode": "standard", "max_attempts": 5},
+    retries={"mode": "standard"},
     max_pool_connections=16,
     request_checksum_calculation="when_required",
     response_checksum_validation="when_required",
@@ -56,9 +57,12 @@ class Objects:
         # Path style is what every compatible server understands; AWS wants the bucket in the host.
         style = {"addressing_style": "path" if address.endpoint else "auto"}
         with translated(address, "opening"):
-            self.client: Any = Session().create_client(
+            session = Session()
+            # Compatible servers ignore the region, and signing needs one.
+            region = address.region or session.get_config_variable("region") or "us-east-1"
+            self.client: Any = session.create_client(
                 "s3",
-                region_name=address.region or _region(),
+                region_name=region,
                 endpoint_url=address.endpoint,
                 config=_CONFIG.merge(Config(s3=style)),
             )
@@ -140,18 +144,45 @@ class Objects:
     ) -> None:
         """Complete `target`, from where an earlier attempt left it, with the object as listed."""
         with target.open("ab") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
             if stream.tell() > item.size:
                 stream.truncate(0)
             on_bytes(stream.tell())
-            idle = 0
-            while (done := stream.tell()) < item.size:
-                self._stream(item, done, stream.write, on_bytes)
-                idle = 0 if stream.tell() > done else idle + 1
-                if idle >= RESUMES:
-                    raise StorageUnreachable(
-                        f"{item.path} breaks off at byte {done:,} of {item.size:,} again and again; "
-                        f"try again later"
-                    )
+            self._whole(item, stream.tell, stream.write, on_bytes)
+
+    def _whole(
+        self,
+        item: ObjectInfo,
+        position: Callable[[], int],
+        write: Callable[[bytes], int],
+        on_bytes: Callable[[int], None],
+    ) -> None:
+        """Pass on the object's bytes from `position()` to the last, however often it breaks."""
+        idle = 0
+        while (done := position()) < item.size:
+            self._stream(item, done, write, on_bytes)
+            idle = 0 if position() > done else idle + 1
+            if idle >= RESUMES:
+                raise StorageUnreachable(
+                    f"{item.path} breaks off at byte {done:,} of {item.size:,} again and again; "
+                    f"try again later"
+                )
+
+    def digest(self, item: ObjectInfo) -> str:
+        """The SHA-256 of an object's bytes, as 64 hex digits; it is read whole."""
+        seen = hashlib.sha256()
+        done = 0
+
+        def take(block: bytes) -> int:
+            seen.update(block)
+            return len(block)
+
+        def count(amount: int) -> None:
+            nonlocal done
+            done += amount
+
+        self._whole(item, lambda: done, take, count)
+        return seen.hexdigest()
 
     def _stream(
         self,
@@ -190,9 +221,3 @@ class Objects:
 def md5(content: bytes) -> str:
     """The `Content-MD5` of a body."""
     return base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
-
-
-def _region() -> str:
-    # Compatible servers ignore it, and signing needs one.
-    session = Session()
-    return str(session.get_config_variable("region") or "us-east-1")

@@ -6,23 +6,19 @@ existing engine is found, before a single weight is downloaded. Files go to
 """
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 from pitcrew_builder.checkpoint.digests import DigestCache
 from pitcrew_builder.checkpoint.directory import (
-    CONFIG,
     INDEX,
-    SINGLE,
     TOKENIZER_FILES,
     Directory,
-    no_safetensors,
-    shards,
 )
 from pitcrew_builder.disk import room_for
 from pitcrew_builder.errors import CheckpointCorrupt, CheckpointNotFound
 from pitcrew_builder.progress import Tracker
 from pitcrew_builder.sources.hub_client import HubClient, RemoteFile
+from pitcrew_builder.sources.remote import require_config, weight_names
 from pitcrew_builder.sources.source import Located
 from pitcrew_builder.spec import HuggingFaceSource
 
@@ -38,33 +34,16 @@ def locate(
             f"{source.repo}: the hub resolves revision '{source.revision}' to '{commit[:60]}', no "
             f"commit; check the revision and the endpoint"
         )
-    if CONFIG not in remote:
-        raise CheckpointNotFound(f"{source.repo} holds no {CONFIG}; name a model repository")
+    require_config(remote, source.repo)
     download = _Download(client, cache / source.repo.replace("/", "--") / commit, commit, digests)
     small = [remote[name] for name in (*TOKENIZER_FILES, INDEX) if name in remote]
     download.bring(small, tracker)
     directory = Directory.of(download.directory)
-    weights = _weights(directory, remote, source.repo)
+    weights = [remote[name] for name in weight_names(directory, remote, source.repo)]
     # A weight that the hub keeps outside of large-file storage has no listed digest.
     download.bring([file for file in weights if file.sha256 is None], tracker)
     inputs = {file.name: download.digest(file) for file in [*small, *weights]}
     return Located(source.repo, commit, inputs, directory, lambda: download.bring(weights, tracker))
-
-
-def _weights(directory: Directory, remote: Mapping[str, RemoteFile], repo: str) -> list[RemoteFile]:
-    if INDEX in remote:
-        names = shards(directory.read_small(INDEX))
-    elif SINGLE in remote:
-        names = (SINGLE,)
-    else:
-        raise no_safetensors(sorted(remote), repo)
-    missing = [name for name in names if name not in remote]
-    if missing:
-        raise CheckpointNotFound(
-            f"{repo}: {INDEX} names {missing[0]}, which the repository does not hold; choose a "
-            f"revision that is complete"
-        )
-    return [remote[name] for name in names]
 
 
 class _Download:

@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import pytest
 
 from pitcrew_builder.cli import main
 from pitcrew_builder.report import Failed, Succeeded, parse_outcome
+from tests.unit.builder.s3_server import S3Server, serve
 
 
 @dataclass(frozen=True)
@@ -52,3 +53,10 @@ def run_build(tmp_path: Path) -> Run:
         return Build(code, parsed, store)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """An S3 server for the whole run; each test takes a bucket of its own."""
+    with serve() as server:
+        yield server
