@@ -12,6 +12,7 @@ BuildError
 ├── StorageRefused       object storage answered no: credentials, bucket, address
 ├── PromptsUnreachable   the address of the prompts did not answer
 ├── DiskFull             no room for the engine
+├── CompilationFailed    the target's compiler refuses the network
 ├── ValidationFailed     the engine was built and computes nonsense
 ├── EngineNotFound       no engine of that name is in the store
 ├── EngineCorrupt        a published directory does not match its manifest
@@ -102,6 +103,12 @@ class DiskFull(BuildError):
     reason = FailureReason.DISK_FULL
     # Room may be made meanwhile, and a volume may grow: worth another attempt.
     retryable = True
+
+
+class CompilationFailed(BuildError):
+    """The target's compiler refuses the network."""
+
+    reason = FailureReason.COMPILATION_FAILED
 
 
 class ValidationFailed(BuildError):

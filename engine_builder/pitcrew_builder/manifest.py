@@ -18,6 +18,7 @@ from pitcrew_builder.spec import (
     Precision,
     QuantizationMethod,
     Target,
+    TensorRtPlan,
     WeightFormat,
 )
 
@@ -62,6 +63,7 @@ class Identity(Model):
     shapes: ResolvedShapes
     toolchain: dict[str, str] = Field(description="Compiler and runtime versions by name.")
     builder_version: str
+    tensorrt: TensorRtPlan | None = None
     quantization: QuantizationRecipe | None = None
     proof_sha256: str | None = Field(
         default=None, description="Digest of the held-out prompts whose scores the manifest has."
@@ -84,7 +86,9 @@ class Identity(Model):
 
     @property
     def target_tag(self) -> str:
-        """Toolchain, layout and precision for people, such as `cpu-ort1.32.0-fp32`."""
+        """Toolchain, layout and precision for people, such as `cpu-ort1.32.0-fp32` or
+        `cuda13-trt10.15.1.29-sm90-tp2-bf16`.
+        """
         layout = [
             f"{short}{degree}"
             for short, degree in (
@@ -95,9 +99,18 @@ class Identity(Model):
             if degree > 1
         ]
         narrow = [self.quantization.tag] if self.quantization else []
-        return "-".join(
-            ["cpu", f"ort{self.toolchain['onnxruntime']}", *layout, self.precision.value, *narrow]
-        )
+        return "-".join([*self._tools, *layout, self.precision.value, *narrow])
+
+    @property
+    def _tools(self) -> list[str]:
+        if self.tensorrt is None:
+            return ["cpu", f"ort{self.toolchain['onnxruntime']}"]
+        label = "rtx" if self.target is Target.TENSORRT_RTX else "trt"
+        return [
+            f"cuda{self.toolchain['cuda']}",
+            f"{label}{self.toolchain[self.target.value]}",
+            self.tensorrt.compute_capability.value,
+        ]
 
     @property
     def tag(self) -> str:
@@ -122,6 +135,33 @@ class FileEntry(Model):
     path: str = Field(description="Relative, with forward slashes.")
     size: int = Field(ge=0, description="Bytes.")
     sha256: str
+
+
+class PlanProfile(Model):
+    """The shapes that one optimization profile of a plan was compiled for."""
+
+    name: str = Field(description="prefill or decode; a plan numbers its profiles in their order.")
+    shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = Field(
+        description="Input -> least, usual and largest shape."
+    )
+
+
+class BlockFusion(Model):
+    """What a compiler made of one block of the graph."""
+
+    block: str = Field(description="Outermost scope of the nodes; empty for those in none.")
+    operators: int = Field(description="Nodes of the graph, functions opened.")
+    layers: int = Field(description="Layers that the compiler read them as, without those it added itself.")
+    kernels: tuple[int, ...] = Field(
+        description="Kernels launched in each profile; empty where the plan does not tell."
+    )
+
+
+class PlanReport(Model):
+    """What a compiled plan is."""
+
+    profiles: tuple[PlanProfile, ...]
+    blocks: tuple[BlockFusion, ...]
 
 
 class ModelFacts(Model):
@@ -171,7 +211,7 @@ class Placement(Model):
 
 
 class GraphInterface(Model):
-    """Names and types of the graph's tensors.
+    """Names and types of the graph's tensors; a plan's are the same.
 
     B sequences, S new tokens of each, P block-table entries, K positions whose logits are wanted;
     all four are dynamic. D is the head dimension.
@@ -203,6 +243,9 @@ class GraphInterface(Model):
         default=(), description="Empty where the graph holds no collective."
     )
     kv_dtype: str = "float32"
+    plan: PlanReport | None = Field(
+        default=None, description="Set where `graph` is a plan for one kind of GPU."
+    )
 
 
 class Canary(Model):

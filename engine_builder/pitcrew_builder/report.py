@@ -51,6 +51,7 @@ class FailureReason(StrEnum):
     STORAGE_REFUSED = "StorageRefused"
     PROMPTS_UNREACHABLE = "PromptsUnreachable"
     DISK_FULL = "DiskFull"
+    COMPILATION_FAILED = "CompilationFailed"
     VALIDATION_FAILED = "ValidationFailed"
     CANCELLED = "Cancelled"
     INTERNAL_ERROR = "InternalError"

@@ -49,6 +49,7 @@ def plan(spec: BuildSpec, located: Located, toolchain: dict[str, str]) -> Reques
         precision=spec.precision,
         parallelism=spec.parallelism,
         shapes=resolve_shapes(spec.shapes, config),
+        tensorrt=spec.tensorrt.plan if spec.tensorrt else None,
         toolchain=toolchain,
         builder_version=__version__,
     )

@@ -23,12 +23,21 @@ class Target(StrEnum):
     """What executes the engine."""
 
     ONNXRUNTIME_CPU = "onnxruntime-cpu"
+    TENSORRT = "tensorrt"
+    TENSORRT_RTX = "tensorrt-rtx"
+
+    @property
+    def compiles_plans(self) -> bool:
+        """Whether engines are plans for one kind of GPU."""
+        return self is not Target.ONNXRUNTIME_CPU
 
 
 class Precision(StrEnum):
     """The arithmetic of weights and activations."""
 
     FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
 
 
 class HuggingFaceSource(Model):
@@ -241,6 +250,71 @@ def _is_none(value: object) -> bool:
     return value is None
 
 
+class ComputeCapability(StrEnum):
+    """A generation of GPUs."""
+
+    SM75 = "sm75"
+    SM80 = "sm80"
+    SM86 = "sm86"
+    SM89 = "sm89"
+    SM90 = "sm90"
+    SM100 = "sm100"
+    SM103 = "sm103"
+    SM120 = "sm120"
+    SM121 = "sm121"
+
+
+class Verbosity(StrEnum):
+    """How much a compiler says."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    INFO = "info"
+    VERBOSE = "verbose"
+
+
+class TensorRtPlan(Model):
+    """The options of TensorRT that decide what a plan is; they are part of the engine id."""
+
+    compute_capability: ComputeCapability = Field(
+        description="The GPUs that run the plan: sm89 for L4, L40S and RTX 40, sm90 for H100 and "
+        "H200, sm100 for B200, sm120 for RTX 50 and RTX PRO."
+    )
+    prefill_chunk: int = Field(
+        default=2048,
+        ge=1,
+        le=1 << 17,
+        description="Tokens of one sequence in a prefill step at most; longer prompts take several "
+        "steps. Memory for activations grows with it.",
+    )
+    optimization_level: int = Field(
+        default=3, ge=0, le=5, description="How long the compiler searches for faster kernels."
+    )
+    workspace_mib: int | None = Field(
+        default=None,
+        ge=1,
+        le=1 << 20,
+        description="Scratch memory that kernels may ask for, in MiB. Default: all of the GPU's.",
+    )
+
+
+class TensorRt(TensorRtPlan):
+    """How TensorRT compiles the plan."""
+
+    timing_cache: bool = Field(
+        default=True,
+        description="Keep measured kernel times in the builder's cache for later builds.",
+    )
+    verbosity: Verbosity = Field(
+        default=Verbosity.ERROR, description="What the compiler writes to the build's log."
+    )
+
+    @property
+    def plan(self) -> TensorRtPlan:
+        """The options that decide what the plan is."""
+        return TensorRtPlan(**self.model_dump(include=set(TensorRtPlan.model_fields)))
+
+
 class BuildSpec(Model):
     """One build, wholly described. Equal specs over equal weights give equal engine ids."""
 
@@ -250,6 +324,7 @@ class BuildSpec(Model):
     parallelism: Parallelism = Parallelism()
     shapes: Shapes = Shapes()
     # Left out of the document where they are not set: older requests keep their exact text.
+    tensorrt: TensorRt | None = Field(default=None, exclude_if=_is_none)
     quantization: Quantization | None = Field(default=None, exclude_if=_is_none)
     proof: Proof | None = Field(default=None, exclude_if=_is_none)
 
@@ -263,6 +338,43 @@ class BuildSpec(Model):
             raise ValueError(
                 "proof.prompts: a quantized engine is published only when it is proven on prompts "
                 "of your users; give proof.prompts or quantization.calibration"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _calibrates_on_one_rank(self) -> "BuildSpec":
+        wanted, ranks = self.quantization, self.parallelism.world_size
+        if wanted is not None and wanted.needs_calibration and ranks > 1:
+            raise ValueError(
+                f"quantization: {wanted.weights} by {wanted.chosen_method} is calibrated on one "
+                f"rank, and parallelism asks for {ranks}; set parallelism to 1, or weights to int8 "
+                f"or int4 and method to round"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _target_supports_precision(self) -> "BuildSpec":
+        plans = self.target.compiles_plans
+        able = (Precision.FP16, Precision.BF16) if plans else (Precision.FP32,)
+        if self.precision not in able:
+            raise ValueError(
+                f"precision: target {self.target} computes in {' or '.join(able)}, not "
+                f"{self.precision}; set precision to {able[0]}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _target_has_its_options(self) -> "BuildSpec":
+        plans = self.target.compiles_plans
+        if plans and self.tensorrt is None:
+            raise ValueError(
+                f"tensorrt: target {self.target} compiles for one kind of GPU; set "
+                f"tensorrt.computeCapability, such as sm90"
+            )
+        if not plans and self.tensorrt is not None:
+            raise ValueError(
+                f"tensorrt: target {self.target} has no such options; leave them out, or set "
+                f"target to {Target.TENSORRT}"
             )
         return self
 

@@ -16,6 +16,7 @@ from pitcrew_builder.spec import (
     Quantization,
     Shapes,
     Target,
+    TensorRt,
 )
 from pitcrew_operator.api.common import (
     Condition,
@@ -169,7 +170,18 @@ class LLMEngineSpec(Model):
                 f"self.parallelism.pipeline * self.parallelism.expert <= {MAX_RANKS}",
                 message=f"parallelism: tensor x pipeline x expert must be {MAX_RANKS} ranks at "
                 "most; lower one of the three",
-            )
+            ),
+            Rule(
+                rule="self.target == 'onnxruntime-cpu' ? self.precision == 'fp32' : "
+                "self.precision != 'fp32'",
+                message="precision: target onnxruntime-cpu computes in fp32, tensorrt and "
+                "tensorrt-rtx in fp16 or bf16; set precision to match the target",
+            ),
+            Rule(
+                rule="(self.target != 'onnxruntime-cpu') == has(self.tensorrt)",
+                message="tensorrt: targets tensorrt and tensorrt-rtx need "
+                "tensorrt.computeCapability, and onnxruntime-cpu has no such options",
+            ),
         )
     )
 
@@ -183,6 +195,9 @@ class LLMEngineSpec(Model):
     )
     shapes: Shapes = Field(
         default=Shapes(), description="The limits that the engine is compiled for."
+    )
+    tensorrt: TensorRt | None = Field(
+        default=None, description="How a plan is compiled. Targets tensorrt and tensorrt-rtx."
     )
     quantization: Quantization | None = Field(
         default=None, description="Narrower weights. Default: none."
@@ -201,6 +216,7 @@ class LLMEngineSpec(Model):
             precision=self.precision,
             parallelism=self.parallelism,
             shapes=self.shapes,
+            tensorrt=self.tensorrt,
             quantization=self.quantization,
             proof=self.proof,
         )

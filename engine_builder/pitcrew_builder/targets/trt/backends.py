@@ -1,0 +1,199 @@
+"""Targets `tensorrt-rtx` and `tensorrt`: one way from graph to plan, two libraries."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+from pitcrew_builder.disk import room_for
+from pitcrew_builder.errors import InvalidSpec
+from pitcrew_builder.graph.ir import OPSET, ElementType, Graph
+from pitcrew_builder.graph.precision import in_half
+from pitcrew_builder.manifest import BlockFusion, GraphInterface, PlanProfile, PlanReport
+from pitcrew_builder.spec import Precision, TensorRt
+from pitcrew_builder.targets.onnx_files import GRAPH, file_entry, write_onnx
+from pitcrew_builder.targets.target import Network, Site, Written
+from pitcrew_builder.targets.trt import kernels, plugins
+from pitcrew_builder.targets.trt.compiler import Compiled, Compiler, Order
+from pitcrew_builder.targets.trt.gpu import compute_capability
+from pitcrew_builder.targets.trt.library import RTX, TENSORRT, Library, Native
+from pitcrew_builder.targets.trt.profiles import profiles
+from pitcrew_builder.targets.trt.timing_cache import timing_cache
+
+PLAN = "model.plan"
+CUDA = "13"
+"""The major version that both libraries are packaged for."""
+
+_IDLE = frozenset({"Constant", "Identity"})
+"""Operators that compute nothing."""
+
+_HALVES = {Precision.FP16: ElementType.FLOAT16, Precision.BF16: ElementType.BFLOAT16}
+
+
+@dataclass(frozen=True, slots=True)
+class PlanBackend:
+    """What both targets have in common. The order of work: prove in float32, compile in half."""
+
+    library: ClassVar[Library]
+    proven: ClassVar[str] = "the same graph in float32 on onnxruntime-cpu; the plan was not run"
+
+    precision: Precision
+    options: TensorRt
+
+    def toolchain(self) -> dict[str, str]:
+        """The operators' version, CUDA's and the library's."""
+        library = self.library
+        return {"onnx-opset": str(OPSET), "cuda": CUDA, library.target.value: library.version()}
+
+    def optimize(self, graph: Graph) -> Graph:
+        """As it was drawn: the compiler joins projections by itself, with the same kernels."""
+        return graph
+
+    def compiler(self, site: Site) -> Compiler:
+        """The compiler, loaded. Raises `InvalidSpec` where it cannot work here."""
+        raise NotImplementedError
+
+    def write(self, network: Network, site: Site) -> Written:
+        """Write the graph in float32 for the proof, then in half precision, and compile that."""
+        compiler = self.compiler(site)
+        half = replace(network, graph=in_half(network.graph, _HALVES[self.precision]))
+        with site.tracker.part(0, 3):
+            proof = _write_scratch(network, site, "float32").proof
+        with site.tracker.part(1, 3):
+            _write_scratch(half, site, "half")
+        with site.tracker.part(2, 3):
+            report = self._compile(compiler, half, site)
+        path = f"{site.folder}/{PLAN}"
+        interface = GraphInterface(
+            graph=path,
+            placement=network.placement,
+            kv_dtype=_HALVES[self.precision].value,
+            plan=report,
+        )
+        return Written(interface, (file_entry(site.engine, path),), proof)
+
+    def _compile(self, compiler: Compiler, half: Network, site: Site) -> PlanReport:
+        plan = site.engine / site.folder / PLAN
+        plan.parent.mkdir()
+        shapes = profiles(half.graph.inputs, site.identity.shapes, self.options)
+        graph = site.scratch / "half" / site.folder / GRAPH
+        order = Order(graph, plan, shapes, self.options, site.identity.tag)
+        size = sum(weight.nbytes for weight in half.graph.weights)
+        with room_for(site.engine, size, f"engine {site.identity.tag}"):
+            compiled = compiler.compile(order, partial(site.tracker.advance, message="compiling"))
+        return _report(half.graph, shapes, compiled, plan)
+
+
+class TensorRtRtx(PlanBackend):
+    """The backend of target `tensorrt-rtx`: compiles for any GPU, on any machine."""
+
+    __slots__ = ()
+    library = RTX
+
+    def compiler(self, site: Site) -> Compiler:
+        """A compiler for the GPU of the options."""
+        return _RtxCompiler(self.library.load())
+
+
+class TensorRtGpu(PlanBackend):
+    """The backend of target `tensorrt`: compiles on a GPU, for GPUs of its kind."""
+
+    __slots__ = ()
+    library = TENSORRT
+
+    def toolchain(self) -> dict[str, str]:
+        """Plugins too: they are in the plan."""
+        return {**super().toolchain(), **plugins.versions()}
+
+    def compiler(self, site: Site) -> Compiler:
+        """A compiler for the GPU that is here, which must be of the kind that is asked for."""
+        library = self.library.load()
+        _check_gpu(self.options.compute_capability.value, compute_capability())
+        name = f"{site.identity.target_tag.split(self.precision.value)[0]}timing"
+        return _GpuCompiler(library, site.cache / "tensorrt" / f"{name}.cache")
+
+
+class _RtxCompiler(Compiler):
+    @contextmanager
+    def configured(self, config: Native, options: TensorRt) -> Iterator[None]:
+        capability = getattr(self._library.ComputeCapability, options.compute_capability.name, None)
+        if capability is None:
+            known = [name for name in self._library.ComputeCapability.__members__ if "SM" in name]
+            raise InvalidSpec(
+                f"tensorrt.computeCapability: this version of TensorRT-RTX does not compile for "
+                f"{options.compute_capability}; it does for {', '.join(known).lower()}, and target "
+                f"tensorrt for the others"
+            )
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(capability, 0)
+        yield
+
+
+class _GpuCompiler(Compiler):
+    def __init__(self, library: Native, cache: Path) -> None:
+        super().__init__(library)
+        self._cache = cache
+
+    def prepare(self, logger: Native) -> None:
+        plugins.register(self._library, logger)
+
+    @contextmanager
+    def configured(self, config: Native, options: TensorRt) -> Iterator[None]:
+        if not options.timing_cache:
+            yield
+            return
+        with timing_cache(config, self._cache):
+            yield
+
+
+def _check_gpu(wanted: str, present: str | None) -> None:
+    if present is None:
+        raise InvalidSpec(
+            "target tensorrt measures kernels on a GPU, and this machine has none that the driver "
+            "shows; build in the Job with build.gpu set, or choose target tensorrt-rtx"
+        )
+    if present != wanted:
+        raise InvalidSpec(
+            f"tensorrt.computeCapability is {wanted}, and the GPU here is {present}; set it to "
+            f"{present}, or build on a node with the other GPU"
+        )
+
+
+def _write_scratch(network: Network, site: Site, name: str) -> Written:
+    return write_onnx(site.scratch / name, site.folder, network, site.metadata, site.tracker)
+
+
+def _report(
+    graph: Graph, shapes: tuple[PlanProfile, ...], compiled: Compiled, plan: Path
+) -> PlanReport:
+    operators = operators_by_block(graph)
+    layers = Counter(kernels.block_of(kernels.node_of(text)) for text in compiled.layers)
+    launches = [kernels.by_block(program) for program in kernels.programs(plan)]
+    told = launches if len(launches) == len(shapes) else []
+    return PlanReport(
+        profiles=shapes,
+        blocks=tuple(
+            BlockFusion(
+                block=block,
+                operators=count,
+                layers=layers[block],
+                kernels=tuple(profile.get(block, 0) for profile in told),
+            )
+            for block, count in operators.items()
+        ),
+    )
+
+
+def operators_by_block(graph: Graph) -> Mapping[str, int]:
+    """Nodes that compute something, by the outermost scope of their names, functions opened."""
+    bodies = {
+        (function.domain, function.name): sum(node.op not in _IDLE for node in function.nodes)
+        for function in graph.functions
+    }
+    counts: Counter[str] = Counter()
+    for node in (node for node in graph.nodes if node.op not in _IDLE):
+        counts[kernels.block_of(node.name)] += bodies.get((node.domain, node.op), 1)
+    return counts
