@@ -42,6 +42,11 @@ class DecoderConfig(Tolerant):
     eos_token_id: int | tuple[int, ...] | None = None
     pad_token_id: int | None = None
 
+    @property
+    def natural_length(self) -> int:
+        """Tokens of a text that the network takes without a change to its rotations."""
+        return self.max_position_embeddings
+
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, raw: dict[str, Any]) -> dict[str, Any]:

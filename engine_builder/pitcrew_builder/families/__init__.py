@@ -5,7 +5,21 @@ from typing import Any
 
 from pitcrew_builder.checkpoint.config import Envelope
 from pitcrew_builder.errors import CheckpointUnsafe, UnknownArchitecture
-from pitcrew_builder.families import llama, mistral, mixtral, qwen2, qwen3, qwen3_moe
+from pitcrew_builder.families import (
+    gemma2,
+    gemma3,
+    gpt_oss,
+    granite,
+    llama,
+    mistral,
+    mixtral,
+    olmo2,
+    phi3,
+    qwen2,
+    qwen3,
+    qwen3_moe,
+    starcoder2,
+)
 from pitcrew_builder.families.family import Family
 
 FAMILIES: Mapping[str, Family[Any]] = {
@@ -17,6 +31,13 @@ FAMILIES: Mapping[str, Family[Any]] = {
         qwen3.FAMILY,
         mixtral.FAMILY,
         qwen3_moe.FAMILY,
+        gemma2.FAMILY,
+        gemma3.FAMILY,
+        phi3.FAMILY,
+        olmo2.FAMILY,
+        granite.FAMILY,
+        starcoder2.FAMILY,
+        gpt_oss.FAMILY,
     )
 }
 """`model_type` -> family."""
@@ -36,8 +57,8 @@ def family_of(envelope: Envelope) -> Family[Any]:
             f"config.json: model_type '{envelope.model_type}' is not a known family; known are: "
             f"{', '.join(sorted(FAMILIES))}"
         )
-    if envelope.quantization_config:
-        method = envelope.quantization_config.get("quant_method", "unknown")
+    method = (envelope.quantization_config or {}).get("quant_method", "unknown")
+    if envelope.quantization_config and method not in family.formats:
         raise UnknownArchitecture(
             f"config.json: quantization_config ('{method}'): quantized checkpoints are not read "
             f"by this version; build from the unquantized checkpoint"

@@ -10,6 +10,7 @@ from pitcrew_builder.blocks.causal_lm import Decoder, Frame, causal_lm
 from pitcrew_builder.blocks.decoder_layer import DecoderLayer, stack
 from pitcrew_builder.blocks.mlp import GatedMlp
 from pitcrew_builder.blocks.norm import Norm
+from pitcrew_builder.blocks.rope import Rope
 from pitcrew_builder.blocks.step import MAIN, CacheLayout, StepPlan
 from pitcrew_builder.checkpoint.config import DecoderConfig
 from pitcrew_builder.families.refusal import unsupported
@@ -42,9 +43,16 @@ class Family(Generic[Config]):
 
 
 def frame(
-    config: DecoderConfig, shapes: ResolvedShapes, windows: Iterable[int | None] = (None,)
+    config: DecoderConfig,
+    shapes: ResolvedShapes,
+    windows: Iterable[int | None] = (None,),
+    main: Rope | None = None,
 ) -> Frame:
-    """The frame of a decoder with one rotation and RMS norms, whose layers have these windows."""
+    """The frame of a decoder with RMS norms, whose layers have these windows.
+
+    `main` is its rotation; default: that of whole heads which the config describes.
+    """
+    length = shapes.max_sequence_length
     return Frame(
         name=config.model_type,
         hidden=config.hidden_size,
@@ -58,8 +66,8 @@ def frame(
                 kv_heads=config.num_key_value_heads,
                 head_dim=config.head_dim,
             ),
-            ropes={MAIN: rope(config, shapes.max_sequence_length)},
-            max_length=shapes.max_sequence_length,
+            ropes={MAIN: main or rope(config, length)},
+            max_length=length,
             windows=tuple(dict.fromkeys(windows)),
         ),
     )

@@ -1,0 +1,84 @@
+"""Gemma 3 (text): a Gemma 2 with normalized heads, and a rotation of its own where windows are.
+
+Its configs may name a cap of attention scores, which the models' own code does not apply.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from pydantic import Field
+
+from pitcrew_builder.blocks.causal_lm import Decoder, Frame
+from pitcrew_builder.blocks.decoder_layer import SANDWICH, DecoderLayer
+from pitcrew_builder.blocks.norm import Norm
+from pitcrew_builder.blocks.step import LOCAL, MAIN
+from pitcrew_builder.checkpoint.rope import RopeParameters, completed
+from pitcrew_builder.families.family import Family, attention, decoder, frame
+from pitcrew_builder.families.gemma2 import GemmaConfig, gemma_frame, gemma_mlp
+from pitcrew_builder.families.refusal import require
+from pitcrew_builder.families.rotation import rope_of
+from pitcrew_builder.families.windows import FULL, SLIDING, windows_of
+from pitcrew_builder.manifest import ResolvedShapes
+
+GLOBAL_THETA, LOCAL_THETA = 1000000.0, 10000.0
+
+
+class Gemma3Config(GemmaConfig):
+    """`model_type: gemma3_text`."""
+
+    max_position_embeddings: int = Field(default=131072, gt=1)
+    sliding_window_pattern: int = Field(default=6, gt=0)
+    local_rope_parameters: RopeParameters = RopeParameters()
+
+    @property
+    def windows(self) -> tuple[int | None, ...]:
+        """The window of each layer: all but every sixth, unless they are listed."""
+        types = self.layer_types or [
+            SLIDING if (index + 1) % self.sliding_window_pattern else FULL
+            for index in range(self.num_hidden_layers)
+        ]
+        return windows_of(self, types, self.sliding_window)
+
+    @classmethod
+    def _rope(cls, known: dict[str, Any]) -> dict[str, Any]:
+        """The rotation of layers without window; that of the others is added to `known`."""
+        nested = known.get("rope_parameters") or {}
+        stated = {"full_attention": dict(known.get("rope_scaling") or {}), **nested}
+        local = {
+            "rope_theta": known.get("rope_local_base_freq") or LOCAL_THETA,
+            **(nested.get(SLIDING) or {}),
+        }
+        known["local_rope_parameters"] = completed(local, {}, LOCAL_THETA)
+        return completed(stated.get(FULL) or {}, known, GLOBAL_THETA)
+
+
+def draw(config: Gemma3Config, shapes: ResolvedShapes) -> Decoder:
+    """The network of a Gemma 3."""
+    require(config, "use_bidirectional_attention", bool(config.use_bidirectional_attention), False)
+    plain = replace(
+        attention(config),
+        qkv_bias=config.attention_bias,
+        output_bias=config.attention_bias,
+        head_norm_epsilon=config.rms_norm_eps,
+        scale=config.score_scale,
+    )
+    layers = [
+        DecoderLayer(
+            replace(plain, window=window, rope=LOCAL if window else MAIN),
+            gemma_mlp(config),
+            Norm(config.rms_norm_eps),
+            SANDWICH,
+        )
+        for window in config.windows
+    ]
+    return decoder(_frame(config, shapes), layers)
+
+
+def _frame(config: Gemma3Config, shapes: ResolvedShapes) -> Frame:
+    plain = gemma_frame(config, frame(config, shapes, config.windows))
+    local, length = config.local_rope_parameters, shapes.max_sequence_length
+    ropes = {**plain.step.ropes, LOCAL: rope_of(config, local, config.head_dim, length)}
+    return replace(plain, step=replace(plain.step, ropes=ropes))
+
+
+FAMILY = Family(name="gemma3_text", config=Gemma3Config, draw=draw)
