@@ -7,6 +7,7 @@ import pytest
 from pitcrew_builder.pipeline import Places, build
 from pitcrew_builder.progress import Tracker
 from pitcrew_builder.spec import BuildSpec, LocalSource, Parallelism, Shapes
+from tests.golden.cases import CASES
 from tests.golden.reference import ReferenceEngine
 
 SOLE = Parallelism()
@@ -27,7 +28,13 @@ def engine_of(tmp_path_factory: pytest.TempPathFactory) -> EngineOf:
     @cache
     def make(checkpoint: Path, page: int, split: Parallelism = SOLE) -> ReferenceEngine:
         source = LocalSource(path=str(checkpoint), name=checkpoint.name)
-        spec = BuildSpec(source=source, parallelism=split, shapes=Shapes(kv_page_size=page))
+        case = CASES.get(checkpoint.name)
+        length = case.length if case else None
+        spec = BuildSpec(
+            source=source,
+            parallelism=split,
+            shapes=Shapes(kv_page_size=page, max_sequence_length=length),
+        )
         places = Places(root / "store", root / "cache")
         done = build(spec, places, Tracker(lambda _: None))
         return ReferenceEngine(places.store / done.path)

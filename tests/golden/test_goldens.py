@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.golden.cases import CASES
 from tests.golden.conftest import EngineOf
 
 DATA = Path(__file__).parent / "data"
-MODELS = ["llama3", "llama-tied", "qwen2", "qwen3"]
+MODELS = ["llama3", "llama-tied", "qwen2", "qwen3", "mixtral", *CASES]
 PAGES = [7, 16]
 # The bar is 1e-3; single precision leaves about 5e-6, and a subtle mistake leaves more than this.
 CLOSE = 5e-5
