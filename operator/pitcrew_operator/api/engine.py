@@ -1,5 +1,6 @@
 """LLMEngine: a checkpoint and what to make of it; its status names the engine that was built."""
 
+import re
 from typing import Self
 
 from pydantic import ConfigDict, Field, model_validator
@@ -14,12 +15,14 @@ from pitcrew_builder.spec import (
     Precision,
     Proof,
     Quantization,
+    S3Source,
     Shapes,
     Target,
     TensorRt,
 )
 from pitcrew_operator.api.common import (
     Condition,
+    LocalObjectReference,
     ObjectName,
     PodSettings,
     Rule,
@@ -78,14 +81,50 @@ class VolumeModel(Model):
     )
 
 
+class S3Model(Model):
+    """A checkpoint directory in S3-compatible object storage."""
+
+    bucket: str = Field(
+        min_length=3,
+        max_length=63,
+        pattern=r"^[a-z0-9][a-z0-9.-]*[a-z0-9]$",
+        description="Bucket that holds the checkpoint.",
+    )
+    prefix: str = Field(
+        default="",
+        max_length=512,
+        pattern=r"^([^/]+(/[^/]+)*)?$",
+        description="Directory of the checkpoint in the bucket, such as models/llama.",
+    )
+    endpoint: str | None = Field(
+        default=None,
+        max_length=512,
+        pattern=r"^https?://",
+        description="URL of an S3-compatible server in place of AWS.",
+    )
+    region: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=64,
+        pattern=r"^[a-z0-9-]+$",
+        description="Region of the bucket, where the server has several.",
+    )
+    credentials_secret_ref: LocalObjectReference | None = Field(
+        default=None,
+        description="Secret with the keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and "
+        "AWS_SESSION_TOKEN where there is one. Default: the identity of the pod.",
+    )
+
+
 class ModelSource(Model):
     """Where the checkpoint comes from: exactly one source."""
 
     model_config = ConfigDict(
         json_schema_extra=cel(
             Rule(
-                rule="has(self.huggingFace) != has(self.volume)",
-                message="give exactly one of huggingFace and volume",
+                rule="[has(self.huggingFace), has(self.volume), has(self.s3)]"
+                ".filter(given, given).size() == 1",
+                message="give exactly one of huggingFace, volume and s3",
             )
         )
     )
@@ -104,11 +143,13 @@ class ModelSource(Model):
     volume: VolumeModel | None = Field(
         default=None, description="Take the checkpoint from a volume."
     )
+    s3: S3Model | None = Field(default=None, description="Take the checkpoint from object storage.")
 
     @model_validator(mode="after")
     def _exactly_one_source(self) -> Self:
-        if (self.hugging_face is None) == (self.volume is None):
-            raise ValueError("model: give exactly one of huggingFace and volume")
+        sources = (self.hugging_face, self.volume, self.s3)
+        if sum(source is not None for source in sources) != 1:
+            raise ValueError("model: give exactly one of huggingFace, volume and s3")
         return self
 
     @property
@@ -118,11 +159,12 @@ class ModelSource(Model):
             return self.name
         if self.hugging_face is not None:
             return self.hugging_face.repo
-        return self._volume.path.rsplit("/", 1)[-1]
+        place = f"{self.s3.bucket}/{self.s3.prefix}" if self.s3 else self._volume.path
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", place.strip("/").rsplit("/", 1)[-1])
 
     @property
     def claim_name(self) -> str | None:
-        """The claim that holds the checkpoint; None for a hub."""
+        """The claim that holds the checkpoint; None for a source that is no volume."""
         return self.volume.claim_name if self.volume else None
 
     @property
@@ -130,11 +172,14 @@ class ModelSource(Model):
         assert self.volume is not None, "the validator admits exactly one source"
         return self.volume
 
-    def build_source(self) -> HuggingFaceSource | LocalSource:
+    def build_source(self) -> HuggingFaceSource | LocalSource | S3Source:
         """The same source as the builder reads it inside its pod."""
         if self.hugging_face is not None:
             hub = self.hugging_face
             return HuggingFaceSource(repo=hub.repo, revision=hub.revision, endpoint=hub.endpoint)
+        if self.s3 is not None:
+            place = self.s3.model_dump(exclude={"credentials_secret_ref"})
+            return S3Source(**place, name=self.display_name)
         path = f"{MODELS_MOUNT}/{self._volume.path}"
         return LocalSource(path=path, name=self.display_name)
 

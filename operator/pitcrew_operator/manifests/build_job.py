@@ -15,6 +15,12 @@ from pitcrew_operator.views import Claim, Engine
 CONTAINER: Final = "build"
 BACKOFF_LIMIT: Final = 3
 _STORE_MOUNT: Final = "/engines"
+_S3_KEYS: Final[dict[str, dict[str, bool]]] = {
+    "AWS_ACCESS_KEY_ID": {},
+    "AWS_SECRET_ACCESS_KEY": {},
+    "AWS_SESSION_TOKEN": {"optional": True},
+}
+"""Keys of the Secret, and the SDK's names for them in the environment."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +120,7 @@ def _container(build: Build) -> dict[str, Any]:
         "imagePullPolicy": build.config.builder_pull_policy,
         "command": ["pitcrew-build"],
         "args": _arguments(build),
-        "env": [{"name": "HOME", "value": "/tmp"}, *_token(build)],  # noqa: S108 (an emptyDir)
+        "env": [{"name": "HOME", "value": "/tmp"}, *_token(build), *_keys(build)],  # noqa: S108 (an emptyDir)
         "securityContext": pod.CONTAINER_SECURITY,
         "terminationMessagePolicy": "File",
         "volumeMounts": _mounts(build),
@@ -138,6 +144,18 @@ def _token(build: Build) -> list[dict[str, Any]]:
     if hub is None or hub.token_secret_ref is None:
         return []
     return [{"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": dump(hub.token_secret_ref)}}]
+
+
+def _keys(build: Build) -> list[dict[str, Any]]:
+    """The keys of object storage; a session token only where the Secret holds one."""
+    s3 = build.engine.spec.model.s3
+    if s3 is None or s3.credentials_secret_ref is None:
+        return []
+    secret = {"name": s3.credentials_secret_ref.name}
+    return [
+        {"name": name, "valueFrom": {"secretKeyRef": {**secret, "key": name, **more}}}
+        for name, more in _S3_KEYS.items()
+    ]
 
 
 def _volumes(build: Build) -> list[dict[str, Any]]:

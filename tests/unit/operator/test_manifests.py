@@ -50,6 +50,17 @@ HUB_SPEC = {
         "activeDeadlineSeconds": 600,
     },
 }
+S3_SPEC = {
+    "model": {
+        "s3": {
+            "bucket": "models",
+            "prefix": "llama/3.2-1b",
+            "endpoint": "https://s3.example",
+            "region": "eu-1",
+            "credentialsSecretRef": {"name": "s3-keys"},
+        },
+    },
+}
 SERVE_SPEC = {
     "servedModelName": "my/llama",
     "worldSize": 1,
@@ -72,6 +83,7 @@ def build(spec: dict[str, Any] | None = None, **metadata: object) -> Build:
 CASES = {
     "job-volume": lambda: job_manifest(build()),
     "job-hub": lambda: job_manifest(build(HUB_SPEC)),
+    "job-s3": lambda: job_manifest(build(S3_SPEC)),
     "store": lambda: store_manifest(NAMESPACE, CONFIG),
     "deployment": lambda: deployment_manifest(deployment(), SERVED, "tiny", CONFIG),
     "deployment-full": lambda: deployment_manifest(deployment(SERVE_SPEC), SERVED, "tiny", CONFIG),
@@ -89,7 +101,9 @@ def test_manifest_is_golden(name: str) -> None:
     assert text == path.read_text()
 
 
-@pytest.mark.parametrize("name", ["job-volume", "job-hub", "deployment", "deployment-full"])
+@pytest.mark.parametrize(
+    "name", ["job-volume", "job-hub", "job-s3", "deployment", "deployment-full"]
+)
 def test_pods_are_hardened(name: str) -> None:
     pod = CASES[name]()["spec"]["template"]["spec"]
     assert pod["automountServiceAccountToken"] is False
