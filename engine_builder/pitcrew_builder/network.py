@@ -33,22 +33,23 @@ class Network(Protocol):
         ...
 
 
-def open_network(ranks: Sequence[tuple[Path, GraphInterface]]) -> Network:
+def open_network(ranks: Sequence[tuple[Path, GraphInterface]], *, packed: bool = False) -> Network:
     """The network of all ranks, each with what its paths are relative to.
 
-    Raises `ValidationFailed`.
+    `packed` takes the memory to run it exactly as it is served: ONNX Runtime rounds activations
+    for packed quantized matrices alone. Raises `ValidationFailed`.
     """
     if len(ranks) == 1:
         root, interface = ranks[0]
-        return Executable(root / interface.graph)
-    return SplitNetwork([_Rank(root, interface) for root, interface in ranks])
+        return Executable(root / interface.graph, packed=packed)
+    return SplitNetwork([_Rank(root, interface, packed=packed) for root, interface in ranks])
 
 
 class Executable:
     """One graph file."""
 
-    def __init__(self, graph: Path) -> None:
-        self._session = _open(graph)
+    def __init__(self, graph: Path, *, packed: bool = False) -> None:
+        self._session = _open(graph, packed)
         self._inputs = [item.name for item in self._session.get_inputs()]
         self._outputs = [item.name for item in self._session.get_outputs()]
 
@@ -110,14 +111,14 @@ class SplitNetwork:
 class _Rank:
     """One rank's executables, with what follows each of them."""
 
-    def __init__(self, root: Path, interface: GraphInterface) -> None:
+    def __init__(self, root: Path, interface: GraphInterface, *, packed: bool) -> None:
         assert interface.placement is not None
         self.placement: Placement = interface.placement
         self.layers = range(
             self.placement.first_layer, self.placement.first_layer + self.placement.layers
         )
         paths = [part.graph for part in interface.segments] or [interface.graph]
-        self.programs = [Executable(root / path) for path in paths]
+        self.programs = [Executable(root / path, packed=packed) for path in paths]
         self.exchanges = [part.exchanges for part in interface.segments] or [()]
 
     def own(self, inputs: Tensors) -> dict[str, Tensor]:
@@ -142,15 +143,16 @@ def _exchange(members: Sequence[Exchange], values: list[dict[str, Tensor]]) -> N
             values[rank][exchange.result] = result
 
 
-def _open(graph: Path) -> "onnxruntime.InferenceSession":
+def _open(graph: Path, packed: bool) -> "onnxruntime.InferenceSession":
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     # A build shares its cores; threads that spin between two operators would take them all.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Packing would copy every matrix; the proof reads them as they are mapped from the file.
-    options.add_session_config_entry("session.disable_prepacking", "1")
+    if not packed:
+        # Packing would copy every matrix; the proof reads them as they are mapped from the file.
+        options.add_session_config_entry("session.disable_prepacking", "1")
     try:
         return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     except Exception as error:

@@ -9,16 +9,19 @@ from pitcrew_builder.checkpoint.directory import read_tensors
 from pitcrew_builder.checkpoint.match import check_match
 from pitcrew_builder.families.family import ignored_tensors
 from pitcrew_builder.layout import layouts
-from pitcrew_builder.manifest import Manifest
+from pitcrew_builder.manifest import Manifest, ProofReport
 from pitcrew_builder.progress import Tracker
-from pitcrew_builder.report import Phase, Succeeded
+from pitcrew_builder.prompts.evidence import gather
+from pitcrew_builder.proof.gate import check
+from pitcrew_builder.report import Phase, ProofSummary, Succeeded
 from pitcrew_builder.request import Request, placement_of, plan
 from pitcrew_builder.sources.source import Located
-from pitcrew_builder.spec import BuildSpec, HuggingFaceSource, S3Source
-from pitcrew_builder.stage import Drawn, stage
+from pitcrew_builder.spec import BuildSpec, HuggingFaceSource, Proof, S3Source
+from pitcrew_builder.stage import stage
 from pitcrew_builder.store.address import StoreAddress, open_store
 from pitcrew_builder.targets import backend_of
-from pitcrew_builder.targets.target import Backend, Network, Site
+from pitcrew_builder.targets.target import Backend, Drawn, Network, Site
+from pitcrew_builder.trial import prepare
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +38,23 @@ def build(spec: BuildSpec, places: Places, tracker: Tracker) -> Succeeded:
     store = open_store(places.store, places.cache / "staging")
     store.clean()
     with tracker.phase(Phase.RESOLVE, "locating the checkpoint"):
+        evidence = gather(spec)
         located = _locate(spec, places.cache, tracker)
-        request = plan(spec, located, backend.toolchain())
+        request = plan(spec, located, backend.toolchain(), evidence)
         found = store.find(request.identity)
         if found is None:
             located.fetch_weights()
     if found is not None:
         with tracker.phase(Phase.PUBLISH, "already in the store"):
+            if found.proof is not None:
+                # The thresholds may be others than the ones that it was published under.
+                check(found.proof.scores, spec.proof or Proof())
             return _succeeded(found, tracker, cached=True)
     drawn = _draw(request, located, backend, tracker)
     with store.staging() as directory:
         site = _site(directory, places, request, tracker)
-        manifest = stage(site, backend, request, located.directory, drawn)
+        drawn, trial = prepare(drawn, request, evidence, located.directory, spec.proof, site)
+        manifest = stage(site, backend, request, located.directory, drawn, trial)
         with tracker.phase(Phase.PUBLISH, "publishing"):
             count = tracker.counter(manifest.size_bytes, "publishing")
             published = store.publish(site.engine, request.identity, count)
@@ -94,7 +102,8 @@ def _draw(request: Request, located: Located, backend: Backend, tracker: Tracker
             )
             for layout in places
         )
-    return Drawn(ranks, sum(weight.elements for weight in whole.weights))
+        unsplit = ranks[0] if len(places) == 1 else Network(backend.optimize(whole), tensors)
+    return Drawn(ranks, unsplit, sum(weight.elements for weight in whole.weights))
 
 
 def _succeeded(manifest: Manifest, tracker: Tracker, *, cached: bool) -> Succeeded:
@@ -113,4 +122,16 @@ def _succeeded(manifest: Manifest, tracker: Tracker, *, cached: bool) -> Succeed
         kv_bytes_per_token=manifest.kv_bytes_per_token,
         cached=cached,
         seconds=round(tracker.seconds, 3),
+        proof=_summary(manifest.proof) if manifest.proof else None,
+        warnings=manifest.quantization.warnings if manifest.quantization else (),
+    )
+
+
+def _summary(proof: ProofReport) -> ProofSummary:
+    worst = proof.worst
+    return ProofSummary(
+        perplexity=worst.perplexity,
+        reference_perplexity=worst.reference_perplexity,
+        top1_agreement=min(score.top1_agreement for score in proof.scores),
+        kl_divergence=max(score.kl_divergence for score in proof.scores),
     )

@@ -15,6 +15,7 @@ _ENDS = {
     Phase.PARSE: 32,
     Phase.GRAPH: 34,
     Phase.OPTIMIZE: 35,
+    Phase.QUANTIZE: 55,
     Phase.SERIALIZE: 85,
     Phase.VALIDATE: 96,
     Phase.PUBLISH: 100,

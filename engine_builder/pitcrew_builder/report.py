@@ -24,6 +24,7 @@ class Phase(StrEnum):
     PARSE = "Parse"
     GRAPH = "Graph"
     OPTIMIZE = "Optimize"
+    QUANTIZE = "Quantize"
     SERIALIZE = "Serialize"
     VALIDATE = "Validate"
     PUBLISH = "Publish"

@@ -18,9 +18,16 @@ from pitcrew_builder.families import family_of
 from pitcrew_builder.families.family import Family
 from pitcrew_builder.fit import Divisible, check_fit
 from pitcrew_builder.layout import Layout
-from pitcrew_builder.manifest import Identity, ModelFacts, Placement, ResolvedShapes
+from pitcrew_builder.manifest import (
+    Identity,
+    ModelFacts,
+    Placement,
+    QuantizationRecipe,
+    ResolvedShapes,
+)
+from pitcrew_builder.prompts.evidence import Evidence
 from pitcrew_builder.sources.source import Located
-from pitcrew_builder.spec import BuildSpec, Shapes
+from pitcrew_builder.spec import BuildSpec, Quantization, Shapes
 
 DEFAULT_LENGTH = 8192
 
@@ -35,7 +42,9 @@ class Request:
     identity: Identity
 
 
-def plan(spec: BuildSpec, located: Located, toolchain: dict[str, str]) -> Request:
+def plan(
+    spec: BuildSpec, located: Located, toolchain: dict[str, str], evidence: Evidence
+) -> Request:
     """Read the configuration, decide the shapes, and name the engine as built by `toolchain`."""
     raw = parse_object(located.directory.read_small(CONFIG), CONFIG)
     family = family_of(parse_as(Envelope, raw, CONFIG))
@@ -52,14 +61,27 @@ def plan(spec: BuildSpec, located: Located, toolchain: dict[str, str]) -> Reques
         tensorrt=spec.tensorrt.plan if spec.tensorrt else None,
         toolchain=toolchain,
         builder_version=__version__,
+        quantization=_recipe(spec.quantization, evidence),
+        proof_sha256=evidence.proof_sha256,
     )
     return Request(family, config, _generation(located.directory), identity)
+
+
+def _recipe(wanted: Quantization | None, evidence: Evidence) -> QuantizationRecipe | None:
+    if wanted is None:
+        return None
+    return QuantizationRecipe(
+        weights=wanted.weights,
+        method=wanted.chosen_method,
+        block_size=wanted.block_size,
+        calibration_sha256=evidence.calibration_sha256 if wanted.needs_calibration else None,
+    )
 
 
 def resolve_shapes(shapes: Shapes, config: DecoderConfig) -> ResolvedShapes:
     """Decide every default. Raises `InvalidSpec` beyond what the checkpoint was made for."""
     most = config.max_position_embeddings
-    length = shapes.max_sequence_length or min(DEFAULT_LENGTH, most)
+    length = shapes.max_sequence_length or min(DEFAULT_LENGTH, config.natural_length)
     if length > most:
         raise InvalidSpec(
             f"shapes.maxSequenceLength is {length}, and the checkpoint allows {most} "

@@ -1,7 +1,7 @@
 """Writing one engine directory where nobody looks yet: graph, weights, tokenizer, proof, manifest."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,28 +14,26 @@ from pitcrew_builder.manifest import (
     Manifest,
     ModelFacts,
 )
+from pitcrew_builder.network import Network as Executor
 from pitcrew_builder.network import open_network
 from pitcrew_builder.paged_runner import PagedRunner
 from pitcrew_builder.report import Phase
 from pitcrew_builder.request import Request, facts
 from pitcrew_builder.targets.onnx_files import file_entry
-from pitcrew_builder.targets.target import Backend, Network, Proof, Site, Written
+from pitcrew_builder.targets.target import Backend, Drawn, Network, Site, Written
+from pitcrew_builder.trial import Trial
 from pitcrew_builder.validate import NEW_TOKENS, canary_prompt, prove
 
 TOKENIZER = "tokenizer"
 
 
-@dataclass(frozen=True, slots=True)
-class Drawn:
-    """A network, drawn for every rank."""
-
-    ranks: tuple[Network, ...]
-    parameters: int
-    """Of the whole network, each counted once."""
-
-
 def stage(
-    site: Site, backend: Backend, request: Request, checkpoint: Directory, drawn: Drawn
+    site: Site,
+    backend: Backend,
+    request: Request,
+    checkpoint: Directory,
+    drawn: Drawn,
+    trial: Trial,
 ) -> Manifest:
     """Write, prove and describe the engine in `site.engine`, a directory that is not there yet."""
     tracker = site.tracker
@@ -46,7 +44,14 @@ def stage(
             tokenizer = _copy_tokenizer(site.engine / TOKENIZER, checkpoint)
     known = facts(request, drawn.parameters)
     with tracker.phase(Phase.VALIDATE, "proving the engine"):
-        canary = _prove(site, [rank.proof for rank in ranks], request, known)
+        network = open_network(
+            [(rank.proof.root, rank.proof.interface) for rank in ranks],
+            packed=request.identity.quantization is not None,
+        )
+        with tracker.part(0, 2):
+            canary = _prove(site, network, request, known)
+        with tracker.part(1, 2):
+            proof = trial.judge(network, tracker.advance)
     manifest = Manifest(
         engine_id=request.identity.engine_id,
         tag=request.identity.tag,
@@ -57,6 +62,8 @@ def stage(
         proven=backend.proven,
         files=(*(file for rank in ranks for file in rank.files), *tokenizer),
         timings=dict(tracker.timings),
+        quantization=trial.quantization,
+        proof=proof,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     (site.engine / MANIFEST_NAME).write_text(manifest.to_json())
@@ -79,11 +86,10 @@ def _copy_tokenizer(target: Path, checkpoint: Directory) -> list[FileEntry]:
     return [file_entry(target.parent, f"{TOKENIZER}/{name}") for name in present]
 
 
-def _prove(site: Site, proofs: Sequence[Proof], request: Request, known: ModelFacts) -> Canary:
+def _prove(site: Site, network: Executor, request: Request, known: ModelFacts) -> Canary:
     shapes = request.identity.shapes
     longest = shapes.max_sequence_length
     prompt = canary_prompt(known, site.engine / TOKENIZER / "tokenizer.json", longest - 1)
     count = min(NEW_TOKENS, longest - len(prompt))
-    network = open_network([(proof.root, proof.interface) for proof in proofs])
     runner = PagedRunner(network, known, shapes.kv_page_size, capacity=len(prompt) + count)
     return prove(runner, prompt, count, site.tracker.advance)

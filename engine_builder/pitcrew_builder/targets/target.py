@@ -26,6 +26,17 @@ class Network:
 
 
 @dataclass(frozen=True, slots=True)
+class Drawn:
+    """A network, drawn for every rank."""
+
+    ranks: tuple[Network, ...]
+    whole: Network
+    """The same, not split."""
+    parameters: int
+    """Of the whole network, each counted once."""
+
+
+@dataclass(frozen=True, slots=True)
 class Site:
     """Where one rank is written, and for whom."""
 

@@ -1,0 +1,1 @@
+"""A user's prompts: read from a file or a URL, told apart, and turned into tokens."""

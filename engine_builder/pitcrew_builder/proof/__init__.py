@@ -1,0 +1,1 @@
+"""Proof on a user's own prompts: what the engine computes beside what it should."""

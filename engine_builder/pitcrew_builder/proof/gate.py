@@ -1,0 +1,49 @@
+"""Whether measured figures are good enough to publish."""
+
+from decimal import Decimal
+
+from pitcrew_builder.errors import ValidationFailed
+from pitcrew_builder.manifest import Score
+from pitcrew_builder.spec import Proof
+
+
+def check(scores: tuple[Score, ...], wanted: Proof) -> None:
+    """Raise `ValidationFailed` with the figures of every score that misses a threshold."""
+    failures = [
+        _told(score, problems) for score in scores if (problems := _problems(score, wanted))
+    ]
+    if failures:
+        more = f"; and {len(failures) - 2} more shapes" if len(failures) > 2 else ""
+        raise ValidationFailed(
+            f"the engine is not good enough on the held-out prompts: {'; '.join(failures[:2])}"
+            f"{more}. Choose a milder quantization, calibrate on more of your own prompts, or "
+            f"change the thresholds in proof"
+        )
+
+
+def allowed_increase(reference: float, wanted: Proof) -> float:
+    """How far perplexity may rise: the larger of the absolute and the relative allowance."""
+    relative = reference * float(Decimal(wanted.max_perplexity_increase_percent)) / 100
+    return max(float(Decimal(wanted.max_perplexity_increase)), relative)
+
+
+def _problems(score: Score, wanted: Proof) -> list[str]:
+    before, after = score.reference_perplexity, score.perplexity
+    allowed = allowed_increase(before, wanted)
+    problems = []
+    # Written so that a NaN fails.
+    if not after - before <= allowed:
+        problems.append(
+            f"perplexity rises from {before:.3f} to {after:.3f} (allowed +{allowed:.3f})"
+        )
+    least = wanted.min_top1_agreement
+    if least is not None and not score.top1_agreement >= float(Decimal(least)):
+        problems.append(f"top-1 agreement is {score.top1_agreement:.4f} (at least {least} wanted)")
+    most = wanted.max_kl_divergence
+    if most is not None and not score.kl_divergence <= float(Decimal(most)):
+        problems.append(f"KL divergence is {score.kl_divergence:.5f} nats (at most {most} wanted)")
+    return problems
+
+
+def _told(score: Score, problems: list[str]) -> str:
+    return f"batch {score.batch}, capacity {score.capacity}: {', '.join(problems)}"

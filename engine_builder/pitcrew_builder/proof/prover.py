@@ -1,0 +1,79 @@
+"""The proof on prompts from end to end: open, measure, judge, report."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pitcrew_builder.manifest import ModelFacts, ProofReport, ResolvedShapes
+from pitcrew_builder.network import Network
+from pitcrew_builder.proof.evaluate import Open, evaluate
+from pitcrew_builder.proof.gate import check
+from pitcrew_builder.proof.plan import Case, cases
+from pitcrew_builder.proof.sequences import Paged, Plain, Sequences
+from pitcrew_builder.proof.windows import Windows
+from pitcrew_builder.spec import Proof
+
+SAME = "the same network, computed without a cache"
+UNQUANTIZED = "the unquantized network in float32"
+
+LONGEST = 512
+"""Tokens of a prompt that are used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is to be proven, on which text."""
+
+    facts: ModelFacts
+    shapes: ResolvedShapes
+    texts: Sequence[list[int]]
+    prompts_sha256: str
+    wanted: Proof
+
+
+def prove_on_prompts(
+    question: Question,
+    engine: Network,
+    unquantized: Network | None,
+    advance: Callable[[float], None],
+) -> ProofReport:
+    """Measure and judge. Without an unquantized twin, the engine is compared with itself computed
+    plainly. Raises `ValidationFailed` with the figures.
+    """
+    text = Windows.of(list(question.texts))
+    reference = _plain(engine, question) if unquantized is None else _paged(unquantized, question)
+    scores = evaluate(
+        text,
+        cases(question.shapes, text.width),
+        _paged(engine, question),
+        reference,
+        question.facts.vocab_size,
+        advance,
+    )
+    check(scores, question.wanted)
+    return ProofReport(
+        prompts=len(text.ids),
+        prompts_sha256=question.prompts_sha256,
+        reference=SAME if unquantized is None else UNQUANTIZED,
+        scores=scores,
+    )
+
+
+def _paged(network: Network, question: Question) -> Open:
+    facts, page = question.facts, question.shapes.kv_page_size
+
+    def start(rows: Windows, case: Case) -> Sequences:
+        capacity = -(-case.capacity // page) * page
+        return Paged(network.run, facts, np.dtype(np.float32), page, capacity, rows)
+
+    return start
+
+
+def _plain(network: Network, question: Question) -> Open:
+    facts, page = question.facts, question.shapes.kv_page_size
+
+    def start(rows: Windows, case: Case) -> Sequences:
+        return Plain(network.run, facts, np.dtype(np.float32), page)
+
+    return start

@@ -1,0 +1,111 @@
+"""Sequences that grow together in a graph of `manifest.GraphInterface`, with pages and without."""
+
+from collections.abc import Callable
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from pitcrew_builder.manifest import ModelFacts
+from pitcrew_builder.proof.measure import Floats
+from pitcrew_builder.proof.windows import Windows
+
+Run: TypeAlias = Callable[[dict[str, npt.NDArray[Any]]], dict[str, npt.NDArray[Any]]]
+"""Inputs by name to outputs by name, of one rank or of all ranks together."""
+
+
+class Sequences(Protocol):
+    """Rows of tokens whose next positions can be computed."""
+
+    def extend(self, rows: Windows, start: int, stop: int) -> Floats:
+        """Logits [rows, stop - start, vocab] of positions `start` to `stop`, asked in order."""
+        ...
+
+
+class Paged:
+    """Rows over a pool of pages, as they are served."""
+
+    def __init__(
+        self,
+        run: Run,
+        facts: ModelFacts,
+        dtype: np.dtype[Any],
+        page: int,
+        capacity: int,
+        rows: Windows,
+    ) -> None:
+        """`capacity` tokens have room in the page table; pages exist for what the rows need."""
+        self._run = run
+        self._page = page
+        count, held = len(rows.ids), -(-rows.width // page)
+        pages = np.arange(count * held, dtype=np.int64)[::-1].reshape(count, held)
+        # A table wider than its sequence repeats a page: any valid one will do.
+        self._tables = np.pad(pages, ((0, 0), (0, capacity // page - held)))
+        shape = (count * held, page, facts.kv_heads, facts.head_dim)
+        self._pools = {
+            f"{kind}_pool.{layer}": np.zeros(shape, dtype)
+            for kind in ("key", "value")
+            for layer in range(facts.layers)
+        }
+
+    def extend(self, rows: Windows, start: int, stop: int) -> Floats:
+        """See `Sequences`."""
+        counts = np.clip(rows.lengths - start, 0, stop - start)
+        outputs = self._run(
+            {
+                "input_ids": rows.ids[:, start:stop],
+                "positions": _positions(rows, start, stop),
+                "block_tables": self._tables,
+                "context_lengths": np.minimum(rows.lengths, start),
+                "logit_indices": np.tile(np.arange(stop - start), (len(rows.ids), 1)),
+                **self._pools,
+            }
+        )
+        self._store(outputs, counts, start)
+        logits: Floats = outputs["logits"]
+        return logits
+
+    def _store(
+        self, outputs: dict[str, npt.NDArray[Any]], counts: npt.NDArray[Any], start: int
+    ) -> None:
+        width = int(counts.max())
+        row, column = np.nonzero(np.arange(width) < counts[:, None])
+        slots = start + column
+        pages, offsets = self._tables[row, slots // self._page], slots % self._page
+        for name, pool in self._pools.items():
+            kind, layer = name.split("_pool.")
+            pool[pages, offsets] = outputs[f"new_{kind}s.{layer}"][row, column]
+
+
+class Plain:
+    """Rows computed from their first token each time, without any cache."""
+
+    def __init__(self, run: Run, facts: ModelFacts, dtype: np.dtype[Any], page: int) -> None:
+        self._run = run
+        self._pools = {
+            f"{kind}_pool.{layer}": np.zeros((1, page, facts.kv_heads, facts.head_dim), dtype)
+            for kind in ("key", "value")
+            for layer in range(facts.layers)
+        }
+
+    def extend(self, rows: Windows, start: int, stop: int) -> Floats:
+        """See `Sequences`."""
+        count = len(rows.ids)
+        outputs = self._run(
+            {
+                "input_ids": rows.ids[:, :stop],
+                "positions": _positions(rows, 0, stop),
+                "block_tables": np.zeros((count, 0), np.int64),
+                "context_lengths": np.zeros(count, np.int64),
+                "logit_indices": np.tile(np.arange(start, stop), (count, 1)),
+                **self._pools,
+            }
+        )
+        logits: Floats = outputs["logits"]
+        return logits
+
+
+def _positions(rows: Windows, start: int, stop: int) -> npt.NDArray[np.int64]:
+    """Absolute positions; 0 where a row has ended."""
+    index = np.arange(start, stop)
+    return np.where(index < rows.lengths[:, None], index, 0)

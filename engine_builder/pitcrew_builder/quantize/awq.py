@@ -1,0 +1,70 @@
+"""AWQ: protect the inputs that matter by scaling them up before rounding, and clip the rest.
+
+After Lin et al., "AWQ: Activation-aware Weight Quantization for LLM Compression and Acceleration"
+(2023). A matrix W is rounded as Q(W diag(s)) and fed x / s; channels that carry large activations
+get large s and so a finer grid. The paper searches s = mean|x|^alpha, and then a clipping of each
+block, for the least squared error of the output on calibration data. That error is exactly
+trace(D H D^T) with D the error of the weights and H = E[x x^T], so H is all that is kept of the
+data. The search for s reads a sample of the rows, as all rows share it.
+"""
+
+import numpy as np
+
+from pitcrew_builder.quantize.grid import Floats, Grid
+
+ALPHAS = tuple(index / 20 for index in range(20))
+CLIPS = tuple(1 - index / 20 for index in range(11))
+SAMPLED_ROWS = 512
+
+
+def input_scales(matrix: Floats, grid: Grid, moment: Floats, magnitude: Floats) -> Floats:
+    """The multipliers s [inputs] of least output error.
+
+    `matrix` is [outputs, inputs], `moment` E[x x^T] [inputs, inputs], `magnitude` E[|x|] [inputs].
+    """
+    rows = matrix[:: max(1, len(matrix) // SAMPLED_ROWS)]
+    candidates = [_normalized(magnitude, alpha) for alpha in ALPHAS]
+    losses = [_output_error(_error(rows, grid, scales), moment) for scales in candidates]
+    return candidates[int(np.argmin(losses))]
+
+
+def clipped_scales(matrix: Floats, grid: Grid, moment: Floats) -> Floats:
+    """Scales [outputs, blocks] that cut off a block's largest elements where that pays.
+
+    Both arguments are of the scaled problem: W diag(s), and E of x / s. Each block is judged by
+    its own part of the output, as in the paper.
+    """
+    full = grid.scales(matrix)
+    best, least = full, np.full(full.shape, np.inf, np.float32)
+    for ratio in CLIPS:
+        scales = full * np.float32(ratio)
+        error = grid.blocks(matrix - grid.rounded(matrix, scales))
+        loss = _block_errors(error, grid, moment)
+        best, least = np.where(loss < least, scales, best), np.minimum(loss, least)
+    return best
+
+
+def _normalized(magnitude: Floats, alpha: float) -> Floats:
+    powered = np.maximum(magnitude, np.float32(1e-6)) ** np.float32(alpha)
+    middle = np.sqrt(powered.max() * powered.min())
+    scales: Floats = (powered / middle).astype(np.float32)
+    return scales
+
+
+def _error(rows: Floats, grid: Grid, scales: Floats) -> Floats:
+    scaled = rows * scales
+    error: Floats = grid.rounded(scaled, grid.scales(scaled)) / scales - rows
+    return error
+
+
+def _output_error(error: Floats, moment: Floats) -> float:
+    return float(((error @ moment) * error).sum(dtype=np.float64))
+
+
+def _block_errors(error: Floats, grid: Grid, moment: Floats) -> Floats:
+    """[outputs, blocks] of e H_bb e^T for each block's error e [block]."""
+    count = error.shape[1]
+    squares = moment.reshape(count, grid.block, count, grid.block)
+    diagonal = squares[np.arange(count), :, np.arange(count), :]
+    losses: Floats = (np.einsum("obi,bij->obj", error, diagonal, optimize=True) * error).sum(axis=2)
+    return losses

@@ -1,0 +1,136 @@
+"""Between drawing a network and writing it: make it narrow, and keep what it is to be judged by."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from pitcrew_builder.checkpoint.directory import Directory
+from pitcrew_builder.errors import InvalidSpec
+from pitcrew_builder.manifest import (
+    GraphInterface,
+    ModelFacts,
+    ProofReport,
+    QuantizationRecipe,
+    QuantizationReport,
+)
+from pitcrew_builder.network import Network as Executor
+from pitcrew_builder.network import open_network
+from pitcrew_builder.prompts.choice import warnings
+from pitcrew_builder.prompts.evidence import Evidence
+from pitcrew_builder.prompts.tokens import Encoder
+from pitcrew_builder.proof.prover import LONGEST, Question, prove_on_prompts
+from pitcrew_builder.quantize.observe import Calibration
+from pitcrew_builder.quantize.quantizer import Quantized, quantize
+from pitcrew_builder.quantize.scratch import Scratch
+from pitcrew_builder.report import Phase
+from pitcrew_builder.request import Request, facts
+from pitcrew_builder.spec import Proof as Thresholds
+from pitcrew_builder.targets.onnx_files import GRAPH, write_onnx
+from pitcrew_builder.targets.target import Drawn, Proof, Site
+
+REFERENCE = "unquantized"
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What the written engine is judged by, and what was done to it before."""
+
+    question: Question | None = None
+    """None where no prompts were given."""
+    unquantized: Proof | None = None
+    """The network as it was, where it was made narrow."""
+    quantization: QuantizationReport | None = None
+
+    def judge(self, engine: Executor, advance: Callable[[float], None]) -> ProofReport | None:
+        """Measure the written engine. Raises `ValidationFailed` where it is not good enough."""
+        if self.question is None:
+            return None
+        reference = None
+        if self.unquantized is not None:
+            reference = open_network([(self.unquantized.root, self.unquantized.interface)])
+        return prove_on_prompts(self.question, engine, reference, advance)
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """The prompts as tokens."""
+
+    calibration: Sequence[list[int]] = ()
+    proof: Sequence[list[int]] = ()
+
+    @classmethod
+    def of(
+        cls, evidence: Evidence, checkpoint: Directory, facts: ModelFacts, longest: int
+    ) -> "Texts":
+        """Encode what there is. Raises `BuildError` where nothing to predict is left."""
+        chosen = evidence.chosen
+        if not chosen.proof:
+            return cls()
+        encoder, limit = Encoder(checkpoint, facts), min(LONGEST, longest)
+        texts = cls(encoder.encode(chosen.calibration, limit), encoder.encode(chosen.proof, limit))
+        for given, encoded, field in (
+            (chosen.calibration, texts.calibration, "quantization.calibration"),
+            (chosen.proof, texts.proof, "proof.prompts"),
+        ):
+            if given and not encoded:
+                raise InvalidSpec(f"{field}: no prompt has two tokens or more; give longer texts")
+        return texts
+
+
+def prepare(
+    drawn: Drawn,
+    request: Request,
+    evidence: Evidence,
+    checkpoint: Directory,
+    thresholds: Thresholds | None,
+    site: Site,
+) -> tuple[Drawn, Trial]:
+    """The network as it will be written, and the trial that it will have to stand."""
+    shapes, known = request.identity.shapes, facts(request, drawn.parameters)
+    texts = Texts.of(evidence, checkpoint, known, shapes.max_sequence_length)
+    if evidence.proof_sha256 is None:
+        return drawn, Trial()
+    trial = Trial(
+        Question(known, shapes, texts.proof, evidence.proof_sha256, thresholds or Thresholds())
+    )
+    if request.identity.quantization is None:
+        return drawn, trial
+    with site.tracker.phase(Phase.QUANTIZE, "writing the unquantized network"):
+        write_onnx(site.scratch, REFERENCE, drawn.whole, site.metadata, site.tracker)
+        calibration = Calibration(
+            drawn.whole.graph,
+            site.scratch / REFERENCE,
+            known,
+            shapes.kv_page_size,
+            texts.calibration,
+        )
+        done = _narrow(drawn, request.identity.quantization, calibration, site)
+    interface = GraphInterface(graph=f"{REFERENCE}/{GRAPH}")
+    return replace(drawn, ranks=tuple(rank.network for rank in done)), replace(
+        trial,
+        unquantized=Proof(site.scratch, interface),
+        quantization=_report(done, texts, evidence),
+    )
+
+
+def _narrow(
+    drawn: Drawn, recipe: QuantizationRecipe, calibration: Calibration, site: Site
+) -> list[Quantized]:
+    done: list[Quantized] = []
+    for rank, network in enumerate(drawn.ranks):
+        file = site.scratch / f"codes{rank}.bin"
+        with site.tracker.part(rank, len(drawn.ranks)), Scratch(file) as scratch:
+            done.append(quantize(network, recipe, calibration, scratch, site.tracker.advance))
+    return done
+
+
+def _report(done: list[Quantized], texts: Texts, evidence: Evidence) -> QuantizationReport:
+    doubts: tuple[str, ...] = ()
+    if evidence.calibration is not None:
+        doubts = warnings(evidence.calibration, list(texts.calibration), list(texts.proof))
+    return QuantizationReport(
+        prompts=len(texts.calibration),
+        tokens=sum(len(text) for text in texts.calibration),
+        warnings=doubts,
+        matrices=tuple(matrix for rank in done for matrix in rank.matrices),
+        kept=done[0].kept,
+    )
