@@ -14,8 +14,8 @@ class Divisible:
     layers: int
     heads: int
     kv_heads: int
-    features: int
-    """Of the feed-forward block."""
+    features: tuple[int, ...]
+    """The inner widths of all kinds of feed-forward blocks."""
     vocabulary: int
     experts: int = 0
     """0 where the network has none."""
@@ -51,8 +51,9 @@ def _tensor_problem(degree: int, network: Divisible) -> str:
             f"{network.kv_heads} KV heads (num_key_value_heads), which can neither be dealt out "
             f"nor repeated evenly"
         )
-    if network.features % degree:
-        return f"feed-forward width {network.features} (intermediate_size), not a multiple of it"
+    for width in network.features:
+        if width % degree:
+            return f"a feed-forward width of {width} (intermediate_size), not a multiple of it"
     # The last rank takes what is left of the vocabulary, and something must be left.
     if -(-network.vocabulary // degree) * (degree - 1) >= network.vocabulary:
         return f"{network.vocabulary} tokens (vocab_size), too few for that many ranks"

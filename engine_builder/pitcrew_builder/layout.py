@@ -14,6 +14,7 @@ need one reduction and no exchange of tokens.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pitcrew_builder.errors import InvalidSpec
 from pitcrew_builder.spec import Parallelism
 
 
@@ -116,5 +117,10 @@ def layouts(degrees: Parallelism) -> Iterator[Layout]:
 
 def _even(total: int, parts: int, index: int) -> range:
     width, rest = divmod(total, parts)
-    assert rest == 0, "the fit of a model is checked before it is drawn"
+    if rest:
+        # `fit` tells it better and earlier, for what it knows of.
+        raise InvalidSpec(
+            f"parallelism: {total} heads, features or experts of the network cannot be dealt out "
+            f"to {parts} ranks evenly; choose a degree that divides them"
+        )
     return range(index * width, (index + 1) * width)

@@ -119,8 +119,9 @@ def divisible(config: DecoderConfig) -> Divisible:
         layers=config.num_hidden_layers,
         heads=config.num_attention_heads,
         kv_heads=config.num_key_value_heads,
-        features=config.intermediate_size,
+        features=config.feed_forward_widths,
         vocabulary=config.vocab_size,
+        experts=config.experts,
     )
 
 

@@ -24,9 +24,16 @@ SPLITS = {
     "tp2-pp2": TP2_PP2,
     # A stage that neither reads tokens nor computes logits.
     "tp4-pp3": Parallelism(tensor=4, pipeline=3),
+    "ep2": Parallelism(expert=2),
+    "tp2-ep2": Parallelism(tensor=2, expert=2),
+    "pp2-ep4": Parallelism(pipeline=2, expert=4),
 }
+DENSE = ["tp2", "tp4", "pp2", "tp2-pp2"]
+MIXTURE = ["tp2", "ep2", "tp2-ep2", "pp2-ep4"]
 CASES = [
-    (model, tag) for model in MODELS for tag in SPLITS if model == "llama3" or tag != "tp4-pp3"
+    *[(model, tag) for model in MODELS for tag in DENSE],
+    ("llama3", "tp4-pp3"),
+    *[("mixtral", tag) for tag in MIXTURE],
 ]
 
 

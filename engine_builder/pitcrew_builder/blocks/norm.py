@@ -34,8 +34,10 @@ def split_rms_norm(
     if len(part) == width:
         return rms_norm(e, value, name, width, epsilon)
     squares = e.op("ReduceSum", e.op("Mul", value, value), e.ints(-1), name="squares", keepdims=1)
-    total = all_reduce(e, squares, e.layout.tensor_group)
-    mean = e.op("Mul", total, e.float(1.0 / width), name="mean_square")
+    group = e.layout.tensor_group
+    total = all_reduce(e, squares, group)
+    # Heads that several ranks hold count several times, in the sum and here.
+    mean = e.op("Mul", total, e.float(1.0 / (len(part) * len(group))), name="mean_square")
     root = e.op("Sqrt", e.op("Add", mean, e.float(epsilon)), name="root")
     scale = e.weight(f"{name}.weight", width, parts={0: part})
     return e.op("Mul", e.op("Div", value, root), scale, name=name.rsplit(".", 1)[-1])

@@ -79,6 +79,16 @@ class DecoderConfig(Tolerant):
             )
         return self
 
+    @property
+    def experts(self) -> int:
+        """Experts of each mixture; 0 where there is none."""
+        return 0
+
+    @property
+    def feed_forward_widths(self) -> tuple[int, ...]:
+        """The inner widths of all kinds of feed-forward blocks."""
+        return (self.intermediate_size,)
+
 
 class GenerationConfig(Tolerant):
     """The part of `generation_config.json` that ends a text."""

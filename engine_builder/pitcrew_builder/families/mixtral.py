@@ -28,6 +28,11 @@ class MixtralConfig(DecoderConfig):
     num_local_experts: int = Field(default=8, gt=0, le=4096)
     num_experts_per_tok: int = Field(default=2, gt=0)
 
+    @property
+    def experts(self) -> int:
+        """Experts of each mixture."""
+        return self.num_local_experts
+
 
 def draw(config: MixtralConfig, shapes: ResolvedShapes) -> Decoder:
     """The network of a Mixtral."""

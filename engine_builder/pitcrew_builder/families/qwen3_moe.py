@@ -33,6 +33,18 @@ class Qwen3MoeConfig(DecoderConfig):
     decoder_sparse_step: int = Field(default=1, gt=0)
     mlp_only_layers: tuple[int, ...] = ()
 
+    @property
+    def experts(self) -> int:
+        """Experts of each mixture."""
+        return self.num_experts
+
+    @property
+    def feed_forward_widths(self) -> tuple[int, ...]:
+        """Those of the kinds of layers that there are."""
+        kinds = {self.is_mixture(layer) for layer in range(self.num_hidden_layers)}
+        widths = {True: self.moe_intermediate_size, False: self.intermediate_size}
+        return tuple(widths[kind] for kind in sorted(kinds))
+
     def is_mixture(self, layer: int) -> bool:
         """Whether that layer has experts."""
         on_step = (layer + 1) % self.decoder_sparse_step == 0
