@@ -24,16 +24,25 @@ SPLITS = {
     "tp2-pp2": TP2_PP2,
     # A stage that neither reads tokens nor computes logits.
     "tp4-pp3": Parallelism(tensor=4, pipeline=3),
+    "tp4-pp2": Parallelism(tensor=4, pipeline=2),
     "ep2": Parallelism(expert=2),
     "tp2-ep2": Parallelism(tensor=2, expert=2),
+    "tp2-ep3": Parallelism(tensor=2, expert=3),
     "pp2-ep4": Parallelism(pipeline=2, expert=4),
 }
+FAMILIES = ["gemma2", "gemma3", "granite-biases", "mistral-window", "olmo2-grouped"]
+FAMILIES += ["phi3-partial", "starcoder2", "llama-one-kv-head"]
+MIXTURES = ["gpt-oss", "qwen3-moe"]
 DENSE = ["tp2", "tp4", "pp2", "tp2-pp2"]
 MIXTURE = ["tp2", "ep2", "tp2-ep2", "pp2-ep4"]
 CASES = [
     *[(model, tag) for model in MODELS for tag in DENSE],
     ("llama3", "tp4-pp3"),
     *[("mixtral", tag) for tag in MIXTURE],
+    # What else a rank may hold a part of: normed heads, fused matrices, sinks, biases, packed experts.
+    *[(model, "tp4-pp2") for model in FAMILIES],
+    *[(model, "tp2-ep2") for model in MIXTURES],
+    ("gpt-oss-mxfp4", "tp2-ep3"),
 ]
 
 

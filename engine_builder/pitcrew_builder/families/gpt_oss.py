@@ -57,6 +57,11 @@ class GptOssConfig(DecoderConfig):
     quantization_config: dict[str, Any] | None = None
 
     @property
+    def experts(self) -> int:
+        """Experts of each mixture."""
+        return self.num_local_experts
+
+    @property
     def windows(self) -> tuple[int | None, ...]:
         """The window of each layer: the first, third and so on, unless they are listed."""
         types = self.layer_types or [
