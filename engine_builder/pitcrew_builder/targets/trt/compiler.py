@@ -1,5 +1,6 @@
 """From an ONNX file to a plan: parse, configure, compile; cancelled between two of its steps."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -70,6 +71,7 @@ class Compiler:
         logger = _logger_for(self._library, order.options.verbosity)
         self.prepare(logger)
         builder = self._library.Builder(logger)
+        builder.max_threads = len(os.sched_getaffinity(0))
         network = builder.create_network(_flags(self._library))
         # The parser owns the weights that the network points to: it must outlive compilation.
         parser = self._library.OnnxParser(network, logger)

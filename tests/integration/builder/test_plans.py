@@ -1,0 +1,131 @@
+"""Every family in both precisions is a network of TensorRT: compiled here, for GPUs that are not."""
+
+import json
+import signal
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from pitcrew_builder.families import FAMILIES
+from pitcrew_builder.report import EXIT_RETRY, Failed, FailureReason
+from tests.integration.builder.plans import GOLDENS, ROOT, SAMPLE, Workshop, rtx
+
+pytestmark = pytest.mark.skipif(
+    find_spec("tensorrt_rtx_bindings") is None,
+    reason="TensorRT-RTX has no wheels for this machine",
+)
+
+
+def _one_of_each_family() -> list[Path]:
+    """The first golden of every `model_type` that we draw."""
+    found: dict[str, Path] = {}
+    for config in sorted(GOLDENS.glob("*/config.json")):
+        family = json.loads(config.read_text())["model_type"]
+        if family in FAMILIES:
+            found.setdefault(family, config.parent)
+    return list(found.values())
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    return Workshop(tmp_path_factory.mktemp("plans"))
+
+
+@pytest.mark.parametrize(("precision", "capability"), [("fp16", "sm89"), ("bf16", "sm120")])
+@pytest.mark.parametrize("checkpoint", _one_of_each_family(), ids=lambda path: path.name)
+def test_every_family_compiles(
+    workshop: Workshop, checkpoint: Path, precision: str, capability: str
+) -> None:
+    engine, manifest = workshop.publish(checkpoint, **rtx(precision, capability))
+    interface = manifest.ranks[0]
+    assert (engine / interface.graph).stat().st_size > 100_000
+    assert interface.kv_dtype == {"fp16": "float16", "bf16": "bfloat16"}[precision]
+    assert f"-{capability}-" in manifest.identity.target_tag
+    assert manifest.identity.target_tag.endswith(precision)
+    assert "not run" in manifest.proven
+
+
+def test_every_family_has_a_golden() -> None:
+    goldens = {
+        json.loads((path / "config.json").read_text())["model_type"]
+        for path in _one_of_each_family()
+    }
+    assert goldens == set(FAMILIES)
+
+
+def test_a_plan_has_two_profiles_and_tells_its_kernels(workshop: Workshop) -> None:
+    _, manifest = workshop.publish(GOLDENS / "llama3", **rtx())
+    plan = manifest.ranks[0].plan
+    assert plan is not None
+    assert [profile.name for profile in plan.profiles] == ["prefill", "decode"]
+    prefill, decode = (profile.shapes for profile in plan.profiles)
+    assert prefill["input_ids"] == ((1, 1), (1, 64), (2, 64))
+    assert decode["input_ids"] == ((1, 1), (1, 1), (2, 1))
+    assert prefill["block_tables"][0] == (1, 0)
+    layer = next(block for block in plan.blocks if block.block == "layers.1")
+    assert len(layer.kernels) == 2
+    assert all(0 < kernels < layer.operators / 2 for kernels in layer.kernels)
+    assert layer.operators <= layer.layers
+
+
+def test_what_decides_a_plan_decides_its_id(workshop: Workshop) -> None:
+    llama = GOLDENS / "llama3"
+    _, first = workshop.publish(llama, **rtx())
+    _, again = workshop.publish(llama, **rtx(verbosity="error", timingCache=False))
+    _, other = workshop.publish(llama, **rtx(prefillChunk=32))
+    assert again.engine_id == first.engine_id
+    assert other.engine_id != first.engine_id
+    assert other.ranks[0].plan is not None
+    assert other.ranks[0].plan.profiles[0].shapes["input_ids"][2] == (2, 32)
+
+
+def test_an_engine_holds_the_plan_and_no_graph(workshop: Workshop) -> None:
+    engine, manifest = workshop.publish(GOLDENS / "llama3", **rtx())
+    assert [entry.path for entry in manifest.files if entry.path.startswith("rank")] == [
+        "rank0/model.plan"
+    ]
+    assert not list(engine.rglob("*.onnx*"))
+    assert not list((workshop.store / ".staging").iterdir())
+
+
+def test_a_gpu_that_the_library_does_not_know_is_refused(workshop: Workshop) -> None:
+    outcome = workshop.build(GOLDENS / "llama3", **rtx(capability="sm90"))
+    assert isinstance(outcome, Failed)
+    assert outcome.reason is FailureReason.INVALID_SPEC
+    assert "computeCapability" in outcome.message
+    assert "sm89" in outcome.message
+    assert "target tensorrt" in outcome.message
+
+
+def test_the_other_library_is_refused_where_it_is_not_installed(workshop: Workshop) -> None:
+    if find_spec("tensorrt") or find_spec("tensorrt_bindings"):
+        pytest.skip("TensorRT is installed here")
+    outcome = workshop.build(
+        GOLDENS / "llama3", **(rtx(capability="sm90") | {"target": "tensorrt"})
+    )
+    assert isinstance(outcome, Failed)
+    assert outcome.reason is FailureReason.INVALID_SPEC
+    assert "tensorrt-cu13" in outcome.message
+    assert "GPU" in outcome.message
+
+
+def test_sigterm_cancels_a_compilation(tmp_path: Path) -> None:
+    workshop = Workshop(tmp_path)
+    shapes = {"shapes": {"maxBatchSize": 32, "maxSequenceLength": 1024}}
+    arguments = workshop.arguments(SAMPLE, **rtx(), **shapes)
+    command = [sys.executable, "-m", "pitcrew_builder.cli", *arguments]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "compiling" in line:
+                process.send_signal(signal.SIGTERM)
+                break
+        process.stdout.read()
+        assert process.wait(timeout=60) == EXIT_RETRY
+    outcome = workshop.outcome()
+    assert isinstance(outcome, Failed)
+    assert outcome.reason is FailureReason.CANCELLED
+    assert not [path for path in workshop.store.rglob("*") if path.is_file()]
