@@ -71,6 +71,18 @@ class S3Source(Model):
 Source = Annotated[HuggingFaceSource | LocalSource | S3Source, Field(discriminator="kind")]
 
 
+class Adapter(Model):
+    """A LoRA adapter, as PEFT saves it, that is merged into the weights."""
+
+    source: Source
+    weight: str = Field(
+        default="1",
+        pattern=r"^-?[0-9]{1,3}(\.[0-9]{1,6})?$",
+        max_length=11,
+        description="What the adapter's change is multiplied by.",
+    )
+
+
 MAX_RANKS = 64
 """Ranks of one replica at most."""
 
@@ -232,11 +244,10 @@ class Quantization(Model):
     def _fits_together(self) -> "Quantization":
         if self.block_size & (self.block_size - 1):
             raise ValueError(f"blockSize is {self.block_size}; set it to 128, 64, 32 or 16")
-        calibrated = self.method not in (None, QuantizationMethod.ROUND)
-        if calibrated and self.weights is not WeightFormat.INT4:
+        if self.method is QuantizationMethod.AWQ and self.weights is not WeightFormat.INT4:
             raise ValueError(
-                f"method {self.method} makes int4 weights, not {self.weights}; set weights to int4 "
-                f"or method to round"
+                f"method awq makes int4 weights, not {self.weights}; set weights to int4, or method "
+                f"to round or gptq"
             )
         if self.needs_calibration and self.calibration is None:
             raise ValueError(
@@ -248,6 +259,10 @@ class Quantization(Model):
 
 def _is_none(value: object) -> bool:
     return value is None
+
+
+def _is_empty(value: tuple[object, ...]) -> bool:
+    return not value
 
 
 class ComputeCapability(StrEnum):
@@ -324,6 +339,12 @@ class BuildSpec(Model):
     parallelism: Parallelism = Parallelism()
     shapes: Shapes = Shapes()
     # Left out of the document where they are not set: older requests keep their exact text.
+    adapters: tuple[Adapter, ...] = Field(
+        default=(),
+        max_length=8,
+        exclude_if=_is_empty,
+        description="Adapters to merge, in order.",
+    )
     tensorrt: TensorRt | None = Field(default=None, exclude_if=_is_none)
     quantization: Quantization | None = Field(default=None, exclude_if=_is_none)
     proof: Proof | None = Field(default=None, exclude_if=_is_none)

@@ -22,7 +22,13 @@ from pitcrew_builder.request import Request, facts
 from pitcrew_builder.targets.onnx_files import file_entry
 from pitcrew_builder.targets.target import Backend, Drawn, Network, Site, Written
 from pitcrew_builder.trial import Trial
-from pitcrew_builder.validate import NEW_TOKENS, canary_prompt, prove
+from pitcrew_builder.validate import (
+    NEW_TOKENS,
+    ROUNDED_TOLERANCE,
+    TOLERANCE,
+    canary_prompt,
+    prove,
+)
 
 TOKENIZER = "tokenizer"
 
@@ -92,4 +98,6 @@ def _prove(site: Site, network: Executor, request: Request, known: ModelFacts) -
     prompt = canary_prompt(known, site.engine / TOKENIZER / "tokenizer.json", longest - 1)
     count = min(NEW_TOKENS, longest - len(prompt))
     runner = PagedRunner(network, known, shapes.kv_page_size, capacity=len(prompt) + count)
-    return prove(runner, prompt, count, site.tracker.advance)
+    rounds = request.identity.quantization is not None
+    tolerance = ROUNDED_TOLERANCE if rounds else TOLERANCE
+    return prove(runner, prompt, count, site.tracker.advance, tolerance)
