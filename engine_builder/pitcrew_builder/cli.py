@@ -65,6 +65,13 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--spec-json", metavar="JSON", help="the whole build spec as one document")
     parser.add_argument("--revision", help="branch, tag or commit on the hub (default: main)")
     parser.add_argument("--endpoint", metavar="URL", help="a Hugging Face or S3 compatible server")
+    parser.add_argument(
+        "--adapter",
+        action="append",
+        default=[],
+        metavar="DIR|REPO[=WEIGHT]",
+        help="a LoRA adapter to merge; may be given several times",
+    )
     parser.add_argument("--precision", help="arithmetic of the engine (default: fp32)")
     parser.add_argument("--max-batch-size", type=int, metavar="N")
     parser.add_argument("--max-sequence-length", type=int, metavar="TOKENS")
@@ -150,7 +157,8 @@ def _document(options: argparse.Namespace) -> dict[str, Any]:
         "kvPageSize": options.kv_page_size,
     }
     document: dict[str, Any] = {
-        "source": _source(options),
+        "source": _source(options.model, options.revision, options.endpoint),
+        "adapters": [_adapter(text, options.endpoint) for text in options.adapter],
         "shapes": {key: value for key, value in shapes.items() if value is not None},
     }
     if options.precision is not None:
@@ -158,21 +166,28 @@ def _document(options: argparse.Namespace) -> dict[str, Any]:
     return document
 
 
-def _source(options: argparse.Namespace) -> dict[str, Any]:
-    if options.model.startswith(SCHEME):
-        return _s3_source(options)
-    path = Path(options.model)
+def _adapter(text: str, endpoint: str | None) -> dict[str, Any]:
+    """A place, and after an equals sign a number where one is meant."""
+    found = re.fullmatch(r"(.+)=(-?[0-9.]+)", text)
+    place, weight = found.groups() if found else (text, "1")
+    return {"source": _source(place, None, endpoint), "weight": weight}
+
+
+def _source(text: str, revision: str | None, endpoint: str | None) -> dict[str, Any]:
+    if text.startswith(SCHEME):
+        return _s3_source(text, endpoint)
+    path = Path(text)
     # A repository is called `name` or `owner/name`; anything else can only be a path.
-    if path.is_dir() or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", options.model):
+    if path.is_dir() or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", text):
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.resolve().name)
         return {"kind": "local", "path": str(path), "name": name}
-    hub = {"repo": options.model, "revision": options.revision, "endpoint": options.endpoint}
+    hub = {"repo": text, "revision": revision, "endpoint": endpoint}
     given = {key: value for key, value in hub.items() if value is not None}
     return {"kind": "huggingFace", **given}
 
 
-def _s3_source(options: argparse.Namespace) -> dict[str, Any]:
-    address = S3Address.parse(options.model, options.endpoint)
+def _s3_source(text: str, endpoint: str | None) -> dict[str, Any]:
+    address = S3Address.parse(text, endpoint)
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", address.url.rpartition("/")[2])
     place = {"bucket": address.bucket, "prefix": address.prefix, "endpoint": address.endpoint}
     return {"kind": "s3", "name": name, **place}

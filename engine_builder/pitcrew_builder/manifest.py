@@ -51,6 +51,15 @@ class QuantizationRecipe(Model):
         return self.weights.value if plain else f"{self.weights.value}-{self.method.value}"
 
 
+class MergedAdapter(Model):
+    """A LoRA adapter whose change is in the weights."""
+
+    model: str = Field(description="The adapter's own name.")
+    commit: str = Field(description="40 hex digits, as those of the checkpoint.")
+    inputs: dict[str, str] = Field(description="Adapter file -> sha256.")
+    weight: str = Field(description="What its change was multiplied by, as a decimal.")
+
+
 class Identity(Model):
     """Everything that decides the bytes of an engine. Its hash is the engine id."""
 
@@ -63,6 +72,7 @@ class Identity(Model):
     shapes: ResolvedShapes
     toolchain: dict[str, str] = Field(description="Compiler and runtime versions by name.")
     builder_version: str
+    adapters: tuple[MergedAdapter, ...] = ()
     tensorrt: TensorRtPlan | None = None
     quantization: QuantizationRecipe | None = None
     proof_sha256: str | None = Field(
@@ -99,7 +109,8 @@ class Identity(Model):
             if degree > 1
         ]
         narrow = [self.quantization.tag] if self.quantization else []
-        return "-".join([*self._tools, *layout, self.precision.value, *narrow])
+        merged = [f"lora{len(self.adapters)}"] if self.adapters else []
+        return "-".join([*self._tools, *layout, self.precision.value, *narrow, *merged])
 
     @property
     def _tools(self) -> list[str]:
@@ -151,7 +162,9 @@ class BlockFusion(Model):
 
     block: str = Field(description="Outermost scope of the nodes; empty for those in none.")
     operators: int = Field(description="Nodes of the graph, functions opened.")
-    layers: int = Field(description="Layers that the compiler read them as, without those it added itself.")
+    layers: int = Field(
+        description="Layers that the compiler read them as, without those it added itself."
+    )
     kernels: tuple[int, ...] = Field(
         description="Kernels launched in each profile; empty where the plan does not tell."
     )

@@ -1,11 +1,12 @@
 """The life of a build: resolve, parse, graph, optimize, serialize, validate, publish."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pitcrew_builder.checkpoint.digests import DigestCache
-from pitcrew_builder.checkpoint.directory import read_tensors
+from pitcrew_builder.adapters.merge import check_adapters, merge, open_adapters, tensors_of
+from pitcrew_builder.checkpoint.directory import ADAPTER, read_tensors
 from pitcrew_builder.checkpoint.match import check_match
 from pitcrew_builder.families.family import ignored_tensors
 from pitcrew_builder.layout import layouts
@@ -15,8 +16,9 @@ from pitcrew_builder.prompts.evidence import gather
 from pitcrew_builder.proof.gate import check
 from pitcrew_builder.report import Phase, ProofSummary, Succeeded
 from pitcrew_builder.request import Request, placement_of, plan
+from pitcrew_builder.sources.find import find
 from pitcrew_builder.sources.source import Located
-from pitcrew_builder.spec import BuildSpec, HuggingFaceSource, Proof, S3Source
+from pitcrew_builder.spec import BuildSpec, Proof
 from pitcrew_builder.stage import stage
 from pitcrew_builder.store.address import StoreAddress, open_store
 from pitcrew_builder.targets import backend_of
@@ -39,18 +41,19 @@ def build(spec: BuildSpec, places: Places, tracker: Tracker) -> Succeeded:
     store.clean()
     with tracker.phase(Phase.RESOLVE, "locating the checkpoint"):
         evidence = gather(spec)
-        located = _locate(spec, places.cache, tracker)
-        request = plan(spec, located, backend.toolchain(), evidence)
+        located, merged = _locate(spec, places.cache, tracker)
+        request = plan(spec, located, backend.toolchain(), evidence, merged)
         found = store.find(request.identity)
         if found is None:
-            located.fetch_weights()
+            for each in (located, *merged):
+                each.fetch_weights()
     if found is not None:
         with tracker.phase(Phase.PUBLISH, "already in the store"):
             if found.proof is not None:
                 # The thresholds may be others than the ones that it was published under.
                 check(found.proof.scores, spec.proof or Proof())
             return _succeeded(found, tracker, cached=True)
-    drawn = _draw(request, located, backend, tracker)
+    drawn = _draw(request, located, merged, backend, tracker)
     with store.staging() as directory:
         site = _site(directory, places, request, tracker)
         drawn, trial = prepare(drawn, request, evidence, located.directory, spec.proof, site)
@@ -61,19 +64,10 @@ def build(spec: BuildSpec, places: Places, tracker: Tracker) -> Succeeded:
     return _succeeded(published, tracker, cached=published != manifest)
 
 
-def _locate(spec: BuildSpec, cache: Path, tracker: Tracker) -> Located:
-    digests = DigestCache(cache / "digests.json")
-    if isinstance(spec.source, HuggingFaceSource):
-        from pitcrew_builder.sources import hub
-
-        return hub.locate(spec.source, cache / "hub", digests, tracker)
-    if isinstance(spec.source, S3Source):
-        from pitcrew_builder.sources import s3
-
-        return s3.locate(spec.source, cache / "s3", digests, tracker)
-    from pitcrew_builder.sources import local
-
-    return local.locate(spec.source, digests, tracker)
+def _locate(spec: BuildSpec, cache: Path, tracker: Tracker) -> tuple[Located, list[Located]]:
+    """The checkpoint, and the adapters that are merged into it."""
+    found = find(spec.source, cache, tracker)
+    return found, [find(each.source, cache, tracker, ADAPTER) for each in spec.adapters]
 
 
 def _site(staging: Path, places: Places, request: Request, tracker: Tracker) -> Site:
@@ -82,27 +76,38 @@ def _site(staging: Path, places: Places, request: Request, tracker: Tracker) -> 
     return Site(staging / "engine", scratch, places.cache, request.identity, tracker)
 
 
-def _draw(request: Request, located: Located, backend: Backend, tracker: Tracker) -> Drawn:
+def _draw(
+    request: Request,
+    located: Located,
+    merged: Sequence[Located],
+    backend: Backend,
+    tracker: Tracker,
+) -> Drawn:
     """The network, proven to need exactly the tensors that are there."""
     family, config, identity = request.family, request.config, request.identity
     with tracker.phase(Phase.PARSE, "reading tensor headers"):
         tensors = read_tensors(located.directory)
+        adapters = open_adapters(request.identity.adapters, [item.directory for item in merged])
     with tracker.phase(Phase.GRAPH, f"drawing a {family.name}"):
         decoder = family.draw(config, identity.shapes)
         whole = decoder.graph()
         wanted = [ref for weight in whole.weights for ref in weight.tensors]
         check_match(wanted, tensors, ignored_tensors(family, config))
+        check_adapters(whole, adapters)
+        tensors |= tensors_of(adapters)
     with tracker.phase(Phase.OPTIMIZE, "joining projections"):
         places = list(layouts(identity.parallelism))
         ranks = tuple(
             Network(
-                backend.optimize(decoder.graph(layout)),
+                backend.optimize(merge(decoder.graph(layout), adapters)),
                 tensors,
                 placement_of(layout, config) if len(places) > 1 else None,
             )
             for layout in places
         )
-        unsplit = ranks[0] if len(places) == 1 else Network(backend.optimize(whole), tensors)
+        unsplit = ranks[0]
+        if len(places) > 1:
+            unsplit = Network(backend.optimize(merge(whole, adapters)), tensors)
     return Drawn(ranks, unsplit, sum(weight.elements for weight in whole.weights))
 
 

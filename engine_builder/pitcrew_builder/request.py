@@ -1,6 +1,6 @@
 """From a spec and a located checkpoint to everything that is decided before work begins."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from pitcrew_builder.fit import Divisible, check_fit
 from pitcrew_builder.layout import Layout
 from pitcrew_builder.manifest import (
     Identity,
+    MergedAdapter,
     ModelFacts,
     Placement,
     QuantizationRecipe,
@@ -43,7 +44,11 @@ class Request:
 
 
 def plan(
-    spec: BuildSpec, located: Located, toolchain: dict[str, str], evidence: Evidence
+    spec: BuildSpec,
+    located: Located,
+    toolchain: dict[str, str],
+    evidence: Evidence,
+    adapters: Sequence[Located] = (),
 ) -> Request:
     """Read the configuration, decide the shapes, and name the engine as built by `toolchain`."""
     raw = parse_object(located.directory.read_small(CONFIG), CONFIG)
@@ -58,6 +63,15 @@ def plan(
         precision=spec.precision,
         parallelism=spec.parallelism,
         shapes=resolve_shapes(spec.shapes, config),
+        adapters=tuple(
+            MergedAdapter(
+                model=found.model,
+                commit=found.commit,
+                inputs=dict(sorted(found.inputs.items())),
+                weight=wanted.weight,
+            )
+            for wanted, found in zip(spec.adapters, adapters, strict=True)
+        ),
         tensorrt=spec.tensorrt.plan if spec.tensorrt else None,
         toolchain=toolchain,
         builder_version=__version__,

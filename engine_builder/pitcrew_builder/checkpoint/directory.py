@@ -19,6 +19,24 @@ TOKENIZER_FILES = (
 """Files of a checkpoint that the engine directory carries under `tokenizer/`."""
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What the files of a checkpoint are called, by what it is a checkpoint of."""
+
+    config: str
+    small: tuple[str, ...]
+    """Files that are read whole, the configuration among them."""
+    single: str
+    """The weights, where they are one file."""
+    index: str | None
+    """What names the weights, where they are several."""
+
+
+MODEL = Kind(CONFIG, TOKENIZER_FILES, SINGLE, INDEX)
+ADAPTER = Kind("adapter_config.json", ("adapter_config.json",), "adapter_model.safetensors", None)
+
 SMALL_FILE_LIMIT = 128 << 20
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
@@ -73,22 +91,24 @@ class Directory:
             )
         return path.read_bytes()
 
-    def small_files(self) -> tuple[str, ...]:
+    def small_files(self, kind: Kind = MODEL) -> tuple[str, ...]:
         """The configuration and tokenizer files that are there."""
-        return tuple(name for name in TOKENIZER_FILES if self.has(name))
+        return tuple(name for name in kind.small if self.has(name))
 
 
-def weight_files(directory: Directory) -> tuple[str, ...]:
+def weight_files(directory: Directory, kind: Kind = MODEL) -> tuple[str, ...]:
     """The index, where there is one, and the safetensors files that hold the weights."""
-    if directory.has(INDEX):
-        return (INDEX, *shards(directory.read_small(INDEX)))
-    if directory.has(SINGLE):
-        return (SINGLE,)
+    if kind.index is not None and directory.has(kind.index):
+        return (kind.index, *shards(directory.read_small(kind.index)))
+    if directory.has(kind.single):
+        return (kind.single,)
     names = sorted(item.name for item in directory.path.iterdir())
-    raise no_safetensors(names, str(directory.path))
+    raise no_safetensors(names, str(directory.path), kind)
 
 
-def no_safetensors(names: list[str], where: str) -> CheckpointUnsafe | CheckpointNotFound:
+def no_safetensors(
+    names: list[str], where: str, kind: Kind = MODEL
+) -> CheckpointUnsafe | CheckpointNotFound:
     """The error for a checkpoint without safetensors, which may have pickles instead."""
     pickles = [name for name in names if name.endswith(_PICKLES)]
     if pickles:
@@ -97,7 +117,8 @@ def no_safetensors(names: list[str], where: str) -> CheckpointUnsafe | Checkpoin
             f"run code when read; convert them to safetensors"
         )
     return CheckpointNotFound(
-        f"{where} holds neither {SINGLE} nor {INDEX}; point to a whole checkpoint"
+        f"{where} holds no {' and no '.join(filter(None, (kind.single, kind.index)))}; point to a "
+        f"whole checkpoint"
     )
 
 
@@ -113,9 +134,9 @@ def shards(index: bytes) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def read_tensors(directory: Directory) -> dict[str, TensorInfo]:
+def read_tensors(directory: Directory, kind: Kind = MODEL) -> dict[str, TensorInfo]:
     """Every tensor of the checkpoint by name, from validated headers."""
-    files = [name for name in weight_files(directory) if name != INDEX]
+    files = [name for name in weight_files(directory, kind) if name != kind.index]
     tensors: dict[str, TensorInfo] = {}
     for name in files:
         for tensor in read_header(directory.file(name)).values():

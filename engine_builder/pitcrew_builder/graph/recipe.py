@@ -5,8 +5,8 @@ where, so that fused projections, stacks of experts, slices for ranks, merged ad
 formats are all one thing to those who place and stream weights. `checkpoint.assemble` reads them.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 Shape: TypeAlias = tuple[int, ...]
@@ -97,8 +97,8 @@ class LowRank:
     """A matrix [out, in] plus `scale` times `up` [out, r] times `down` [r, in]."""
 
     source: "Source"
-    up: TensorRef
-    down: TensorRef
+    up: "Source"
+    down: "Source"
     scale: float
 
     @property
@@ -135,12 +135,26 @@ def tensors_of(source: Source) -> Iterator[TensorRef]:
         case TensorRef():
             yield source
         case LowRank(base, up, down):
-            yield from tensors_of(base)
-            yield from (up, down)
+            for each in (base, up, down):
+                yield from tensors_of(each)
         case Mxfp4(blocks, scales):
             yield from (blocks, scales)
         case _:
             yield from tensors_of(source.source)
+
+
+def map_tensors(source: Source, change: Callable[[TensorRef], Source]) -> Source:
+    """The recipe with other tensors, or recipes, in place of the ones that it changes.
+
+    Entries of stacks, packed or not, keep theirs.
+    """
+    match source:
+        case TensorRef():
+            return change(source)
+        case Entry() | Mxfp4():
+            return source
+        case _:
+            return replace(source, source=map_tensors(source.source, change))
 
 
 def reads_whole(source: Source) -> bool:

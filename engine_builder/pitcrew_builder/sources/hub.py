@@ -9,22 +9,22 @@ import re
 from pathlib import Path
 
 from pitcrew_builder.checkpoint.digests import DigestCache
-from pitcrew_builder.checkpoint.directory import (
-    INDEX,
-    TOKENIZER_FILES,
-    Directory,
-)
+from pitcrew_builder.checkpoint.directory import MODEL, Directory, Kind
 from pitcrew_builder.disk import room_for
 from pitcrew_builder.errors import CheckpointCorrupt, CheckpointNotFound
 from pitcrew_builder.progress import Tracker
 from pitcrew_builder.sources.hub_client import HubClient, RemoteFile
-from pitcrew_builder.sources.remote import require_config, weight_names
+from pitcrew_builder.sources.remote import require_config, small_names, weight_names
 from pitcrew_builder.sources.source import Located
 from pitcrew_builder.spec import HuggingFaceSource
 
 
 def locate(
-    source: HuggingFaceSource, cache: Path, digests: DigestCache, tracker: Tracker
+    source: HuggingFaceSource,
+    cache: Path,
+    digests: DigestCache,
+    tracker: Tracker,
+    kind: Kind = MODEL,
 ) -> Located:
     """Resolve the revision, download the small files, and learn the weights' digests."""
     client = HubClient(source)
@@ -34,12 +34,12 @@ def locate(
             f"{source.repo}: the hub resolves revision '{source.revision}' to '{commit[:60]}', no "
             f"commit; check the revision and the endpoint"
         )
-    require_config(remote, source.repo)
+    require_config(remote, source.repo, kind)
     download = _Download(client, cache / source.repo.replace("/", "--") / commit, commit, digests)
-    small = [remote[name] for name in (*TOKENIZER_FILES, INDEX) if name in remote]
+    small = [remote[name] for name in small_names(remote, kind)]
     download.bring(small, tracker)
     directory = Directory.of(download.directory)
-    weights = [remote[name] for name in weight_names(directory, remote, source.repo)]
+    weights = [remote[name] for name in weight_names(directory, remote, source.repo, kind)]
     # A weight that the hub keeps outside of large-file storage has no listed digest.
     download.bring([file for file in weights if file.sha256 is None], tracker)
     inputs = {file.name: download.digest(file) for file in [*small, *weights]}

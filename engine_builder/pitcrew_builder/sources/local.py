@@ -5,17 +5,19 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pitcrew_builder.checkpoint.digests import DigestCache
-from pitcrew_builder.checkpoint.directory import CONFIG, Directory, weight_files
+from pitcrew_builder.checkpoint.directory import MODEL, Directory, Kind, weight_files
 from pitcrew_builder.progress import Tracker
 from pitcrew_builder.sources.source import Located
 from pitcrew_builder.spec import LocalSource
 
 
-def locate(source: LocalSource, digests: DigestCache, tracker: Tracker) -> Located:
+def locate(
+    source: LocalSource, digests: DigestCache, tracker: Tracker, kind: Kind = MODEL
+) -> Located:
     """Hash the files that count."""
     directory = Directory.of(Path(source.path))
-    directory.file(CONFIG)
-    names = sorted({*directory.small_files(), *weight_files(directory)})
+    directory.file(kind.config)
+    names = sorted({*directory.small_files(kind), *weight_files(directory, kind)})
     paths = {name: directory.file(name) for name in names}
     total = sum(path.stat().st_size for path in paths.values())
     count = tracker.counter(total, f"hashing {source.name}")

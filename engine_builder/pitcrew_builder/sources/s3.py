@@ -11,28 +11,30 @@ from contextlib import suppress
 from pathlib import Path
 
 from pitcrew_builder.checkpoint.digests import DigestCache
-from pitcrew_builder.checkpoint.directory import INDEX, TOKENIZER_FILES, Directory
+from pitcrew_builder.checkpoint.directory import MODEL, Directory, Kind
 from pitcrew_builder.disk import room_for
 from pitcrew_builder.progress import Tracker
 from pitcrew_builder.s3.address import S3Address
 from pitcrew_builder.s3.objects import ObjectInfo, Objects
 from pitcrew_builder.sources.local import commit_of
-from pitcrew_builder.sources.remote import require_config, weight_names
+from pitcrew_builder.sources.remote import require_config, small_names, weight_names
 from pitcrew_builder.sources.source import Located
 from pitcrew_builder.spec import S3Source
 
 
-def locate(source: S3Source, cache: Path, digests: DigestCache, tracker: Tracker) -> Located:
+def locate(
+    source: S3Source, cache: Path, digests: DigestCache, tracker: Tracker, kind: Kind = MODEL
+) -> Located:
     """Download what the checkpoint needs, and hash it."""
     objects = Objects(S3Address(source.bucket, source.prefix, source.endpoint, source.region))
     remote = _offered(objects)
     where = objects.address.url
-    require_config(remote, where)
+    require_config(remote, where, kind)
     download = _Download(objects, cache / _state(objects.address, remote))
-    small = [remote[name] for name in (*TOKENIZER_FILES, INDEX) if name in remote]
+    small = [remote[name] for name in small_names(remote, kind)]
     download.bring(small, tracker)
     directory = Directory.of(download.directory)
-    weights = [remote[name] for name in weight_names(directory, remote, where)]
+    weights = [remote[name] for name in weight_names(directory, remote, where, kind)]
     download.bring(weights, tracker)
     inputs = {
         item.path: digests.sha256(download.directory / item.path) for item in [*small, *weights]

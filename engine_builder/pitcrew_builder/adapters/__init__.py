@@ -1,0 +1,1 @@
+"""LoRA adapters, as the PEFT library saves them, merged into a network's weights."""

@@ -1,0 +1,164 @@
+"""Merged adapters against PEFT's own computation, in which they stand beside the weights."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from pitcrew_builder.cli import main
+from pitcrew_builder.errors import BuildError, CheckpointCorrupt, UnknownArchitecture
+from pitcrew_builder.pipeline import Places, build
+from pitcrew_builder.progress import Tracker
+from pitcrew_builder.spec import Adapter, BuildSpec, LocalSource, Parallelism
+from tests.golden.reference import ReferenceEngine
+
+DATA = Path(__file__).parent / "data"
+BASES = {"llama-lora": "llama3", "llama-rslora": "llama-biases", "phi3-lora": "phi3"}
+CLOSE = 1e-4
+
+Build = Callable[..., Path]
+
+
+@pytest.fixture
+def merged(tmp_path: Path) -> Build:
+    """Build a checkpoint of the goldens with adapters; returns the engine's directory."""
+
+    def make(
+        base: str, *adapters: tuple[Path, str], parallelism: Parallelism | None = None
+    ) -> Path:
+        spec = BuildSpec(
+            source=_local(DATA / base),
+            adapters=tuple(
+                Adapter(source=_local(path), weight=weight) for path, weight in adapters
+            ),
+            parallelism=parallelism or Parallelism(),
+        )
+        places = Places(tmp_path / "store", tmp_path / "cache")
+        done = build(spec, places, Tracker(lambda _: None))
+        return tmp_path / "store" / done.path
+
+    return make
+
+
+def _local(path: Path) -> LocalSource:
+    return LocalSource(path=str(path), name=path.name)
+
+
+def _logits(engine: Path, prompt: np.ndarray) -> np.ndarray:
+    return np.stack(ReferenceEngine(engine).batch(2).feed(prompt.tolist()))
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_a_merged_adapter_computes_what_peft_computes(name: str, merged: Build) -> None:
+    adapter = DATA / "adapters" / name
+    with np.load(adapter / "expected.npz") as expected:
+        logits = _logits(merged(BASES[name], (adapter, "1")), expected["prompt"])
+        assert np.abs(logits - expected["logits"]).max() <= CLOSE
+
+
+def test_weights_scale_and_cancel(merged: Build) -> None:
+    adapter = DATA / "adapters" / "llama-lora"
+    with np.load(DATA / "llama3" / "expected.npz") as expected:
+        prompt, plain = expected["prompt"], expected["logits"]
+    cancelled = merged("llama3", (adapter, "0.75"), (adapter, "-0.75"))
+    assert np.abs(_logits(cancelled, prompt) - plain).max() <= CLOSE
+    twice = _logits(merged("llama3", (adapter, "0.5"), (adapter, "0.5")), prompt)
+    once = _logits(merged("llama3", (adapter, "1")), prompt)
+    assert np.abs(twice - once).max() <= CLOSE
+
+
+def test_adapters_are_part_of_the_identity(merged: Build) -> None:
+    adapter = DATA / "adapters" / "llama-lora"
+    engines = {
+        merged("llama3"),
+        merged("llama3", (adapter, "1")),
+        merged("llama3", (adapter, "0.5")),
+        merged("llama3", (adapter, "1"), (adapter, "1")),
+    }
+    assert len(engines) == 4
+    tags = {engine.parent.name.rpartition("-")[2] for engine in engines}
+    assert tags == {"fp32", "lora1", "lora2"}
+    manifest = json.loads((merged("llama3", (adapter, "0.5")) / "manifest.json").read_text())
+    (known,) = manifest["identity"]["adapters"]
+    assert (known["model"], known["weight"]) == ("llama-lora", "0.5")
+    assert set(known["inputs"]) == {"adapter_config.json", "adapter_model.safetensors"}
+
+
+def _copy(tmp_path: Path, **config: object) -> Path:
+    source, target = DATA / "adapters" / "llama-lora", tmp_path / "adapter"
+    target.mkdir()
+    document = json.loads((source / "adapter_config.json").read_text()) | config
+    (target / "adapter_config.json").write_text(json.dumps(document))
+    save_file(load_file(source / "adapter_model.safetensors"), target / "adapter_model.safetensors")
+    return target
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("use_dora", True), ("fan_in_fan_out", True), ("peft_type", "LOHA"), ("lora_bias", True)],
+)
+def test_other_kinds_of_adapters_are_refused(
+    field: str, value: object, merged: Build, tmp_path: Path
+) -> None:
+    with pytest.raises(UnknownArchitecture, match=field):
+        merged("llama3", (_copy(tmp_path, **{field: value}), "1"))
+
+
+def _spoiled(tmp_path: Path, spoil: Callable[[dict[str, np.ndarray]], object]) -> Path:
+    target = _copy(tmp_path)
+    tensors = load_file(target / "adapter_model.safetensors")
+    spoil(tensors)
+    save_file(tensors, target / "adapter_model.safetensors")
+    return target
+
+
+FIRST = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda t: t.pop(FIRST), "A and B belong together"),
+        (lambda t: t.update({FIRST: np.ones((4, 63), np.float32)}), r"A \[4, 63\]"),
+        (lambda t: t.update({FIRST.replace(".0.", ".9."): t[FIRST]}), r"changes model.layers.9"),
+        (lambda t: t[FIRST].fill(np.nan), "NaN"),
+        (lambda t: t.clear(), "holds no tensors"),
+    ],
+)
+def test_adapters_that_do_not_fit_are_refused(
+    spoil: Callable[[dict[str, np.ndarray]], object], told: str, merged: Build, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointCorrupt, match=told):
+        merged("llama3", (_spoiled(tmp_path, spoil), "1"))
+
+
+def test_a_change_of_tied_matrices_is_refused(merged: Build, tmp_path: Path) -> None:
+    target = _copy(tmp_path)
+    name = "base_model.model.model.embed_tokens.lora_embedding_"
+    pair = {f"{name}A": np.ones((2, 512), np.float32), f"{name}B": np.ones((64, 2), np.float32)}
+    save_file(pair, target / "adapter_model.safetensors")
+    with pytest.raises(UnknownArchitecture, match="tie_word_embeddings"):
+        merged("llama-tied", (target, "1"))
+
+
+def test_an_adapter_as_a_pickle_is_refused(merged: Build, tmp_path: Path) -> None:
+    target = _copy(tmp_path)
+    (target / "adapter_model.safetensors").rename(target / "adapter_model.bin")
+    with pytest.raises(BuildError, match="pickle"):
+        merged("llama3", (target, "1"))
+
+
+def test_the_command_line_merges_adapters(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapter = DATA / "adapters" / "llama-lora"
+    store = ["--store", str(tmp_path / "store"), "--cache", str(tmp_path / "cache")]
+    command = ["build", "--model", str(DATA / "llama3"), "--adapter", f"{adapter}=0.5", *store]
+    assert main([*command, "--progress", "none"]) == 0
+    assert "-lora1 at " in capsys.readouterr().err
+    (manifest,) = (tmp_path / "store").glob("*/*/*/*/manifest.json")
+    (known,) = json.loads(manifest.read_text())["identity"]["adapters"]
+    assert known["weight"] == "0.5"
