@@ -25,6 +25,12 @@ from pitcrew_builder.report import Failed, Succeeded
 from pitcrew_builder.s3.address import SCHEME, S3Address
 from pitcrew_builder.spec import BuildSpec
 
+_DEGREES = {
+    "tensor": "ranks that share each layer (default: 1)",
+    "pipeline": "ranges of layers, one after the other (default: 1)",
+    "expert": "ranks that share the experts of a mixture (default: 1)",
+}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code; see `report` for what the codes mean."""
@@ -73,6 +79,8 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
         help="a LoRA adapter to merge; may be given several times",
     )
     parser.add_argument("--precision", help="arithmetic of the engine (default: fp32)")
+    for degree, shared in _DEGREES.items():
+        parser.add_argument(f"--{degree}-parallel", type=int, metavar="RANKS", help=shared)
     parser.add_argument("--max-batch-size", type=int, metavar="N")
     parser.add_argument("--max-sequence-length", type=int, metavar="TOKENS")
     parser.add_argument("--kv-page-size", type=int, metavar="TOKENS")
@@ -161,6 +169,8 @@ def _document(options: argparse.Namespace) -> dict[str, Any]:
         "adapters": [_adapter(text, options.endpoint) for text in options.adapter],
         "shapes": {key: value for key, value in shapes.items() if value is not None},
     }
+    degrees = {degree: getattr(options, f"{degree}_parallel") for degree in _DEGREES}
+    document["parallelism"] = {key: value for key, value in degrees.items() if value is not None}
     if options.precision is not None:
         document["precision"] = options.precision
     return document
