@@ -204,9 +204,11 @@ def _s3_source(text: str, endpoint: str | None) -> dict[str, Any]:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from pitcrew_builder.show import show
+    from pitcrew_builder.explain.summary import explain
+    from pitcrew_builder.explain.text import show
+    from pitcrew_builder.store import Store
 
-    show(options.engine)
+    show(explain(Store(options.engine.parent), options.engine.name))
     return 0
 
 

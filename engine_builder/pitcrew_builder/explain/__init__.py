@@ -1,0 +1,1 @@
+"""What an engine is made of, for people: on a terminal and on a page."""

@@ -1,0 +1,62 @@
+"""Two kinds of charts as inline SVG: rows of stacked bars, and rows of single bars.
+
+Text and bars take their colours from the page's style sheet, so the page decides dark and light.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+ROW = 20
+BAR = 13
+LEFT = 210
+WIDTH = 620
+RIGHT = 130
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One row: a label, pieces by series, and what is told beside them."""
+
+    label: str
+    pieces: Mapping[str, float]
+    told: str
+
+
+def chart(bars: Sequence[Bar], title: str) -> str:
+    """An `<svg>` of one row a bar; the longest fills the width. Series are the CSS classes."""
+    longest = max((sum(bar.pieces.values()) for bar in bars), default=0.0) or 1.0
+    height = ROW * len(bars)
+    rows = "".join(_row(index, bar, longest) for index, bar in enumerate(bars))
+    return (
+        f'<svg role="img" aria-label="{escape(title)}" viewBox="0 0 {LEFT + WIDTH + RIGHT} '
+        f'{height}" width="{LEFT + WIDTH + RIGHT}" height="{height}">{rows}</svg>'
+    )
+
+
+def legend(series: Sequence[str]) -> str:
+    """The names of the series with their colours."""
+    items = "".join(f'<li><i class="{_name(item)}"></i>{escape(item)}</li>' for item in series)
+    return f'<ul class="legend">{items}</ul>'
+
+
+def _row(index: int, bar: Bar, longest: float) -> str:
+    top, x = index * ROW, float(LEFT)
+    parts = [_text(LEFT - 8, top, bar.label, "end")]
+    for series, amount in bar.pieces.items():
+        width = WIDTH * amount / longest
+        parts.append(
+            f'<rect class="{_name(series)}" x="{x:.1f}" y="{top + 3}" width="{width:.1f}" '
+            f'height="{BAR}"><title>{escape(f"{bar.label}: {series} {bar.told}")}</title></rect>'
+        )
+        x += width
+    parts.append(_text(x + 6, top, bar.told, "start"))
+    return "".join(parts)
+
+
+def _text(x: float, top: int, text: str, anchor: str) -> str:
+    return f'<text x="{x:.1f}" y="{top + 14}" text-anchor="{anchor}">{escape(text)}</text>'
+
+
+def _name(series: str) -> str:
+    return escape(series.replace(" ", "-"))
