@@ -7,6 +7,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from pitcrew_builder.spec import (
     MAX_RANKS,
+    Adapter,
     BuildSpec,
     HuggingFaceSource,
     LocalSource,
@@ -34,8 +35,8 @@ from pitcrew_operator.api.common import (
 MODELS_MOUNT = "/models"
 
 
-class HuggingFaceModel(Model):
-    """A repository on a Hugging Face compatible hub."""
+class AdapterRepository(Model):
+    """An adapter's repository on a Hugging Face compatible hub."""
 
     repo: str = Field(
         min_length=1,
@@ -55,6 +56,11 @@ class HuggingFaceModel(Model):
         pattern=r"^https?://",
         description="Hub to use in place of the public one.",
     )
+
+
+class HuggingFaceModel(AdapterRepository):
+    """A repository on a Hugging Face compatible hub."""
+
     token_secret_ref: SecretKey | None = Field(
         default=None, description="Where the access token of a gated repository lies."
     )
@@ -184,6 +190,60 @@ class ModelSource(Model):
         return LocalSource(path=path, name=self.display_name)
 
 
+class AdapterSource(Model):
+    """A LoRA adapter to merge into the weights: on a hub, or on the model's own volume."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel(
+            Rule(
+                rule="has(self.huggingFace) != has(self.path)",
+                message="give exactly one of huggingFace and path",
+            )
+        )
+    )
+
+    hugging_face: AdapterRepository | None = Field(
+        default=None, description="Take the adapter from a hub, with the model's token."
+    )
+    path: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=512,
+        pattern=r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$",
+        description="Directory of the adapter on the model's volume, relative to its root.",
+        json_schema_extra=cel(
+            Rule(
+                rule="!self.split('/').exists(part, part == '.' || part == '..')",
+                message="path must not hold '.' or '..'; give the directory relative to the "
+                "volume's root",
+            )
+        ),
+    )
+    weight: str = Field(
+        default="1",
+        pattern=r"^-?[0-9]{1,3}(\.[0-9]{1,6})?$",
+        max_length=11,
+        description="What the adapter's change is multiplied by.",
+    )
+
+    @model_validator(mode="after")
+    def _exactly_one_source(self) -> Self:
+        if (self.hugging_face is None) == (self.path is None):
+            raise ValueError("adapters: give exactly one of huggingFace and path")
+        return self
+
+    def build_adapter(self) -> Adapter:
+        """The same adapter as the builder reads it inside its pod."""
+        if self.hugging_face is not None:
+            hub = self.hugging_face
+            source = HuggingFaceSource(repo=hub.repo, revision=hub.revision, endpoint=hub.endpoint)
+            return Adapter(source=source, weight=self.weight)
+        assert self.path is not None, "the validator admits exactly one source"
+        name = self.path.rsplit("/", 1)[-1]
+        place = LocalSource(path=f"{MODELS_MOUNT}/{self.path}", name=name)
+        return Adapter(source=place, weight=self.weight)
+
+
 class EngineStore(Model):
     """The volume that engines are published to."""
 
@@ -227,10 +287,19 @@ class LLMEngineSpec(Model):
                 message="tensorrt: targets tensorrt and tensorrt-rtx need "
                 "tensorrt.computeCapability, and onnxruntime-cpu has no such options",
             ),
+            Rule(
+                rule="!has(self.adapters) || has(self.model.volume) || "
+                "!self.adapters.exists(adapter, has(adapter.path))",
+                message="adapters: a path is one on the model's volume; set model.volume, or take "
+                "the adapter from a hub",
+            ),
         )
     )
 
     model: ModelSource = Field(description="The checkpoint.")
+    adapters: tuple[AdapterSource, ...] = Field(
+        default=(), max_length=8, description="LoRA adapters to merge into the weights, in order."
+    )
     target: Target = Field(default=Target.ONNXRUNTIME_CPU, description="What executes the engine.")
     precision: Precision = Field(
         default=Precision.FP32, description="Arithmetic of weights and activations."
@@ -253,10 +322,21 @@ class LLMEngineSpec(Model):
     store: EngineStore = Field(default=EngineStore(), description="Where the engine is kept.")
     build: BuildSettings = Field(default=BuildSettings(), description="How the build Job runs.")
 
+    @model_validator(mode="after")
+    def _paths_have_a_volume(self) -> Self:
+        paths = [adapter.path for adapter in self.adapters if adapter.path is not None]
+        if paths and self.model.volume is None:
+            raise ValueError(
+                f"adapters: path '{paths[0]}' is one on the model's volume; set model.volume, or "
+                f"take the adapter from a hub"
+            )
+        return self
+
     def build_spec(self) -> BuildSpec:
         """The request that the builder receives. Raises ValueError where the layout cannot be."""
         return BuildSpec(
             source=self.model.build_source(),
+            adapters=tuple(adapter.build_adapter() for adapter in self.adapters),
             target=self.target,
             precision=self.precision,
             parallelism=self.parallelism,
