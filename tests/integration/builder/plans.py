@@ -1,13 +1,17 @@
 """Builds plans through the command line, as the build Job does."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from pitcrew_builder.cli import main
 from pitcrew_builder.manifest import Manifest
 from pitcrew_builder.report import Failed, Succeeded, parse_outcome
 from pitcrew_builder.store import open_engine
+from tests.unit.builder import checkpoints
 
 ROOT = Path(__file__).parents[3]
 GOLDENS = ROOT / "tests/golden/data"
@@ -60,3 +64,40 @@ def rtx(precision: str = "fp16", capability: str = "sm89", **options: object) ->
         "precision": precision,
         "tensorrt": {"computeCapability": capability, **options},
     }
+
+
+def llama(directory: Path, heads: int, kv_heads: int, head_dim: int = 16) -> Path:
+    """A random Llama of two layers, hidden 64, with these heads."""
+    rng = np.random.default_rng(0)
+    shapes = {"model.embed_tokens.weight": (96, 64), "lm_head.weight": (96, 64)}
+    for layer in range(2):
+        shapes |= dict(_matrices(f"model.layers.{layer}", heads * head_dim, kv_heads * head_dim))
+    norms = [
+        f"model.layers.{layer}.{name}_layernorm.weight"
+        for layer in range(2)
+        for name in ("input", "post_attention")
+    ]
+    weights = {
+        name: 0.1 * rng.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()
+    }
+    weights |= {name: np.ones(64, np.float32) for name in (*norms, "model.norm.weight")}
+    return checkpoints.write(
+        directory,
+        weights,
+        hidden_size=64,
+        intermediate_size=96,
+        vocab_size=96,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=head_dim,
+    )
+
+
+def _matrices(prefix: str, query: int, kv: int) -> Iterator[tuple[str, tuple[int, int]]]:
+    yield f"{prefix}.self_attn.q_proj.weight", (query, 64)
+    yield f"{prefix}.self_attn.k_proj.weight", (kv, 64)
+    yield f"{prefix}.self_attn.v_proj.weight", (kv, 64)
+    yield f"{prefix}.self_attn.o_proj.weight", (64, query)
+    yield f"{prefix}.mlp.gate_proj.weight", (96, 64)
+    yield f"{prefix}.mlp.up_proj.weight", (96, 64)
+    yield f"{prefix}.mlp.down_proj.weight", (64, 96)

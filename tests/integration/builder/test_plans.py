@@ -1,6 +1,7 @@
 """Every family in both precisions is a network of TensorRT: compiled here, for GPUs that are not."""
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 
 from pitcrew_builder.families import FAMILIES
 from pitcrew_builder.report import EXIT_RETRY, Failed, FailureReason
-from tests.integration.builder.plans import GOLDENS, ROOT, SAMPLE, Workshop, rtx
+from tests.integration.builder.plans import GOLDENS, ROOT, SAMPLE, Workshop, llama, rtx
 
 pytestmark = pytest.mark.skipif(
     find_spec("tensorrt_rtx_bindings") is None,
@@ -89,6 +90,44 @@ def test_an_engine_holds_the_plan_and_no_graph(workshop: Workshop) -> None:
     ]
     assert not list(engine.rglob("*.onnx*"))
     assert not list((workshop.store / ".staging").iterdir())
+
+
+@pytest.mark.parametrize(
+    "split",
+    [{"tensor": 2}, {"pipeline": 2}, {"tensor": 2, "pipeline": 2}],
+    ids=lambda split: "-".join(f"{key}{value}" for key, value in split.items()),
+)
+def test_every_rank_of_a_split_network_compiles(
+    workshop: Workshop, tmp_path: Path, split: dict[str, int]
+) -> None:
+    checkpoint = llama(tmp_path / "llama", heads=8, kv_heads=4)
+    engine, manifest = workshop.publish(checkpoint, **rtx(), parallelism=split)
+    assert [rank.graph for rank in manifest.ranks] == [
+        f"rank{rank}/model.plan" for rank in range(manifest.world_size)
+    ]
+    assert manifest.world_size == math.prod(split.values())
+    assert all((engine / rank.graph).is_file() for rank in manifest.ranks)
+    layers = [
+        {block.block for block in rank.plan.blocks if block.block.startswith("layers.")}
+        for rank in manifest.ranks
+        if rank.plan is not None
+    ]
+    stages = split.get("pipeline", 1)
+    assert all(len(held) == 2 // stages for held in layers)
+
+
+def test_every_rank_of_split_experts_compiles(workshop: Workshop) -> None:
+    _, manifest = workshop.publish(GOLDENS / "mixtral", **rtx(), parallelism={"expert": 2})
+    assert manifest.world_size == 2
+
+
+def test_too_few_heads_on_a_rank_are_refused(workshop: Workshop, tmp_path: Path) -> None:
+    checkpoint = llama(tmp_path / "llama", heads=4, kv_heads=2)
+    outcome = workshop.build(checkpoint, **rtx(), parallelism={"tensor": 2})
+    assert isinstance(outcome, Failed)
+    assert outcome.reason is FailureReason.COMPILATION_FAILED
+    assert "4 query heads" in outcome.message
+    assert "lower parallelism.tensor" in outcome.message
 
 
 def test_a_gpu_that_the_library_does_not_know_is_refused(workshop: Workshop) -> None:

@@ -6,15 +6,19 @@ from threading import Event
 
 import numpy as np
 import pytest
+from onnx.reference import ReferenceEvaluator
 from pydantic import ValidationError
 
 from pitcrew_builder.errors import InvalidSpec
+from pitcrew_builder.graph.collectives import all_gather
 from pitcrew_builder.graph.emitter import Emitter
-from pitcrew_builder.graph.ir import ElementType, Graph
+from pitcrew_builder.graph.ir import ElementType, Graph, Port
 from pitcrew_builder.graph.precision import in_half
+from pitcrew_builder.graph.proto import to_proto
 from pitcrew_builder.manifest import Identity, ResolvedShapes
 from pitcrew_builder.spec import BuildSpec, Target, TensorRt
 from pitcrew_builder.targets import backend_of
+from pitcrew_builder.targets.trt.collectives import with_native_collectives
 from pitcrew_builder.targets.trt.kernels import Launch, block_of, by_block, node_of, programs
 from pitcrew_builder.targets.trt.library import Library
 from pitcrew_builder.targets.trt.monitor import PhaseTree, monitor_for
@@ -276,3 +280,25 @@ def test_a_softmax_of_its_own_stays_in_float32() -> None:
     half = in_half(_graph(draw), ElementType.FLOAT16)
     assert [node.op for node in half.nodes] == ["Cast", "Softmax", "Cast", "Identity"]
     assert half.outputs[0].type is ElementType.FLOAT16
+
+
+def test_a_gather_is_a_sum_of_parts_between_zeros() -> None:
+    def draw(e: Emitter) -> None:
+        rows = e.input("rows", ElementType.FLOAT32, "n", 3)
+        e.output(all_gather(e, rows, (4, 6)), "all", ElementType.FLOAT32, "n", 6)
+
+    graph = with_native_collectives(_graph(draw), 6)
+    spread, collective = graph.nodes[-3], graph.nodes[-2]
+    assert (spread.op, collective.op) == ("Pad", "DistCollective")
+    assert collective.attribute("groups") == (4, 6)
+    cut = Graph(
+        graph.name,
+        graph.inputs,
+        (Port(spread.outputs[0], ElementType.FLOAT32, ("n", 6)),),
+        graph.nodes[:-2],
+        graph.weights,
+        graph.literals,
+    )
+    rows = np.arange(6, dtype=np.float32).reshape(2, 3)
+    (padded,) = ReferenceEvaluator(to_proto(cut, {}, "", {})).run(None, {"rows": rows})
+    np.testing.assert_array_equal(padded, np.hstack([np.zeros((2, 3)), rows]))

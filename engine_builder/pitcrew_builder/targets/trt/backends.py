@@ -17,6 +17,7 @@ from pitcrew_builder.spec import Precision, TensorRt
 from pitcrew_builder.targets.onnx_files import GRAPH, file_entry, write_onnx
 from pitcrew_builder.targets.target import Network, Site, Written
 from pitcrew_builder.targets.trt import kernels, plugins
+from pitcrew_builder.targets.trt.collectives import with_native_collectives
 from pitcrew_builder.targets.trt.compiler import Compiled, Compiler, Order
 from pitcrew_builder.targets.trt.gpu import compute_capability
 from pitcrew_builder.targets.trt.library import RTX, TENSORRT, Library, Native
@@ -59,7 +60,8 @@ class PlanBackend:
     def write(self, network: Network, site: Site) -> Written:
         """Write the graph in float32 for the proof, then in half precision, and compile that."""
         compiler = self.compiler(site)
-        half = replace(network, graph=in_half(network.graph, _HALVES[self.precision]))
+        graph = in_half(network.graph, _HALVES[self.precision])
+        half = replace(network, graph=with_native_collectives(graph, site.rank))
         with site.tracker.part(0, 3):
             proof = _write_scratch(network, site, "float32").proof
         with site.tracker.part(1, 3):

@@ -19,6 +19,11 @@ Result = TypeVar("Result")
 
 PROBLEMS_SHOWN = 3
 
+FEWEST_HEADS = 4
+"""Of one rank, in TensorRT-RTX 1.7: with fewer, no size of head and no number of KV heads compiles."""
+
+_NO_KERNEL = "not supported by a dedicated kernel"
+
 
 @dataclass(frozen=True, slots=True)
 class Order:
@@ -155,8 +160,13 @@ def _layers(library: Native, network: Native) -> Iterator[str]:
 
 
 def _failed(order: Order, verb: str, problems: list[str]) -> CompilationFailed:
-    shown = "; ".join(problems[:PROBLEMS_SHOWN]) or "it does not say why"
+    told = "; ".join(problems[:PROBLEMS_SHOWN]) or "it does not say why"
+    if _NO_KERNEL in told:
+        return CompilationFailed(
+            f"the compiler has no fused attention for {order.name}: it wants {FEWEST_HEADS} query "
+            f"heads on every rank; lower parallelism.tensor, or choose another target"
+        )
     return CompilationFailed(
-        f"the compiler does not {verb} {order.name}: {shown}; try another precision or target, or "
+        f"the compiler does not {verb} {order.name}: {told}; try another precision or target, or "
         f"set tensorrt.verbosity to verbose and report the log as a bug"
     )
