@@ -1,8 +1,11 @@
 """Targets: what a spec may ask of them, and the parts of plan building that need no compiler."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +21,7 @@ from pitcrew_builder.graph.proto import to_proto
 from pitcrew_builder.manifest import Identity, ResolvedShapes
 from pitcrew_builder.spec import BuildSpec, Target, TensorRt
 from pitcrew_builder.targets import backend_of
+from pitcrew_builder.targets.trt import plugins
 from pitcrew_builder.targets.trt.collectives import with_native_collectives
 from pitcrew_builder.targets.trt.kernels import Launch, block_of, by_block, node_of, programs
 from pitcrew_builder.targets.trt.library import Library
@@ -302,3 +306,30 @@ def test_a_gather_is_a_sum_of_parts_between_zeros() -> None:
     rows = np.arange(6, dtype=np.float32).reshape(2, 3)
     (padded,) = ReferenceEvaluator(to_proto(cut, {}, "", {})).run(None, {"rows": rows})
     np.testing.assert_array_equal(padded, np.hstack([np.zeros((2, 3)), rows]))
+
+
+def test_plugins_of_other_distributions_are_registered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pit_plugin.py").write_text(
+        "def register(library):\n    library.creators.append('PagedAttention')\n"
+    )
+    dist = tmp_path / "pit_plugin-2.1.dist-info"
+    dist.mkdir()
+    (dist / "METADATA").write_text("Metadata-Version: 2.1\nName: pit-plugin\nVersion: 2.1\n")
+    (dist / "entry_points.txt").write_text(
+        f"[{plugins.GROUP}]\npaged-attention = pit_plugin:register\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    native = SimpleNamespace(creators=[], init_libnvinfer_plugins=lambda logger, namespace: True)
+    plugins.register(native, logger=None)
+    assert native.creators == ["PagedAttention"]
+    assert plugins.versions() == {"plugin-paged-attention": "2.1"}
+
+
+def test_no_compiler_is_loaded_before_it_is_needed() -> None:
+    script = (
+        "import sys, pitcrew_builder.targets.trt.backends as b; "
+        "sys.exit(any(n.startswith(('tensorrt', 'onnxruntime')) for n in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

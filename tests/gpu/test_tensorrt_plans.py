@@ -1,0 +1,70 @@
+"""Target `tensorrt` on a GPU: the plan is built, opened by the driver, and is what it should be."""
+
+from importlib.util import find_spec
+
+import pytest
+
+from pitcrew_builder.report import Failed, FailureReason
+from pitcrew_builder.targets.trt.gpu import compute_capability
+from pitcrew_builder.targets.trt.library import TENSORRT
+from tests.integration.builder.plans import GOLDENS, Workshop
+
+GPU = compute_capability()
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(GPU is None, reason="no GPU"),
+    pytest.mark.skipif(
+        not any(map(find_spec, TENSORRT.modules)), reason="TensorRT is not installed"
+    ),
+]
+
+
+def _spec(precision: str = "fp16", capability: str | None = None) -> dict[str, object]:
+    return {
+        "target": "tensorrt",
+        "precision": precision,
+        "tensorrt": {"computeCapability": capability or GPU},
+    }
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    return Workshop(tmp_path_factory.mktemp("plans"))
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("name", ["llama3", "qwen3", "mixtral", "gemma3", "gpt-oss"])
+def test_a_plan_has_the_interface_of_its_graph(
+    workshop: Workshop, name: str, precision: str
+) -> None:
+    path, manifest = workshop.publish(GOLDENS / name, **_spec(precision))
+    trt = TENSORRT.load()
+    runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
+    interface = manifest.ranks[0]
+    engine = runtime.deserialize_cuda_engine((path / interface.graph).read_bytes())
+    assert engine is not None
+    assert interface.plan is not None
+    assert engine.num_optimization_profiles == len(interface.plan.profiles)
+    tensors = {engine.get_tensor_name(index) for index in range(engine.num_io_tensors)}
+    wanted = set(interface.plan.profiles[0].shapes)
+    for layer in range(manifest.model.layers):
+        wanted |= {f"new_keys.{layer}", f"new_values.{layer}"}
+    assert tensors == wanted | {"logits"}
+    half = {"fp16": trt.float16, "bf16": trt.bfloat16}[precision]
+    assert engine.get_tensor_dtype("key_pool.0") == half
+    assert engine.get_tensor_dtype("logits") == trt.float32
+
+
+def test_measured_times_are_kept(workshop: Workshop) -> None:
+    workshop.publish(GOLDENS / "llama3", **_spec())
+    (cache,) = (workshop.root / "cache" / "tensorrt").glob("*.cache")
+    assert cache.stat().st_size > 0
+
+
+def test_another_gpu_than_the_one_here_is_refused(workshop: Workshop) -> None:
+    other = "sm80" if GPU != "sm80" else "sm90"
+    outcome = workshop.build(GOLDENS / "llama3", **_spec(capability=other))
+    assert isinstance(outcome, Failed)
+    assert outcome.reason is FailureReason.INVALID_SPEC
+    assert f"the GPU here is {GPU}" in outcome.message
