@@ -1,10 +1,11 @@
 """`pitcrew-build`: build an engine, show one, verify one."""
 
 import argparse
+import json
 import re
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -25,6 +26,7 @@ from pitcrew_builder.report import Failed, Succeeded
 from pitcrew_builder.s3.address import SCHEME, S3Address
 from pitcrew_builder.spec import BuildSpec
 
+_NOTHING: Mapping[str, Any] = {}
 _DEGREES = {
     "tensor": "ranks that share each layer (default: 1)",
     "pipeline": "ranges of layers, one after the other (default: 1)",
@@ -51,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_build(commands.add_parser("build", help="build an engine, or find it in the store"))
+    _add_plan(commands.add_parser("plan", help="predict sizes and capacity, and build nothing"))
     for name, run, text in (
         ("show", _show, "print what an engine is"),
         ("verify", _verify, "check every file of an engine against its manifest"),
@@ -62,6 +65,33 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_build(parser: argparse.ArgumentParser) -> None:
+    _add_spec(parser)
+    parser.add_argument("--store", default="engines", metavar="DIR|s3://BUCKET/PREFIX")
+    parser.add_argument("--store-endpoint", metavar="URL", help="an S3-compatible server")
+    parser.add_argument("--outcome", type=Path, metavar="FILE", help="write the outcome as JSON")
+    parser.add_argument("--progress", type=Style, choices=list(Style), default=Style.AUTO)
+    parser.set_defaults(run=_build)
+
+
+def _add_plan(parser: argparse.ArgumentParser) -> None:
+    _add_spec(parser)
+    parser.add_argument(
+        "--gpu", metavar="PRODUCT", help="such as H100; without --spec-json, TensorRT is its target"
+    )
+    parser.add_argument(
+        "--weights", choices=["int8", "int4", "fp8"], help="as quantization would store them"
+    )
+    parser.add_argument(
+        "--average-length",
+        type=int,
+        metavar="TOKENS",
+        help="prompt and answer of a usual sequence (default: half of the greatest length)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.set_defaults(run=_plan)
+
+
+def _add_spec(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
         "--model",
@@ -84,12 +114,7 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-batch-size", type=int, metavar="N")
     parser.add_argument("--max-sequence-length", type=int, metavar="TOKENS")
     parser.add_argument("--kv-page-size", type=int, metavar="TOKENS")
-    parser.add_argument("--store", default="engines", metavar="DIR|s3://BUCKET/PREFIX")
-    parser.add_argument("--store-endpoint", metavar="URL", help="an S3-compatible server")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="default: ~/.cache/pitcrew")
-    parser.add_argument("--outcome", type=Path, metavar="FILE", help="write the outcome as JSON")
-    parser.add_argument("--progress", type=Style, choices=list(Style), default=Style.AUTO)
-    parser.set_defaults(run=_build)
 
 
 def _build(options: argparse.Namespace) -> int:
@@ -103,6 +128,30 @@ def _build(options: argparse.Namespace) -> int:
     found = "found" if outcome.cached else "published"
     print(f"{found} {outcome.tag} at {options.store}/{outcome.path}", file=sys.stderr)
     return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from pitcrew_builder.plan import console
+    from pitcrew_builder.plan.advise import answer
+    from pitcrew_builder.plan.gpus import gpu_of
+    from pitcrew_builder.plan.spec import checkpoint_of, for_gpu, with_weights
+
+    gpu = gpu_of(options.gpu) if options.gpu else None
+    defaults = for_gpu(gpu, options.precision) if gpu and options.spec_json is None else {}
+    spec = with_weights(_spec(options, defaults), options.weights)
+    predicted = answer(spec, checkpoint_of(spec, _cache(options)), gpu, options.average_length)
+    if options.json:
+        print(json.dumps(console.document(spec, predicted), indent=2))
+    else:
+        console.show(spec, predicted)
+    if not predicted.fits:
+        raise InvalidSpec(console.refusal(spec, predicted))
+    return 0
+
+
+def _cache(options: argparse.Namespace) -> Path:
+    cache: Path = options.cache or Path.home() / ".cache" / "pitcrew"
+    return cache
 
 
 def _write_outcome(file: Path, outcome: Succeeded | Failed) -> None:
@@ -121,9 +170,8 @@ def _attempt(options: argparse.Namespace) -> Succeeded | Failed:
     try:
         spec = _spec(options)
         store = parse_store(options.store, options.store_endpoint)
-        cache = options.cache or Path.home() / ".cache" / "pitcrew"
         with progress_sink(options.progress) as sink:
-            return build(spec, Places(store, cache), Tracker(sink))
+            return build(spec, Places(store, _cache(options)), Tracker(sink))
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001
         return to_failed(as_build_error(error))
 
@@ -144,11 +192,12 @@ def _cancellable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _spec(options: argparse.Namespace) -> BuildSpec:
+def _spec(options: argparse.Namespace, defaults: Mapping[str, Any] = _NOTHING) -> BuildSpec:
+    """The spec as one document, or the flags over `defaults`."""
     try:
         if options.spec_json is not None:
             return BuildSpec.model_validate_json(options.spec_json)
-        return BuildSpec.model_validate(_document(options))
+        return BuildSpec.model_validate({**_document(options), **defaults})
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(map(str, item['loc'])) or 'spec'}: {item['msg']}"

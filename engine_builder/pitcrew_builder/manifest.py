@@ -349,9 +349,13 @@ class Manifest(Model):
 
     @property
     def kv_bytes_per_token(self) -> int:
-        """2 (key and value) x layers x kv_heads x head_dim x bytes of an element."""
+        """2 (key and value) x layers x kv_heads x head_dim x bytes of an element, over all ranks."""
         width = {"float32": 4, "float16": 2, "bfloat16": 2}[self.ranks[0].kv_dtype]
-        return 2 * self.model.layers * self.model.kv_heads * self.model.head_dim * width
+        whole = self.model.layers * self.model.kv_heads
+        places = [rank.placement for rank in self.ranks]
+        # Ranks may repeat each other's heads, which then take room on all of them.
+        heads = sum(place.layers * place.kv_heads if place else whole for place in places)
+        return 2 * heads * self.model.head_dim * width
 
     def to_json(self) -> str:
         """The exact text of `manifest.json`."""

@@ -1,0 +1,119 @@
+"""Does a spec fit a GPU product, and if not, which nearest ones do."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from pitcrew_builder.checkpoint.directory import Directory
+from pitcrew_builder.errors import InvalidSpec
+from pitcrew_builder.plan.gpus import Gpu
+from pitcrew_builder.plan.network import Planned, planned
+from pitcrew_builder.plan.predict import Capacity, Needs, capacity, needs
+from pitcrew_builder.spec import (
+    MAX_RANKS,
+    BuildSpec,
+    Quantization,
+    QuantizationMethod,
+    WeightFormat,
+)
+
+SHORTEST = 512
+"""Tokens below which a shorter sequence is no advice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A spec, predicted."""
+
+    network: Planned
+    needs: Needs
+    gpu: Gpu | None
+    capacity: Capacity | None
+    """None where no GPU was named."""
+    average: int
+    """Tokens of an average sequence."""
+    advice: tuple[str, ...] = ()
+    """The nearest specs that fit, where this one does not, each in another direction."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether the engine and one sequence fit, as far as is known."""
+        return self.capacity is None or self.capacity.fits
+
+
+def answer(
+    spec: BuildSpec, checkpoint: Directory, gpu: Gpu | None = None, average: int | None = None
+) -> Answer:
+    """Predict a spec. `average` defaults to half of the greatest length.
+
+    Raises `InvalidSpec`, `UnknownArchitecture` and `CheckpointCorrupt` as a build does.
+    """
+    network = planned(spec, checkpoint)
+    longest = network.shapes.max_sequence_length
+    tokens = average or max(1, longest // 2)
+    if tokens > longest:
+        raise InvalidSpec(
+            f"average length {tokens} is beyond maxSequenceLength {longest}; lower it, or raise "
+            f"shapes.maxSequenceLength"
+        )
+    needed = needs(spec, network)
+    if gpu is None:
+        return Answer(network, needed, None, None, tokens)
+    room = capacity(spec, network, needed, gpu, tokens)
+    advice = () if room.fits else tuple(_advice(spec, network, checkpoint, gpu))
+    return Answer(network, needed, gpu, room, tokens, advice)
+
+
+Change: TypeAlias = tuple[str, BuildSpec]
+"""What is changed, for people, and the spec with it."""
+
+
+def _advice(spec: BuildSpec, network: Planned, checkpoint: Directory, gpu: Gpu) -> Iterator[str]:
+    """The nearest spec in each direction that fits."""
+    batch, length = network.shapes.max_batch_size, network.shapes.max_sequence_length
+    directions = (_shapes(spec, batch, length), _narrower(spec), _wider(spec))
+    for direction in directions:
+        for told, changed in direction:
+            room = _room(changed, checkpoint, gpu)
+            if room is not None and room.fits:
+                yield f"{told} (sequences of full length at once: {room.full_sequences})"
+                break
+
+
+def _room(spec: BuildSpec, checkpoint: Directory, gpu: Gpu) -> Capacity | None:
+    """None where the network cannot be split so."""
+    try:
+        network = planned(spec, checkpoint)
+    except InvalidSpec:
+        return None
+    return capacity(spec, network, needs(spec, network), gpu, network.shapes.max_sequence_length)
+
+
+def _shapes(spec: BuildSpec, batch: int, length: int) -> Iterator[Change]:
+    """Smaller batches first: they cost nobody a long answer."""
+    while batch > 1:
+        batch //= 2
+        shapes = spec.shapes.model_copy(update={"max_batch_size": batch})
+        yield f"shapes.maxBatchSize: {batch}", spec.model_copy(update={"shapes": shapes})
+    while length // 2 >= SHORTEST:
+        length //= 2
+        shapes = spec.shapes.model_copy(update={"max_batch_size": 1, "max_sequence_length": length})
+        told = f"shapes.maxBatchSize: 1, shapes.maxSequenceLength: {length}"
+        yield told, spec.model_copy(update={"shapes": shapes})
+
+
+def _narrower(spec: BuildSpec) -> Iterator[Change]:
+    if spec.quantization is None:
+        for weights in (WeightFormat.INT8, WeightFormat.INT4):
+            wanted = Quantization(weights=weights, method=QuantizationMethod.ROUND)
+            told = f"quantization.weights: {weights}"
+            yield told, spec.model_copy(update={"quantization": wanted})
+
+
+def _wider(spec: BuildSpec) -> Iterator[Change]:
+    degree = spec.parallelism.tensor * 2
+    while degree * spec.parallelism.pipeline * spec.parallelism.expert <= MAX_RANKS:
+        split = spec.parallelism.model_copy(update={"tensor": degree})
+        told = f"parallelism.tensor: {degree}"
+        yield told, spec.model_copy(update={"parallelism": split})
+        degree *= 2

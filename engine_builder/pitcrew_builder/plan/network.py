@@ -1,0 +1,117 @@
+"""The graphs that a build would store, drawn from the configuration without reading a weight."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from pitcrew_builder import serialize
+from pitcrew_builder.checkpoint.config import DecoderConfig, Envelope, parse_as, parse_object
+from pitcrew_builder.checkpoint.directory import CONFIG, Directory
+from pitcrew_builder.families import family_of
+from pitcrew_builder.fit import check_fit
+from pitcrew_builder.graph.ir import ElementType, Graph, Value, Weight
+from pitcrew_builder.graph.precision import in_half
+from pitcrew_builder.graph.proto import to_proto
+from pitcrew_builder.graph.recipe import TensorRef
+from pitcrew_builder.graph.segments import segments
+from pitcrew_builder.layout import Layout, layouts
+from pitcrew_builder.manifest import QuantizationRecipe, ResolvedShapes
+from pitcrew_builder.quantize.methods import grid_for
+from pitcrew_builder.quantize.sites import sites
+from pitcrew_builder.request import divisible, resolve_shapes
+from pitcrew_builder.spec import BuildSpec, Precision, Quantization
+from pitcrew_builder.targets import backend_of
+from pitcrew_builder.targets.onnx_files import DATA
+
+_HALVES = {Precision.FP16: ElementType.FLOAT16, Precision.BF16: ElementType.BFLOAT16}
+
+
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """What one rank would store."""
+
+    layout: Layout
+    graph: Graph
+    """Its own, or that of a rank of equal sizes, drawn and optimized in float32."""
+    stored: Graph
+    """The same with the weights that it is stored with; its nodes are still the drawn ones."""
+
+    @property
+    def data_bytes(self) -> int:
+        """The data file: weights and tables, each at an aligned place."""
+        return serialize.size(serialize.place(self.stored))
+
+    @property
+    def graph_bytes(self) -> int:
+        """The ONNX files beside the data: the whole graph, and its segments if it has several."""
+        cut = segments(self.graph)
+        parts = [part.graph for part in cut] if len(cut) > 1 else []
+        extents = serialize.place(self.graph)
+        return sum(to_proto(g, extents, DATA, {}).ByteSize() for g in (self.graph, *parts))
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A network as a spec asks for it."""
+
+    config: DecoderConfig
+    shapes: ResolvedShapes
+    ranks: tuple[Rank, ...]
+
+
+def planned(spec: BuildSpec, checkpoint: Directory) -> Planned:
+    """Draw a rank of every size. Of the checkpoint it reads `config.json`.
+
+    Raises what a build raises for a network that it cannot draw or split.
+    """
+    raw = parse_object(checkpoint.read_small(CONFIG), CONFIG)
+    family = family_of(parse_as(Envelope, raw, CONFIG))
+    config: DecoderConfig = parse_as(family.config, raw, CONFIG)
+    check_fit(spec.parallelism, divisible(config))
+    shapes = resolve_shapes(spec.shapes, config)
+    decoder, backend = family.draw(config, shapes), backend_of(spec)
+    graphs: dict[tuple[int, int], tuple[Graph, Graph]] = {}
+    ranks: list[Rank] = []
+    for place in layouts(spec.parallelism):
+        # Ranks of a stage differ in size by their part of the vocabulary alone.
+        alike = (place.pipeline, len(place.vocabulary(config.vocab_size)))
+        if alike not in graphs:
+            graph = backend.optimize(decoder.graph(place))
+            graphs[alike] = (graph, _stored(graph, spec))
+        ranks.append(Rank(place, *graphs[alike]))
+    return Planned(config, shapes, tuple(ranks))
+
+
+def _stored(graph: Graph, spec: BuildSpec) -> Graph:
+    """The graph with the element types that its weights are stored in."""
+    if spec.quantization is not None:
+        graph = _narrow(graph, spec.quantization)
+    half = _HALVES.get(spec.precision)
+    return graph if half is None else in_half(graph, half)
+
+
+def _narrow(graph: Graph, wanted: Quantization) -> Graph:
+    """Matrices replaced by codes and scales of the sizes that quantization gives them."""
+    recipe = QuantizationRecipe(
+        weights=wanted.weights, method=wanted.chosen_method, block_size=wanted.block_size
+    )
+    narrow = {site.weight.name for site in sites(graph)}
+    weights = [
+        part
+        for weight in graph.weights
+        for part in (_encoded(weight, recipe) if weight.name in narrow else [weight])
+    ]
+    return replace(graph, weights=tuple(weights))
+
+
+def _encoded(weight: Weight, recipe: QuantizationRecipe) -> Iterator[Weight]:
+    outputs, inputs = weight.shape
+    grid = grid_for(recipe, inputs)
+    if grid is None:
+        yield weight
+        return
+    yield _of_shape(f"{weight.name}/codes", (outputs, inputs), grid.type)
+    yield _of_shape(f"{weight.name}/scales", (outputs, inputs // grid.block), weight.type)
+
+
+def _of_shape(name: str, shape: tuple[int, ...], kind: ElementType) -> Weight:
+    return Weight(Value(name), (TensorRef(name, shape),), type=kind)
