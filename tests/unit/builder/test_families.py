@@ -1,0 +1,140 @@
+"""What configs mean, what their defaults are, and which variations are refused."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from pitcrew_builder.checkpoint.config import parse_as
+from pitcrew_builder.errors import BuildError, CheckpointCorrupt, UnknownArchitecture
+from pitcrew_builder.families import FAMILIES
+from pitcrew_builder.graph.ir import Graph
+from pitcrew_builder.manifest import ResolvedShapes
+from pitcrew_builder.request import resolve_shapes
+from pitcrew_builder.spec import Shapes
+
+SHAPES = ResolvedShapes(max_batch_size=2, max_sequence_length=64, kv_page_size=4)
+SMALL: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "vocab_size": 64,
+    "max_position_embeddings": 128,
+}
+
+
+def _config(family: str, changes: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    document = {"model_type": family, **SMALL, **changes}
+    return parse_as(FAMILIES[family].config, document, "config.json")
+
+
+def _graph(family: str, **changes: object) -> Graph:
+    return FAMILIES[family].graph(_config(family, changes), SHAPES)
+
+
+def _windows(family: str, **changes: object) -> list[int | None]:
+    windows: list[int | None] = list(_config(family, changes).windows)
+    return windows
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_draws_from_a_plain_config(family: str) -> None:
+    graph = _graph(family)
+    outputs = {port.name for port in graph.outputs}
+    assert {"logits", "new_keys.3", "new_values.3"} <= outputs
+
+
+def test_windows_by_default() -> None:
+    assert _windows("gemma2", sliding_window=8) == [8, None, 8, None]
+    assert _windows("gemma3_text", sliding_window=8, sliding_window_pattern=3) == [8, 8, None, 8]
+    assert _windows("gpt_oss", sliding_window=8) == [8, None, 8, None]
+    assert _windows("qwen2", sliding_window=8) == [None] * 4
+    late = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 3}
+    assert _windows("qwen3", **late) == [None, None, None, 8]
+
+
+def test_null_means_no_window_and_absence_the_default() -> None:
+    assert _config("mistral", {}).sliding_window == 4096
+    assert _config("mistral", {"sliding_window": None}).sliding_window is None
+
+
+def test_masks_are_built_once_for_each_kind_of_window() -> None:
+    masks = {
+        family: sum(node.name.startswith("step/mask") for node in _graph(family).nodes)
+        for family in ("llama", "mistral", "gemma2")
+    }
+    assert masks == {"llama": 1, "mistral": 1, "gemma2": 2}
+
+
+def test_experts_of_a_layer_are_one_node() -> None:
+    graph = _graph("qwen3_moe", num_experts=4, num_experts_per_tok=2, mlp_only_layers=[1])
+    nodes = [node.name for node in graph.nodes if node.op == "MixtureOfExperts"]
+    assert nodes == [f"layers.{index}/experts" for index in (0, 2, 3)]
+    stacked = {weight.shape for weight in graph.weights if weight.stacked}
+    assert stacked == {(4, 768, 64), (4, 64, 768)}
+
+
+FACTORS = {"short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
+
+
+@pytest.mark.parametrize(("asked", "decided"), [(None, 32), (32, 32), (100, 100)])
+def test_longrope_engines_end_where_the_short_factors_do(asked: int | None, decided: int) -> None:
+    rope = {"rope_type": "longrope", **FACTORS}
+    config = _config("phi3", {"rope_parameters": rope, "original_max_position_embeddings": 32})
+    shapes = resolve_shapes(Shapes(max_sequence_length=asked), config)
+    assert shapes.max_sequence_length == decided
+
+
+def test_older_names_of_rotary_keys() -> None:
+    old = {"rope_theta": 7.0, "rope_scaling": {"type": "su", **FACTORS}, "rms_norm_eps": None}
+    rope = _config("phi3", old).rope_parameters
+    assert (rope.rope_type, rope.rope_theta, rope.short_factor) == ("longrope", 7.0, (1.0,) * 8)
+    gemma = _config("gemma3_text", {"rope_theta": 5.0, "rope_local_base_freq": 3.0})
+    assert (gemma.rope_parameters.rope_theta, gemma.local_rope_parameters.rope_theta) == (5.0, 3.0)
+    assert _config("mixtral", {}).rope_parameters.rope_theta == 1000000.0
+    assert _config("gpt_oss", {}).rope_parameters.rope_type == "yarn"
+
+
+TYPES = {"layer_types": ["full_attention"] * 3}
+REFUSED: dict[str, tuple[str, dict[str, Any], type[BuildError], str]] = {
+    "too few layer types": ("qwen2", TYPES, UnknownArchitecture, "layer_types"),
+    "a layer type of another family": (
+        "gemma2", {"layer_types": ["linear_attention"] * 4}, UnknownArchitecture, "linear_attention",
+    ),
+    "layer types of a Ministral": ("mistral", TYPES, UnknownArchitecture, "layer_types"),
+    "windows without a size": (
+        "qwen3", {"layer_types": ["sliding_attention"] * 4}, UnknownArchitecture, "sliding_window",
+    ),
+    "a window of nothing": ("mistral", {"sliding_window": 0}, CheckpointCorrupt, "sliding_window"),
+    "text read from both sides": (
+        "gemma3_text", {"use_bidirectional_attention": True}, UnknownArchitecture, "bidirectional",
+    ),
+    "more experts chosen than there are": (
+        "mixtral", {"num_local_experts": 2, "num_experts_per_tok": 3}, UnknownArchitecture,
+        "num_experts_per_tok is 3",
+    ),
+    "experts of another activation": (
+        "qwen3_moe", {"hidden_act": "gelu"}, UnknownArchitecture, "hidden_act",
+    ),
+    "too few rotation factors": (
+        "phi3", {"rope_scaling": {"type": "longrope", "short_factor": [1.0]}},
+        UnknownArchitecture, "short_factor",
+    ),
+    "a negative multiplier of logits": (
+        "granite", {"logits_scaling": -1}, CheckpointCorrupt, "logits_scaling",
+    ),
+    "packed experts of an odd width": (
+        "gpt_oss", {"intermediate_size": 40, "quantization_config": {"quant_method": "mxfp4"}},
+        UnknownArchitecture, "intermediate_size",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_variations_that_nobody_draws_are_refused(name: str) -> None:
+    family, changes, kind, told = REFUSED[name]
+    with pytest.raises(kind, match=told):
+        _graph(family, **changes)
