@@ -211,7 +211,8 @@ class Quantization(Model):
     )
     method: QuantizationMethod | None = Field(
         default=None,
-        description="Default: awq for int4 where calibration prompts are given, else round.",
+        description="Default: gptq for fp8; awq for int4 where calibration prompts are given; else "
+        "round.",
     )
     block_size: int = Field(
         default=128,
@@ -230,6 +231,8 @@ class Quantization(Model):
         """The method, with its default decided."""
         if self.method is not None:
             return self.method
+        if self.weights is WeightFormat.FP8:
+            return QuantizationMethod.GPTQ
         calibrated = self.weights is WeightFormat.INT4 and self.calibration is not None
         return QuantizationMethod.AWQ if calibrated else QuantizationMethod.ROUND
 

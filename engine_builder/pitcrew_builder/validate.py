@@ -15,7 +15,7 @@ NEW_TOKENS = 16
 TOLERANCE = 1e-3
 """Largest difference of a logit, relative to the largest logit (or absolute, below 1)."""
 
-ROUNDED_TOLERANCE = 2e-2
+ROUNDED_TOLERANCE = 1e-1
 """The same where activations are rounded: a last bit that differs may move one by a whole step."""
 
 CLEAR_MARGIN = 1e-3
