@@ -1,4 +1,5 @@
-"""Runs builds in forked children, each of which may get a signal at its N-th touch of the store.
+"""Runs builds in forked children, each of which may get a signal at its N-th touch of the store,
+or after some time.
 
 Python's audit events mark each open, mkdir, rename, lock and removal, so a point in a build is a
 number and not a matter of timing. As a program it reads one `Order` a line, as JSON, and answers
@@ -8,6 +9,7 @@ with one `Ending` a line; forking from it spares every build the imports.
 import json
 import os
 import resource
+import select
 import signal
 import sys
 from dataclasses import asdict, dataclass
@@ -34,6 +36,8 @@ class Order:
     signal: int = 0
     at: int = 0
     """The touch at which the signal comes; 0 for never."""
+    after: float = 0.0
+    """Seconds after which the signal comes from outside; 0 for never."""
     file_limit: int = 0
     """Bytes beyond which no file may grow; 0 for no limit."""
 
@@ -82,6 +86,8 @@ def _fork(order: Order) -> Ending:
         os.dup2(2, 1)
         os._exit(_run(order, writer))
     os.close(writer)
+    if order.after and not select.select([reader], [], [], order.after)[0]:
+        os.kill(child, order.signal)
     with os.fdopen(reader) as stream:
         touches = stream.read()
     _, status = os.waitpid(child, 0)
