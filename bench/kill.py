@@ -163,6 +163,18 @@ def undisturbed(scene: Scene) -> tuple[int, float]:
     return ending.touches, time.monotonic() - began
 
 
+def at_moments(
+    scene: Callable[[str], Scene], kills: int, seconds: float, rng: random.Random
+) -> Iterator[Counter[str]]:
+    """Trials until that many were killed: a build may be over before its moment comes."""
+    index = 0
+    while kills:
+        index += 1
+        seen = trial(scene(f"moment{index}"), after=rng.uniform(0, seconds))
+        kills -= seen["killed"]
+        yield seen
+
+
 def on_volumes(
     work: Path, send: Send, points: int, rng: random.Random
 ) -> Iterator[tuple[str, Counter[str]]]:
@@ -175,8 +187,8 @@ def on_volumes(
     touches, seconds = undisturbed(scene("first"))
     for index in range(points // 2):
         yield "volume, at a touch", trial(scene(f"touch{index}"), at=rng.randint(1, touches))
-    for index in range(points - points // 2):
-        yield "volume, at a moment", trial(scene(f"moment{index}"), after=rng.uniform(0, seconds))
+    for seen in at_moments(scene, points - points // 2, seconds, rng):
+        yield "volume, at a moment", seen
 
 
 def on_buckets(
@@ -186,12 +198,12 @@ def on_buckets(
     with serve() as server:
 
         def scene(name: str) -> Scene:
-            directory = work / name
+            directory = work / "s3" / name
             return Scene(directory, Bucket(server.bucket(), directory / "other"), send)
 
-        _, seconds = undisturbed(scene("first-s3"))
-        for index in range(points):
-            yield "S3, at a moment", trial(scene(f"s3-{index}"), after=rng.uniform(0, seconds))
+        _, seconds = undisturbed(scene("first"))
+        for seen in at_moments(scene, points, seconds, rng):
+            yield "S3, at a moment", seen
 
 
 def main() -> None:

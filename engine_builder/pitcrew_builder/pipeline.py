@@ -8,6 +8,7 @@ from pathlib import Path
 from pitcrew_builder.adapters.merge import check_adapters, merge, open_adapters, tensors_of
 from pitcrew_builder.checkpoint.directory import ADAPTER, read_tensors
 from pitcrew_builder.checkpoint.match import check_match
+from pitcrew_builder.checkpoint.tokenizer import check_tokenizer
 from pitcrew_builder.families.family import ignored_tensors
 from pitcrew_builder.layout import layouts
 from pitcrew_builder.manifest import Manifest, ProofReport
@@ -87,6 +88,7 @@ def _draw(
     family, config, identity = request.family, request.config, request.identity
     with tracker.phase(Phase.PARSE, "reading tensor headers"):
         tensors = read_tensors(located.directory)
+        check_tokenizer(located.directory)
         adapters = open_adapters(request.identity.adapters, [item.directory for item in merged])
     with tracker.phase(Phase.GRAPH, f"drawing a {family.name}"):
         decoder = family.draw(config, identity.shapes)

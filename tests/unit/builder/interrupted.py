@@ -36,10 +36,10 @@ class Order:
     signal: int = 0
     at: int = 0
     """The touch at which the signal comes; 0 for never."""
-    after: float = 0.0
-    """Seconds after which the signal comes from outside; 0 for never."""
     file_limit: int = 0
     """Bytes beyond which no file may grow; 0 for no limit."""
+    after: float = 0.0
+    """Seconds after which the signal comes from outside; 0 for never."""
 
 
 @dataclass(frozen=True)

@@ -180,6 +180,17 @@ def test_bad_checkpoints_are_refused(name: str, tmp_path: Path, run_build: Run) 
     assert build.visible() == []
 
 
+@pytest.mark.parametrize("cut", [1, 100, 10_000])
+def test_one_truncated_shard_of_several_is_named(cut: int, tmp_path: Path, run_build: Run) -> None:
+    checkpoint = checkpoints.write(tmp_path / "tiny", shards=3)
+    shard = checkpoint / "model-00002-of-00003.safetensors"
+    os.truncate(shard, max(0, shard.stat().st_size - cut))
+    build = run_build(checkpoint)
+    assert build.failed.reason is CORRUPT
+    assert shard.name in build.failed.message
+    assert (build.code, build.visible()) == (EXIT_REFUSED, [])
+
+
 def test_a_missing_directory_is_not_found(tmp_path: Path, run_build: Run) -> None:
     build = run_build(tmp_path / "nowhere")
     assert build.failed.reason is NOT_FOUND
