@@ -1,6 +1,7 @@
 """Builds plans through the command line, as the build Job does."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from tests.unit.builder import checkpoints
 ROOT = Path(__file__).parents[3]
 GOLDENS = ROOT / "tests/golden/data"
 SAMPLE = ROOT / "samples/models/tiny-kjv"
+VOCAB = 2048
+"""Of the sample's tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,9 @@ def rtx(precision: str = "fp16", capability: str = "sm89", **options: object) ->
 
 
 def llama(directory: Path, heads: int, kv_heads: int, head_dim: int = 16) -> Path:
-    """A random Llama of two layers, hidden 64, with these heads."""
+    """A random Llama of two layers, hidden 64, with these heads and the sample's tokenizer."""
     rng = np.random.default_rng(0)
-    shapes = {"model.embed_tokens.weight": (96, 64), "lm_head.weight": (96, 64)}
+    shapes = {"model.embed_tokens.weight": (VOCAB, 64), "lm_head.weight": (VOCAB, 64)}
     for layer in range(2):
         shapes |= dict(_matrices(f"model.layers.{layer}", heads * head_dim, kv_heads * head_dim))
     norms = [
@@ -81,16 +84,18 @@ def llama(directory: Path, heads: int, kv_heads: int, head_dim: int = 16) -> Pat
         name: 0.1 * rng.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()
     }
     weights |= {name: np.ones(64, np.float32) for name in (*norms, "model.norm.weight")}
-    return checkpoints.write(
+    checkpoints.write(
         directory,
         weights,
         hidden_size=64,
         intermediate_size=96,
-        vocab_size=96,
+        vocab_size=VOCAB,
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
         head_dim=head_dim,
     )
+    shutil.copy(SAMPLE / "tokenizer.json", directory)
+    return directory
 
 
 def _matrices(prefix: str, query: int, kv: int) -> Iterator[tuple[str, tuple[int, int]]]:

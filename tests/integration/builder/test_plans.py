@@ -121,6 +121,24 @@ def test_every_rank_of_split_experts_compiles(workshop: Workshop) -> None:
     assert manifest.world_size == 2
 
 
+@pytest.mark.parametrize("weights", ["int8", "int4", "fp8"])
+def test_quantized_networks_compile(workshop: Workshop, tmp_path: Path, weights: str) -> None:
+    text = (SAMPLE / "heldout-text.txt").read_text()
+    for name, start in (("own", 0), ("heldout", 4000)):
+        lines = [
+            json.dumps({"text": text[at : at + 200]}) for at in range(start, start + 1200, 200)
+        ]
+        (tmp_path / name).write_text("\n".join(lines))
+    quantization = {"weights": weights, "calibration": {"path": str(tmp_path / "own")}}
+    proof = {"prompts": {"path": str(tmp_path / "heldout")}, "maxPerplexityIncreasePercent": "10"}
+    checkpoint = llama(tmp_path / "llama", heads=4, kv_heads=2)
+    _, manifest = workshop.publish(checkpoint, **rtx(), quantization=quantization, proof=proof)
+    assert f"fp16-{weights}" in manifest.tag
+    assert manifest.quantization is not None
+    assert len(manifest.quantization.matrices) == 2 * 7
+    assert manifest.proof is not None
+
+
 def test_too_few_heads_on_a_rank_are_refused(workshop: Workshop, tmp_path: Path) -> None:
     checkpoint = llama(tmp_path / "llama", heads=4, kv_heads=2)
     outcome = workshop.build(checkpoint, **rtx(), parallelism={"tensor": 2})

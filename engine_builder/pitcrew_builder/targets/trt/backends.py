@@ -114,8 +114,8 @@ class TensorRtGpu(PlanBackend):
         """A compiler for the GPU that is here, which must be of the kind that is asked for."""
         library = self.library.load()
         _check_gpu(self.options.compute_capability.value, compute_capability())
-        name = f"{site.identity.target_tag.split(self.precision.value)[0]}timing"
-        return _GpuCompiler(library, site.cache / "tensorrt" / f"{name}.cache")
+        name = f"{self.library.version()}-{self.options.compute_capability}.cache"
+        return _GpuCompiler(library, site.cache / "tensorrt" / name)
 
 
 class _RtxCompiler(Compiler):
