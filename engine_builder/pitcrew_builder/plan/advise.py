@@ -1,14 +1,17 @@
 """Does a spec fit a GPU product, and if not, which nearest ones do."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeAlias
 
 from pitcrew_builder.checkpoint.directory import Directory
 from pitcrew_builder.errors import InvalidSpec
+from pitcrew_builder.manifest import ResolvedShapes
 from pitcrew_builder.plan.gpus import Gpu
 from pitcrew_builder.plan.network import Planned, planned
 from pitcrew_builder.plan.predict import Capacity, Needs, capacity, needs
+from pitcrew_builder.request import resolve_shapes
 from pitcrew_builder.spec import (
     MAX_RANKS,
     BuildSpec,
@@ -70,36 +73,50 @@ Change: TypeAlias = tuple[str, BuildSpec]
 
 def _advice(spec: BuildSpec, network: Planned, checkpoint: Directory, gpu: Gpu) -> Iterator[str]:
     """The nearest spec in each direction that fits."""
-    batch, length = network.shapes.max_batch_size, network.shapes.max_sequence_length
-    directions = (_shapes(spec, batch, length), _narrower(spec), _wider(spec))
-    for direction in directions:
-        for told, changed in direction:
-            room = _room(changed, checkpoint, gpu)
-            if room is not None and room.fits:
+    redrawn = partial(_redrawn, checkpoint=checkpoint)
+    directions = (
+        (_shapes(spec, network.shapes), partial(_reshaped, network)),
+        (_narrower(spec), redrawn),
+        (_wider(spec), redrawn),
+    )
+    for changes, drawn in directions:
+        for told, changed in changes:
+            candidate = drawn(changed)
+            if candidate is None:
+                continue
+            longest = candidate.shapes.max_sequence_length
+            room = capacity(changed, candidate, needs(changed, candidate), gpu, longest)
+            if room.fits:
                 yield f"{told} (sequences of full length at once: {room.full_sequences})"
                 break
 
 
-def _room(spec: BuildSpec, checkpoint: Directory, gpu: Gpu) -> Capacity | None:
+def _reshaped(network: Planned, spec: BuildSpec) -> Planned:
+    """The same graphs: shapes change nothing of them but the length of their tables."""
+    return replace(network, shapes=resolve_shapes(spec.shapes, network.config))
+
+
+def _redrawn(spec: BuildSpec, checkpoint: Directory) -> Planned | None:
     """None where the network cannot be split so."""
     try:
-        network = planned(spec, checkpoint)
+        return planned(spec, checkpoint)
     except InvalidSpec:
         return None
-    return capacity(spec, network, needs(spec, network), gpu, network.shapes.max_sequence_length)
 
 
-def _shapes(spec: BuildSpec, batch: int, length: int) -> Iterator[Change]:
-    """Smaller batches first: they cost nobody a long answer."""
+def _shapes(spec: BuildSpec, shapes: ResolvedShapes) -> Iterator[Change]:
+    batch, length = shapes.max_batch_size, shapes.max_sequence_length
+    # Smaller batches first: they cost nobody a long answer.
     while batch > 1:
         batch //= 2
-        shapes = spec.shapes.model_copy(update={"max_batch_size": batch})
-        yield f"shapes.maxBatchSize: {batch}", spec.model_copy(update={"shapes": shapes})
+        changed = spec.shapes.model_copy(update={"max_batch_size": batch})
+        yield f"shapes.maxBatchSize: {batch}", spec.model_copy(update={"shapes": changed})
     while length // 2 >= SHORTEST:
         length //= 2
-        shapes = spec.shapes.model_copy(update={"max_batch_size": 1, "max_sequence_length": length})
+        update = {"max_batch_size": 1, "max_sequence_length": length}
         told = f"shapes.maxBatchSize: 1, shapes.maxSequenceLength: {length}"
-        yield told, spec.model_copy(update={"shapes": shapes})
+        shorter = spec.shapes.model_copy(update=update)
+        yield told, spec.model_copy(update={"shapes": shorter})
 
 
 def _narrower(spec: BuildSpec) -> Iterator[Change]:

@@ -26,27 +26,23 @@ _HALVES = {Precision.FP16: ElementType.FLOAT16, Precision.BF16: ElementType.BFLO
 
 
 @dataclass(frozen=True, slots=True)
+class Sizes:
+    """Bytes of what a rank would store."""
+
+    data: int
+    """The data file: weights and tables, each at an aligned place."""
+    graphs: int
+    """The ONNX files beside it: the whole graph, and its segments if it has several."""
+    widest: int
+    """Of its largest matrix, in float32."""
+
+
+@dataclass(frozen=True, slots=True)
 class Rank:
-    """What one rank would store."""
+    """One rank, measured."""
 
     layout: Layout
-    graph: Graph
-    """Its own, or that of a rank of equal sizes, drawn and optimized in float32."""
-    stored: Graph
-    """The same with the weights that it is stored with; its nodes are still the drawn ones."""
-
-    @property
-    def data_bytes(self) -> int:
-        """The data file: weights and tables, each at an aligned place."""
-        return serialize.size(serialize.place(self.stored))
-
-    @property
-    def graph_bytes(self) -> int:
-        """The ONNX files beside the data: the whole graph, and its segments if it has several."""
-        cut = segments(self.graph)
-        parts = [part.graph for part in cut] if len(cut) > 1 else []
-        extents = serialize.place(self.graph)
-        return sum(to_proto(g, extents, DATA, {}).ByteSize() for g in (self.graph, *parts))
+    sizes: Sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +65,27 @@ def planned(spec: BuildSpec, checkpoint: Directory) -> Planned:
     check_fit(spec.parallelism, divisible(config))
     shapes = resolve_shapes(spec.shapes, config)
     decoder, backend = family.draw(config, shapes), backend_of(spec)
-    graphs: dict[tuple[int, int], tuple[Graph, Graph]] = {}
+    sizes: dict[tuple[int, int], Sizes] = {}
     ranks: list[Rank] = []
     for place in layouts(spec.parallelism):
         # Ranks of a stage differ in size by their part of the vocabulary alone.
         alike = (place.pipeline, len(place.vocabulary(config.vocab_size)))
-        if alike not in graphs:
-            graph = backend.optimize(decoder.graph(place))
-            graphs[alike] = (graph, _stored(graph, spec))
-        ranks.append(Rank(place, *graphs[alike]))
+        if alike not in sizes:
+            sizes[alike] = _sizes(backend.optimize(decoder.graph(place)), spec)
+        ranks.append(Rank(place, sizes[alike]))
     return Planned(config, shapes, tuple(ranks))
+
+
+def _sizes(graph: Graph, spec: BuildSpec) -> Sizes:
+    cut = segments(graph)
+    parts = [part.graph for part in cut] if len(cut) > 1 else []
+    extents = serialize.place(graph)
+    single = (w.elements // (w.shape[0] if w.stacked else 1) for w in graph.weights)
+    return Sizes(
+        data=serialize.size(serialize.place(_stored(graph, spec))),
+        graphs=sum(to_proto(each, extents, DATA, {}).ByteSize() for each in (graph, *parts)),
+        widest=4 * max(single),
+    )
 
 
 def _stored(graph: Graph, spec: BuildSpec) -> Graph:

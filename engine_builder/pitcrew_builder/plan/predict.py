@@ -88,8 +88,10 @@ class Capacity:
 def needs(spec: BuildSpec, network: Planned) -> Needs:
     """What an engine of the spec takes."""
     ranks = tuple(_rank_needs(spec, network, rank) for rank in network.ranks)
-    stored = sum(rank.data_bytes + rank.graph_bytes for rank in network.ranks)
-    largest = max(rank.data_bytes for rank in network.ranks)
+    stored = sum(rank.sizes.data + rank.sizes.graphs for rank in network.ranks)
+    largest = max(rank.sizes.data for rank in network.ranks)
+    # An encoder, or a transposition, holds one matrix whole.
+    widest = max(rank.sizes.widest for rank in network.ranks)
     plans = spec.target.compiles_plans
     # Beside a plan lie, until it is published, the graph in its precision and in float32.
     scratch = stored + 2 * stored if plans else 0
@@ -98,7 +100,7 @@ def needs(spec: BuildSpec, network: Planned) -> Needs:
         ranks=ranks,
         engine_disk=stored,
         build_disk=stored + scratch,
-        build_ram=BASE_RAM + (COPIES * largest if plans else _widest(network)),
+        build_ram=BASE_RAM + (COPIES * largest if plans else widest),
         build_seconds=1 + stored // READ_RATE + (stored + scratch) // WRITE_RATE + compiling,
     )
 
@@ -147,7 +149,7 @@ def _rank_needs(spec: BuildSpec, network: Planned, rank: Rank) -> RankNeeds:
     layers = len(rank.layout.layers(config.num_hidden_layers))
     kv_heads = len(rank.layout.kv_heads(config.num_key_value_heads))
     return RankNeeds(
-        weights=rank.data_bytes,
+        weights=rank.sizes.data,
         activations=_activations(spec, network, rank, width),
         kv_per_token=2 * layers * kv_heads * config.head_dim * width,
     )
@@ -172,12 +174,6 @@ def _step(network: Planned, rank: Rank, width: int, sequences: int, new: int) ->
     mask = sequences * new * longest
     logits = sequences * config.vocab_size * 4 if rank.layout.is_last_stage else 0
     return (rows + context + mask) * width + logits
-
-
-def _widest(network: Planned) -> int:
-    """Bytes of the widest matrix in float32: an encoder or a transposition holds one whole."""
-    weights = (weight for rank in network.ranks for weight in rank.graph.weights)
-    return 4 * max(w.elements // (w.shape[0] if w.stacked else 1) for w in weights)
 
 
 def _element(spec: BuildSpec) -> ElementType:
