@@ -209,15 +209,9 @@ class AdapterSource(Model):
         default=None,
         min_length=1,
         max_length=512,
-        pattern=r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$",
+        # No segment begins with a dot: none leads elsewhere.
+        pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$",
         description="Directory of the adapter on the model's volume, relative to its root.",
-        json_schema_extra=cel(
-            Rule(
-                rule="!self.split('/').exists(part, part == '.' || part == '..')",
-                message="path must not hold '.' or '..'; give the directory relative to the "
-                "volume's root",
-            )
-        ),
     )
     weight: str = Field(
         default="1",

@@ -28,6 +28,7 @@ def test_an_engine_without_adapters_asks_for_none() -> None:
         ({}, "exactly one of huggingFace and path"),
         ({**HUB, "path": "x"}, "exactly one of huggingFace and path"),
         ({"path": "x"}, "set model.volume"),
+        ({"path": "loras/../../etc"}, "path"),
         ({**HUB, "weight": "half"}, "weight"),
     ],
 )
