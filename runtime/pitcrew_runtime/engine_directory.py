@@ -1,10 +1,14 @@
 """Opens an engine directory: reads the manifest, verifies every file, refuses what cannot be served.
 
-Only files that the manifest lists are ever opened, and each has been hashed before.
+Only files that the manifest lists are ever opened, and each has been hashed before. A shared lock
+on the manifest tells the store's garbage collection that somebody serves the engine.
 """
 
+import errno
+import fcntl
 import hashlib
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -43,6 +47,7 @@ def open_engine(root: Path, world_size: int) -> EngineDirectory:
     files once; a gigabyte takes about a second on each of a few threads.
     """
     manifest = _read_manifest(root)
+    _hold(root / MANIFEST_NAME)
     _check_served(manifest, world_size)
     # Sizes first: a truncated copy is told apart at once, before gigabytes are hashed.
     for entry in manifest.files:
@@ -69,6 +74,18 @@ def _read_manifest(root: Path) -> Manifest:
         return Manifest.model_validate_json(text)
     except (ValidationError, ValueError) as error:
         raise EngineCorrupt(f"{path} is not an engine manifest: {error}; {_REPAIR}") from error
+
+
+def _hold(manifest: Path) -> None:
+    """Keep a shared lock on the manifest for the life of this process."""
+    descriptor = os.open(manifest, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+    except OSError as error:
+        os.close(descriptor)
+        # A file system without locks has no collection that could ask for one either.
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
 
 
 def _check_schema(document: object) -> None:
