@@ -55,7 +55,7 @@ def stage(
             packed=request.identity.quantization is not None,
         )
         with tracker.part(0, 2):
-            canary = _prove(site, network, request, known)
+            canary = _prove(site, network, request, known, backend.lead)
         with tracker.part(1, 2):
             proof = trial.judge(network, tracker.advance)
     manifest = Manifest(
@@ -92,7 +92,9 @@ def _copy_tokenizer(target: Path, checkpoint: Directory) -> list[FileEntry]:
     return [file_entry(target.parent, f"{TOKENIZER}/{name}") for name in present]
 
 
-def _prove(site: Site, network: Executor, request: Request, known: ModelFacts) -> Canary:
+def _prove(
+    site: Site, network: Executor, request: Request, known: ModelFacts, lead: float
+) -> Canary:
     shapes = request.identity.shapes
     longest = shapes.max_sequence_length
     prompt = canary_prompt(known, site.engine / TOKENIZER / "tokenizer.json", longest - 1)
@@ -100,4 +102,4 @@ def _prove(site: Site, network: Executor, request: Request, known: ModelFacts) -
     runner = PagedRunner(network, known, shapes.kv_page_size, capacity=len(prompt) + count)
     rounds = request.identity.quantization is not None
     tolerance = ROUNDED_TOLERANCE if rounds else TOLERANCE
-    return prove(runner, prompt, count, site.tracker.advance, tolerance)
+    return prove(runner, prompt, count, site.tracker.advance, tolerance, lead)

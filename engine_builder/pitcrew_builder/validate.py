@@ -50,9 +50,11 @@ def prove(
     count: int,
     advance: Callable[[float], None],
     tolerance: float = TOLERANCE,
+    lead: float = 0.0,
 ) -> Canary:
     """Continue `prompt` greedily by `count` tokens, and check that computing the same text at once
-    gives the same logits, up to `tolerance`. Raises `ValidationFailed`.
+    gives the same logits, up to `tolerance`. The canary holds tokens that win by `lead` times the
+    largest logit at least. Raises `ValidationFailed`.
     """
     steps = [runner.extend(prompt)]
     tokens: list[int] = []
@@ -63,7 +65,7 @@ def prove(
     runner.reset()
     whole, stepwise = runner.extend(prompt + tokens), np.concatenate(steps)
     difference = _check(whole, stepwise, tolerance)
-    margin = max(CLEAR_MARGIN, DOUBT * difference)
+    margin = max(CLEAR_MARGIN, DOUBT * difference, lead * float(np.abs(whole).max()))
     sure = _clear_tokens(whole[len(prompt) - 1 : -1], margin)
     return Canary(prompt=tuple(prompt), continuation=tuple(tokens[:sure]))
 

@@ -12,6 +12,7 @@ class OnnxRuntimeCpu:
     """The backend of target `onnxruntime-cpu`."""
 
     proven = "engine"
+    lead = 0.0
 
     def toolchain(self) -> dict[str, str]:
         """The operators' version and the runtime's."""

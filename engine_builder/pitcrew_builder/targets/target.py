@@ -91,6 +91,13 @@ class Backend(Protocol):
         """What the validator's runs prove, for the manifest."""
         ...
 
+    @property
+    def lead(self) -> float:
+        """How clearly a canary's token must win, as a share of the largest logit: what the target
+        may rightly compute otherwise than the proof.
+        """
+        ...
+
     def toolchain(self) -> dict[str, str]:
         """The versions that an engine's bytes depend on, read without importing anything heavy."""
         ...

@@ -28,6 +28,9 @@ PLAN = "model.plan"
 CUDA = "13"
 """The major version that both libraries are packaged for."""
 
+_LEADS = {Precision.FP16: 0.02, Precision.BF16: 0.1}
+"""For float16 measured over all families on a CPU; bfloat16 has three bits less."""
+
 _IDLE = frozenset({"Constant", "Identity"})
 """Operators that compute nothing."""
 
@@ -43,6 +46,11 @@ class PlanBackend:
 
     precision: Precision
     options: TensorRt
+
+    @property
+    def lead(self) -> float:
+        """What rounding every intermediate value may move a logit by."""
+        return _LEADS[self.precision]
 
     def toolchain(self) -> dict[str, str]:
         """The operators' version, CUDA's and the library's."""
@@ -155,7 +163,8 @@ def _check_gpu(wanted: str, present: str | None) -> None:
     if present is None:
         raise InvalidSpec(
             "target tensorrt measures kernels on a GPU, and this machine has none that the driver "
-            "shows; build in the Job with build.gpu set, or choose target tensorrt-rtx"
+            "shows; build in a Job whose build.resources ask for nvidia.com/gpu, or choose target "
+            "tensorrt-rtx"
         )
     if present != wanted:
         raise InvalidSpec(
@@ -172,7 +181,8 @@ def _report(
     graph: Graph, shapes: tuple[PlanProfile, ...], compiled: Compiled, plan: Path
 ) -> PlanReport:
     operators = operators_by_block(graph)
-    layers = Counter(kernels.block_of(kernels.node_of(text)) for text in compiled.layers)
+    nodes = filter(None, map(kernels.node_of, compiled.layers))
+    layers = Counter(map(kernels.block_of, nodes))
     launches = [kernels.by_block(program) for program in kernels.programs(plan)]
     told = launches if len(launches) == len(shapes) else []
     return PlanReport(
