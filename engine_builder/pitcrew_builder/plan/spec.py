@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from pitcrew_builder.checkpoint.directory import Directory
+from pitcrew_builder.errors import InvalidSpec
 from pitcrew_builder.plan.gpus import Gpu
 from pitcrew_builder.progress import Tracker
 from pitcrew_builder.sources.find import find
@@ -29,9 +30,14 @@ def for_gpu(gpu: Gpu, precision: str | None) -> dict[str, Any]:
 
 
 def with_weights(spec: BuildSpec, weights: str | None) -> BuildSpec:
-    """The spec quantized, without the prompts that a build would ask for: sizes need none."""
+    """The spec quantized, without the prompts that a build would ask for: sizes need none.
+
+    Raises `InvalidSpec` for a format that is not known.
+    """
     if weights is None:
         return spec
+    if weights not in set(WeightFormat):
+        raise InvalidSpec(f"weights '{weights}' is not known; choose {', '.join(WeightFormat)}")
     wanted = Quantization.model_construct(weights=WeightFormat(weights))
     return spec.model_copy(update={"quantization": wanted})
 
