@@ -108,6 +108,8 @@ def _add_spec(parser: argparse.ArgumentParser) -> None:
         metavar="DIR|REPO[=WEIGHT]",
         help="a LoRA adapter to merge; may be given several times",
     )
+    parser.add_argument("--target", help="what executes the engine (default: onnxruntime-cpu)")
+    parser.add_argument("--compute-capability", metavar="SM", help="GPU of a plan, such as sm89")
     parser.add_argument("--precision", help="arithmetic of the engine (default: fp32)")
     for degree, shared in _DEGREES.items():
         parser.add_argument(f"--{degree}-parallel", type=int, metavar="RANKS", help=shared)
@@ -220,8 +222,11 @@ def _document(options: argparse.Namespace) -> dict[str, Any]:
     }
     degrees = {degree: getattr(options, f"{degree}_parallel") for degree in _DEGREES}
     document["parallelism"] = {key: value for key, value in degrees.items() if value is not None}
-    if options.precision is not None:
-        document["precision"] = options.precision
+    for key in ("target", "precision"):
+        if getattr(options, key) is not None:
+            document[key] = getattr(options, key)
+    if options.compute_capability is not None:
+        document["tensorrt"] = {"computeCapability": options.compute_capability}
     return document
 
 
