@@ -79,9 +79,6 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
         "--gpu", metavar="PRODUCT", help="such as H100; without --spec-json, TensorRT is its target"
     )
     parser.add_argument(
-        "--weights", choices=["int8", "int4", "fp8"], help="as quantization would store them"
-    )
-    parser.add_argument(
         "--average-length",
         type=int,
         metavar="TOKENS",
@@ -113,6 +110,13 @@ def _add_spec(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", help="arithmetic of the engine (default: fp32)")
     for degree, shared in _DEGREES.items():
         parser.add_argument(f"--{degree}-parallel", type=int, metavar="RANKS", help=shared)
+    parser.add_argument(
+        "--weights", metavar="FORMAT", help="fp8, int8 or int4 (default: as they are)"
+    )
+    parser.add_argument("--method", help="round, awq or gptq (default: by weights, see docs)")
+    for purpose, verb in (("calibration", "calibrate on"), ("proof", "hold out and prove with")):
+        told = f"JSON lines of your users' prompts to {verb}"
+        parser.add_argument(f"--{purpose}", metavar="FILE|URL", help=told)
     parser.add_argument("--max-batch-size", type=int, metavar="N")
     parser.add_argument("--max-sequence-length", type=int, metavar="TOKENS")
     parser.add_argument("--kv-page-size", type=int, metavar="TOKENS")
@@ -127,6 +131,8 @@ def _build(options: argparse.Namespace) -> int:
     if isinstance(outcome, Failed):
         print(f"pitcrew-build: {outcome.reason}: {outcome.message}", file=sys.stderr)
         return exit_code(outcome)
+    for warning in outcome.warnings:
+        print(f"pitcrew-build: warning: {warning}", file=sys.stderr)
     found = "found" if outcome.cached else "published"
     print(f"{found} {outcome.tag} at {options.store}/{outcome.path}", file=sys.stderr)
     return 0
@@ -139,8 +145,10 @@ def _plan(options: argparse.Namespace) -> int:
     from pitcrew_builder.plan.spec import checkpoint_of, for_gpu, with_weights
 
     gpu = gpu_of(options.gpu) if options.gpu else None
+    # Sizes need none of the prompts that a spec with narrow weights must name.
+    weights, options.weights = options.weights, None
     defaults = for_gpu(gpu, options.precision) if gpu and options.spec_json is None else {}
-    spec = with_weights(_spec(options, defaults), options.weights)
+    spec = with_weights(_spec(options, defaults), weights)
     predicted = answer(spec, checkpoint_of(spec, _cache(options)), gpu, options.average_length)
     if options.json:
         print(json.dumps(console.document(spec, predicted), indent=2))
@@ -227,7 +235,21 @@ def _document(options: argparse.Namespace) -> dict[str, Any]:
             document[key] = getattr(options, key)
     if options.compute_capability is not None:
         document["tensorrt"] = {"computeCapability": options.compute_capability}
-    return document
+    return document | _quantization(options)
+
+
+def _quantization(options: argparse.Namespace) -> dict[str, Any]:
+    """The sections `quantization` and `proof`, where a flag asks for them."""
+    proof = {"proof": {"prompts": _prompts(options.proof)}} if options.proof else {}
+    wanted = {"weights": options.weights, "method": options.method}
+    given = {key: value for key, value in wanted.items() if value is not None}
+    if options.calibration:
+        given["calibration"] = _prompts(options.calibration)
+    return {**proof, "quantization": given} if given else proof
+
+
+def _prompts(place: str) -> dict[str, str]:
+    return {"url" if re.match(r"https?://", place) else "path": place}
 
 
 def _adapter(text: str, endpoint: str | None) -> dict[str, Any]:

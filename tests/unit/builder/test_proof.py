@@ -14,6 +14,7 @@ from pitcrew_builder.proof.gate import check
 from pitcrew_builder.proof.plan import Case, cases, chunk
 from pitcrew_builder.report import Succeeded
 from pitcrew_builder.spec import BuildSpec, Proof
+from tests.unit.builder.conftest import Run
 
 SAMPLE = Path(__file__).parents[3] / "samples" / "models" / "tiny-kjv"
 
@@ -101,6 +102,18 @@ def test_an_unquantized_engine_is_compared_with_a_plain_computation(tmp_path: Pa
     assert "without a cache" in proof.reference
     assert all(score.kl_divergence < 1e-6 for score in proof.scores)
     assert all(score.top1_agreement == 1 for score in proof.scores)
+
+
+def test_the_command_line_quantizes_on_chats(tmp_path: Path, run_build: Run) -> None:
+    file = Path(_prompts(tmp_path)["path"])
+    texts = [json.loads(line)["text"] for line in file.read_text().splitlines()]
+    chats = [{"messages": [{"role": "user", "content": text}]} for text in texts]
+    file.write_text("\n".join(json.dumps(chat) for chat in chats))
+    flags = ["--weights", "int8", "--calibration", str(file), "--max-batch-size", "1"]
+    done = run_build(SAMPLE, *flags, "--max-sequence-length", "128").succeeded
+    assert done.proof is not None
+    assert done.proof.top1_agreement > 0.9
+    assert any("short" in warning for warning in done.warnings)
 
 
 def _score(before: float, after: float) -> Score:
