@@ -59,7 +59,7 @@ def _sections(explained: Explained) -> Iterator[str]:
             + chart(bars, "quantization error by layer"),
         )
     if found := ranges(manifest):
-        bars = [Bar(name, {"value": most}, f"{most:.3g}") for name, most in found.items()]
+        bars = [Bar(_short(name), {"value": most}, f"{most:.3g}") for name, most in found.items()]
         yield _section(
             "Calibration ranges",
             "<p>The largest magnitude of each matrix's input over the calibration prompts.</p>"
@@ -78,7 +78,7 @@ def _layer_bytes(explained: Explained) -> str:
         Bar(
             name,
             {str(part): float(amount) for part, amount in parts.items()},
-            _mib(sum(parts.values())),
+            _size(sum(parts.values())),
         )
         for name, parts in layers.items()
     ]
@@ -92,7 +92,7 @@ def _shares(explained: Explained) -> str:
     amounts = explained.bytes_by_type
     whole = sum(amounts.values()) or 1
     bars = [
-        Bar(name, {"value": float(amount)}, f"{_mib(amount)} ({amount / whole:.1%})")
+        Bar(name, {"value": float(amount)}, f"{_size(amount)} ({amount / whole:.1%})")
         for name, amount in amounts.items()
     ]
     return chart(bars, "bytes by element type")
@@ -180,5 +180,13 @@ def _table(
     return f"<table>{head}{body}</table>"
 
 
-def _mib(amount: int) -> str:
-    return f"{amount / (1 << 20):,.2f} MiB"
+def _short(name: str) -> str:
+    return name.removeprefix("model.").removesuffix(".weight")
+
+
+def _size(amount: float) -> str:
+    for unit in ("bytes", "KiB", "MiB"):
+        if amount < 1024:
+            return f"{amount:,.4g} {unit}"
+        amount /= 1024
+    return f"{amount:,.2f} GiB"

@@ -9,9 +9,11 @@ from html import escape
 
 ROW = 20
 BAR = 13
-LEFT = 210
-WIDTH = 620
-RIGHT = 130
+CHARACTER = 6.8
+"""The usual width of one in the font's size, in pixels."""
+
+WIDTH = 900
+RIGHT = 140
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +27,13 @@ class Bar:
 
 def chart(bars: Sequence[Bar], title: str) -> str:
     """An `<svg>` of one row a bar; the longest fills the width. Series are the CSS classes."""
+    left = 12 + CHARACTER * max((len(bar.label) for bar in bars), default=0)
     longest = max((sum(bar.pieces.values()) for bar in bars), default=0.0) or 1.0
-    height = ROW * len(bars)
-    rows = "".join(_row(index, bar, longest) for index, bar in enumerate(bars))
+    scale = max(WIDTH - left - RIGHT, 100) / longest
+    rows = "".join(_row(index * ROW, bar, left, scale) for index, bar in enumerate(bars))
     return (
-        f'<svg role="img" aria-label="{escape(title)}" viewBox="0 0 {LEFT + WIDTH + RIGHT} '
-        f'{height}" width="{LEFT + WIDTH + RIGHT}" height="{height}">{rows}</svg>'
+        f'<svg role="img" aria-label="{escape(title)}" viewBox="0 0 {WIDTH} {ROW * len(bars)}" '
+        f'width="{WIDTH}" height="{ROW * len(bars)}">{rows}</svg>'
     )
 
 
@@ -40,11 +43,11 @@ def legend(series: Sequence[str]) -> str:
     return f'<ul class="legend">{items}</ul>'
 
 
-def _row(index: int, bar: Bar, longest: float) -> str:
-    top, x = index * ROW, float(LEFT)
-    parts = [_text(LEFT - 8, top, bar.label, "end")]
+def _row(top: int, bar: Bar, left: float, scale: float) -> str:
+    x = left
+    parts = [_text(left - 8, top, bar.label, "end")]
     for series, amount in bar.pieces.items():
-        width = WIDTH * amount / longest
+        width = amount * scale
         parts.append(
             f'<rect class="{_name(series)}" x="{x:.1f}" y="{top + 3}" width="{width:.1f}" '
             f'height="{BAR}"><title>{escape(f"{bar.label}: {series} {bar.told}")}</title></rect>'

@@ -147,7 +147,7 @@ def _scores(manifest: Manifest) -> Table:
 
 
 def _errors(errors: Mapping[str, float]) -> Table:
-    table = _titled("quantization: mean relative error of the matrices", "", "error")
+    table = _titled("mean quantization error", "", "error")
     for name, error in errors.items():
         table.add_row(name, f"{error:.3%}")
     return table

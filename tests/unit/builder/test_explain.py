@@ -1,0 +1,100 @@
+"""What an engine's graph is said to hold agrees with what it holds."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pitcrew_builder.explain.anatomy import Part, part_of
+from pitcrew_builder.explain.page import page
+from pitcrew_builder.explain.summary import Explained, blocks, explain
+from pitcrew_builder.manifest import (
+    BlockFusion,
+    PlanProfile,
+    PlanReport,
+    ProofReport,
+    QuantizationReport,
+    QuantizedMatrix,
+    Score,
+)
+from pitcrew_builder.store import Store
+from tests.unit.builder import checkpoints
+from tests.unit.builder.conftest import Run
+
+
+@pytest.fixture
+def explained(tmp_path: Path, run_build: Run) -> Explained:
+    build = run_build(checkpoints.write(tmp_path / "tiny"))
+    return explain(Store(build.store), build.succeeded.path)
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("model.embed_tokens.weight", Part.EMBEDDING),
+        ("model.layers.3.self_attn.q_proj.weight", Part.ATTENTION),
+        ("model.layers.3.self_attn.q_norm.weight", Part.NORMS),
+        ("model.layers.3.mlp.gate_proj.weight+model.layers.3.mlp.up_proj.weight", Part.MLP),
+        ("model.layers.3.mlp.experts.7.down_proj.weight", Part.EXPERTS),
+        ("model.layers.3.mlp.gate.weight", Part.EXPERTS),
+        ("model.norm.weight", Part.NORMS),
+        ("lm_head.weight", Part.HEAD),
+        ("rope.cos", Part.TABLES),
+        ("literal.4", Part.TABLES),
+    ],
+)
+def test_names_tell_the_class(name: str, part: Part) -> None:
+    assert part_of(name) is part
+
+
+def test_every_byte_of_the_weights_is_in_one_class(explained: Explained) -> None:
+    weights = checkpoints.tensors()
+    expected = dict.fromkeys(Part, 0)
+    for name, array in weights.items():
+        expected[part_of(name)] += array.nbytes
+    found = explained.bytes_by_part
+    for part in (Part.EMBEDDING, Part.ATTENTION, Part.MLP, Part.NORMS, Part.HEAD):
+        assert found[part] == expected[part], part
+    assert sum(explained.bytes_by_type.values()) == sum(found.values())
+    layers = explained.bytes_by_layer
+    assert sum(sum(parts.values()) for parts in layers.values()) == sum(found.values())
+    assert list(layers)[:3] == ["embedding", "layer 0", "layer 1"]
+
+
+def test_functions_are_opened_and_equal_layers_are_one_line(explained: Explained) -> None:
+    found = dict(blocks(explained.ranks[0]))
+    assert found["layers.0-1"]["Attention"] == 1
+    assert explained.ranks[0].operators["Attention"] == 2
+    assert not any("::" in name for name in explained.ranks[0].operators)
+
+
+def test_the_page_shows_whatever_the_manifest_has(explained: Explained) -> None:
+    plan = PlanReport(
+        profiles=(PlanProfile(name="decode", shapes={"input_ids": ((1, 1), (8, 1), (32, 1))}),),
+        blocks=(BlockFusion(block="layers.0", operators=40, layers=12, kernels=(7, 6)),),
+    )
+    score = Score(
+        batch=4, capacity=64, tokens=100, perplexity=23.5, reference_perplexity=23.2,
+        top1_agreement=0.98, kl_divergence=0.001,
+    )  # fmt: skip
+    matrix = QuantizedMatrix(
+        name="model.layers.1.mlp.up_proj.weight", block=32, bytes_before=100, bytes_after=20,
+        relative_error=0.0625, input_range=13.5,
+    )  # fmt: skip
+    manifest = explained.manifest.model_copy(
+        update={
+            "ranks": (explained.manifest.ranks[0].model_copy(update={"plan": plan}),),
+            "proof": ProofReport(
+                prompts=3, prompts_sha256="0", reference="<the network>", scores=(score,)
+            ),
+            "quantization": QuantizationReport(
+                prompts=1, tokens=9, matrices=(matrix,), kept=("lm_head.weight",)
+            ),
+        }
+    )
+    text = page(Explained(manifest, explained.ranks))
+    told = ("1×1 … 8×1 … 32×1", "7 / 6", "23.500", "6.25%", "layers.1.mlp.up_proj", "13.5")
+    assert [item for item in told if item not in text] == []
+    # What stands in a manifest is text, never markup.
+    assert "&lt;the network&gt;" in text
+    assert len(re.findall("<svg", text)) == len(re.findall("</svg>", text)) == 4
