@@ -102,6 +102,17 @@ class Assembler:
 def _spans(source: Source) -> Iterator[tuple[int, int]]:
     """Ranges of rows of about a chunk's size."""
     rows = source.shape[0]
-    step = rows if reads_whole(source) else max(1, CHUNK // math.prod(source.shape[1:]))
+    step = rows if reads_whole(source) else max(1, CHUNK // _read_for_a_row(source))
     for start in range(0, rows, step):
         yield start, min(start + step, rows)
+
+
+def _read_for_a_row(source: Source) -> int:
+    """Elements that one row costs; more than it holds where a part of them is thrown away."""
+    match source:
+        case Columns(inner):
+            return _read_for_a_row(inner)
+        case Rows(inner, _, _, step):
+            return step * _read_for_a_row(inner)
+        case _:
+            return math.prod(source.shape[1:])
