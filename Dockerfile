@@ -27,10 +27,13 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     && python3 ${COMPILE} -x '/aio/client/(api|models)/' /opt/pitcrew/lib
 
 FROM install AS builder-install
+# The S3 client describes every service of its maker, 26 MB; storage and the ways to sign in stay.
 COPY requirements/builder.lock /tmp/lock
 RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m pip --python /opt/pitcrew/bin/python3 install --no-compile --require-hashes -r /tmp/lock \
     && find /opt/pitcrew -type d \( -name tests -o -name test \) -prune -exec rm -rf {} + \
+    && cd /opt/pitcrew/lib/python3*/site-packages/botocore/data \
+    && find . -mindepth 1 -maxdepth 1 -type d ! -name s3 ! -name sts ! -name 'sso*' ! -name signin -exec rm -rf {} + \
     && python3 ${COMPILE} /opt/pitcrew/lib
 
 FROM install AS runtime-install
