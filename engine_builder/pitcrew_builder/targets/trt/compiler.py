@@ -14,6 +14,7 @@ from pitcrew_builder.errors import CompilationFailed
 from pitcrew_builder.manifest import PlanProfile
 from pitcrew_builder.spec import TensorRt, Verbosity
 from pitcrew_builder.targets.trt.library import Native
+from pitcrew_builder.targets.trt.monitor import monitor_for
 
 Result = TypeVar("Result")
 
@@ -42,7 +43,7 @@ class Compiled:
     """What became of it."""
 
     layers: tuple[str, ...]
-    """For each layer that is no constant, the graph's node that it came from."""
+    """The metadata of each layer that is no constant; it names the graph's node it came from."""
 
 
 class Compiler:
@@ -71,8 +72,6 @@ class Compiler:
     def _compile(
         self, order: Order, advance: Callable[[float], None], cancelled: Event
     ) -> Compiled:
-        from pitcrew_builder.targets.trt.monitor import monitor_for
-
         logger = _logger_for(self._library, order.options.verbosity)
         self.prepare(logger)
         builder = self._library.Builder(logger)
