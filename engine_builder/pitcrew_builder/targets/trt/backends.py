@@ -13,7 +13,7 @@ from pitcrew_builder.errors import InvalidSpec
 from pitcrew_builder.graph.ir import OPSET, ElementType, Graph
 from pitcrew_builder.graph.precision import in_half
 from pitcrew_builder.manifest import BlockFusion, GraphInterface, PlanProfile, PlanReport
-from pitcrew_builder.spec import Precision, TensorRt
+from pitcrew_builder.spec import ComputeCapability, Precision, TensorRt
 from pitcrew_builder.targets.onnx_files import GRAPH, file_entry, write_onnx
 from pitcrew_builder.targets.target import Network, Site, Written
 from pitcrew_builder.targets.trt import kernels, plugins
@@ -104,8 +104,10 @@ class TensorRtRtx(PlanBackend):
     library = RTX
 
     def compiler(self, site: Site) -> Compiler:
-        """A compiler for the GPU of the options."""
-        return _RtxCompiler(self.library.load())
+        """A compiler for the GPU of the options, which the library must know."""
+        library = self.library.load()
+        _check_known(library, self.options.compute_capability)
+        return _RtxCompiler(library)
 
 
 class TensorRtGpu(PlanBackend):
@@ -129,14 +131,7 @@ class TensorRtGpu(PlanBackend):
 class _RtxCompiler(Compiler):
     @contextmanager
     def configured(self, config: Native, options: TensorRt) -> Iterator[None]:
-        capability = getattr(self._library.ComputeCapability, options.compute_capability.name, None)
-        if capability is None:
-            known = [name for name in self._library.ComputeCapability.__members__ if "SM" in name]
-            raise InvalidSpec(
-                f"tensorrt.computeCapability: this version of TensorRT-RTX does not compile for "
-                f"{options.compute_capability}; it does for {', '.join(known).lower()}, and target "
-                f"tensorrt for the others"
-            )
+        capability = self._library.ComputeCapability.__members__[options.compute_capability.name]
         config.num_compute_capabilities = 1
         config.set_compute_capability(capability, 0)
         yield
@@ -157,6 +152,15 @@ class _GpuCompiler(Compiler):
             return
         with timing_cache(config, self._cache):
             yield
+
+
+def _check_known(library: Native, wanted: ComputeCapability) -> None:
+    known = [name for name in library.ComputeCapability.__members__ if name.startswith("SM")]
+    if wanted.name not in known:
+        raise InvalidSpec(
+            f"tensorrt.computeCapability: this version of TensorRT-RTX does not compile for "
+            f"{wanted}; it does for {', '.join(known).lower()}, and target tensorrt for the others"
+        )
 
 
 def _check_gpu(wanted: str, present: str | None) -> None:
