@@ -13,8 +13,11 @@ import numpy as np
 from pitcrew_builder.quantize.grid import Floats, Grid
 
 ALPHAS = tuple(index / 20 for index in range(20))
-CLIPS = tuple(1 - index / 20 for index in range(11))
-SAMPLED_ROWS = 512
+CLIPS = tuple(1 - index / 40 for index in range(21))
+SEARCHED_CLIPS = CLIPS[::4]
+"""The search for s tries fewer, as it tries them for every alpha."""
+
+SAMPLED_ROWS = 256
 
 
 def input_scales(matrix: Floats, grid: Grid, moment: Floats, magnitude: Floats) -> Floats:
@@ -24,11 +27,13 @@ def input_scales(matrix: Floats, grid: Grid, moment: Floats, magnitude: Floats) 
     """
     rows = matrix[:: max(1, len(matrix) // SAMPLED_ROWS)]
     candidates = [_normalized(magnitude, alpha) for alpha in ALPHAS]
-    losses = [_output_error(_error(rows, grid, scales), moment) for scales in candidates]
+    losses = [_output_error(_error(rows, grid, moment, scales), moment) for scales in candidates]
     return candidates[int(np.argmin(losses))]
 
 
-def clipped_scales(matrix: Floats, grid: Grid, moment: Floats) -> Floats:
+def clipped_scales(
+    matrix: Floats, grid: Grid, moment: Floats, clips: tuple[float, ...] = CLIPS
+) -> Floats:
     """Scales [outputs, blocks] that cut off a block's largest elements where that pays.
 
     Both arguments are of the scaled problem: W diag(s), and E of x / s. Each block is judged by
@@ -36,7 +41,7 @@ def clipped_scales(matrix: Floats, grid: Grid, moment: Floats) -> Floats:
     """
     full = grid.scales(matrix)
     best, least = full, np.full(full.shape, np.inf, np.float32)
-    for ratio in CLIPS:
+    for ratio in clips:
         scales = full * np.float32(ratio)
         error = grid.blocks(matrix - grid.rounded(matrix, scales))
         loss = _block_errors(error, grid, moment)
@@ -51,9 +56,12 @@ def _normalized(magnitude: Floats, alpha: float) -> Floats:
     return scales
 
 
-def _error(rows: Floats, grid: Grid, scales: Floats) -> Floats:
+def _error(rows: Floats, grid: Grid, moment: Floats, scales: Floats) -> Floats:
+    """The error of the weights once they are scaled, clipped and rounded."""
     scaled = rows * scales
-    error: Floats = grid.rounded(scaled, grid.scales(scaled)) / scales - rows
+    scaled_moment = moment / np.outer(scales, scales)
+    steps = clipped_scales(scaled, grid, scaled_moment, SEARCHED_CLIPS)
+    error: Floats = grid.rounded(scaled, steps) / scales - rows
     return error
 
 

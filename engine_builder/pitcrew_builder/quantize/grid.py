@@ -31,8 +31,13 @@ class Grid:
 
     @property
     def limit(self) -> float:
-        """The largest code; the grid reaches as far on either side."""
+        """The largest code."""
         return _LIMITS[self.type]
+
+    @property
+    def least(self) -> float:
+        """The least code. Of so few as int4 has, the odd one at the low end is worth using."""
+        return -8.0 if self.type is ElementType.INT4 else -self.limit
 
     def blocks(self, matrix: Floats) -> Floats:
         """[outputs, inputs] as [outputs, blocks, block]."""
@@ -46,7 +51,7 @@ class Grid:
 
     def nearest(self, scaled: Floats) -> Codes:
         """The nearest code of each number; what lies outside of the grid goes to its end."""
-        inside = np.clip(scaled, -self.limit, self.limit)
+        inside = np.clip(scaled, self.least, self.limit)
         if self.type is ElementType.FLOAT8:
             return inside.astype(ml_dtypes.float8_e4m3fn)
         return np.rint(inside).astype(np.int8)
