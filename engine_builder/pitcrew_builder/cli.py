@@ -76,7 +76,7 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
 def _add_plan(parser: argparse.ArgumentParser) -> None:
     _add_spec(parser)
     parser.add_argument(
-        "--gpu", metavar="PRODUCT", help="such as H100; without --spec-json, TensorRT is its target"
+        "--gpu", metavar="PRODUCT", help="such as H100; its target is TensorRT unless one is named"
     )
     parser.add_argument(
         "--average-length",
@@ -147,7 +147,8 @@ def _plan(options: argparse.Namespace) -> int:
     gpu = gpu_of(options.gpu) if options.gpu else None
     # Sizes need none of the prompts that a spec with narrow weights must name.
     weights, options.weights = options.weights, None
-    defaults = for_gpu(gpu, options.precision) if gpu and options.spec_json is None else {}
+    is_open = options.spec_json is None and options.target is None
+    defaults = for_gpu(gpu, options.precision) if gpu and is_open else {}
     spec = with_weights(_spec(options, defaults), weights)
     predicted = answer(spec, checkpoint_of(spec, _cache(options)), gpu, options.average_length)
     if options.json:

@@ -188,6 +188,22 @@ def test_flags_ask_for_narrow_weights_without_prompts() -> None:
     assert narrow.engine_disk < plain.engine_disk / 2
 
 
+def test_a_named_target_is_planned_for_and_not_the_gpus_own(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    flags = ["plan", "--model", str(SAMPLE), "--gpu", "L4", "--json"]
+    assert main([*flags, "--target", "onnxruntime-cpu"]) == 0
+    wide = json.loads(capsys.readouterr().out)["kvBytesPerToken"]
+    assert main([*flags, "--weights", "int4"]) == 0
+    assert json.loads(capsys.readouterr().out)["kvBytesPerToken"] * 2 == wide == 3072
+
+
+@pytest.mark.parametrize("flags", [["--weights", "int3"], ["--gpu", "K80"]])
+def test_what_is_not_known_is_refused(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--model", str(SAMPLE), *flags]) == 2
+    assert "is not known; choose" in capsys.readouterr().err
+
+
 def test_an_average_beyond_the_limit_is_refused() -> None:
     with pytest.raises(InvalidSpec, match="average length 4096 is beyond maxSequenceLength 1024"):
         answer(_spec(SAMPLE), Directory.of(SAMPLE), gpu_of("H100"), average=4096)
