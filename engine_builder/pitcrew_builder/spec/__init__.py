@@ -1,0 +1,37 @@
+"""What to build: the typed request that the operator writes and the builder reads.
+
+Pure: standard library and pydantic. The same `Shapes`, `Parallelism`, `Target` and `Precision`
+stand in the LLMEngine resource, so a user's manifest and a build request cannot drift apart.
+"""
+
+from pitcrew_builder.spec.base import Model
+from pitcrew_builder.spec.build import BuildSpec
+from pitcrew_builder.spec.network import MAX_RANKS, Parallelism, Precision, Shapes, Target
+from pitcrew_builder.spec.proof import Prompts, Proof
+from pitcrew_builder.spec.quantization import Quantization, QuantizationMethod, WeightFormat
+from pitcrew_builder.spec.source import Adapter, HuggingFaceSource, LocalSource, S3Source, Source
+from pitcrew_builder.spec.tensorrt import ComputeCapability, TensorRt, TensorRtPlan, Verbosity
+
+__all__ = [
+    "MAX_RANKS",
+    "Adapter",
+    "BuildSpec",
+    "ComputeCapability",
+    "HuggingFaceSource",
+    "LocalSource",
+    "Model",
+    "Parallelism",
+    "Precision",
+    "Prompts",
+    "Proof",
+    "Quantization",
+    "QuantizationMethod",
+    "S3Source",
+    "Shapes",
+    "Source",
+    "Target",
+    "TensorRt",
+    "TensorRtPlan",
+    "Verbosity",
+    "WeightFormat",
+]

@@ -1,0 +1,89 @@
+"""The whole request."""
+
+from pydantic import Field, model_validator
+
+from pitcrew_builder.spec.base import Model, is_empty, is_none
+from pitcrew_builder.spec.network import MAX_RANKS, Parallelism, Precision, Shapes, Target
+from pitcrew_builder.spec.proof import Proof
+from pitcrew_builder.spec.quantization import Quantization
+from pitcrew_builder.spec.source import Adapter, Source
+from pitcrew_builder.spec.tensorrt import TensorRt
+
+
+class BuildSpec(Model):
+    """One build, wholly described. Equal specs over equal weights give equal engine ids."""
+
+    source: Source
+    target: Target = Target.ONNXRUNTIME_CPU
+    precision: Precision = Precision.FP32
+    parallelism: Parallelism = Parallelism()
+    shapes: Shapes = Shapes()
+    # Left out of the document where they are not set: older requests keep their exact text.
+    adapters: tuple[Adapter, ...] = Field(
+        default=(),
+        max_length=8,
+        exclude_if=is_empty,
+        description="Adapters to merge, in order.",
+    )
+    tensorrt: TensorRt | None = Field(default=None, exclude_if=is_none)
+    quantization: Quantization | None = Field(default=None, exclude_if=is_none)
+    proof: Proof | None = Field(default=None, exclude_if=is_none)
+
+    @model_validator(mode="after")
+    def _has_prompts_to_prove_with(self) -> "BuildSpec":
+        stated = self.proof is not None and self.proof.prompts is not None
+        calibration = self.quantization is not None and self.quantization.calibration is not None
+        if (self.quantization is not None or self.proof is not None) and not (
+            stated or calibration
+        ):
+            raise ValueError(
+                "proof.prompts: a quantized engine is published only when it is proven on prompts "
+                "of your users; give proof.prompts or quantization.calibration"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _calibrates_on_one_rank(self) -> "BuildSpec":
+        wanted, ranks = self.quantization, self.parallelism.world_size
+        if wanted is not None and wanted.needs_calibration and ranks > 1:
+            raise ValueError(
+                f"quantization: {wanted.weights} by {wanted.chosen_method} is calibrated on one "
+                f"rank, and parallelism asks for {ranks}; set parallelism to 1, or weights to int8 "
+                f"or int4 and method to round"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _target_supports_precision(self) -> "BuildSpec":
+        plans = self.target.compiles_plans
+        able = (Precision.FP16, Precision.BF16) if plans else (Precision.FP32,)
+        if self.precision not in able:
+            raise ValueError(
+                f"precision: target {self.target} computes in {' or '.join(able)}, not "
+                f"{self.precision}; set precision to {able[0]}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _target_has_its_options(self) -> "BuildSpec":
+        plans = self.target.compiles_plans
+        if plans and self.tensorrt is None:
+            raise ValueError(
+                f"tensorrt: target {self.target} compiles for one kind of GPU; set "
+                f"tensorrt.computeCapability, such as sm90"
+            )
+        if not plans and self.tensorrt is not None:
+            raise ValueError(
+                f"tensorrt: target {self.target} has no such options; leave them out, or set "
+                f"target to {Target.TENSORRT}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _layout_is_bounded(self) -> "BuildSpec":
+        if self.parallelism.world_size > MAX_RANKS:
+            raise ValueError(
+                f"parallelism: tensor x pipeline x expert = {self.parallelism.world_size} ranks, "
+                f"and {MAX_RANKS} are the most; lower one of the three"
+            )
+        return self
