@@ -9,7 +9,14 @@ from pitcrew_builder.spec.build import BuildSpec
 from pitcrew_builder.spec.network import MAX_RANKS, Parallelism, Precision, Shapes, Target
 from pitcrew_builder.spec.proof import Prompts, Proof
 from pitcrew_builder.spec.quantization import Quantization, QuantizationMethod, WeightFormat
-from pitcrew_builder.spec.source import Adapter, HuggingFaceSource, LocalSource, S3Source, Source
+from pitcrew_builder.spec.source import (
+    Adapter,
+    HuggingFaceSource,
+    LocalSource,
+    S3Location,
+    S3Source,
+    Source,
+)
 from pitcrew_builder.spec.tensorrt import ComputeCapability, TensorRt, TensorRtPlan, Verbosity
 
 __all__ = [
@@ -26,6 +33,7 @@ __all__ = [
     "Proof",
     "Quantization",
     "QuantizationMethod",
+    "S3Location",
     "S3Source",
     "Shapes",
     "Source",

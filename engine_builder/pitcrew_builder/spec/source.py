@@ -24,14 +24,40 @@ class LocalSource(Model):
     name: str = Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9._-]+$")
 
 
-class S3Source(Model):
+class S3Location(Model):
+    """A place in S3-compatible object storage; who may enter is told elsewhere."""
+
+    bucket: str = Field(
+        min_length=3,
+        max_length=63,
+        pattern=r"^[a-z0-9][a-z0-9.-]*[a-z0-9]$",
+        description="Name of the bucket.",
+    )
+    prefix: str = Field(
+        default="",
+        max_length=512,
+        pattern=r"^([^/]+(/[^/]+)*)?$",
+        description="Directory in the bucket, such as models/llama. Default: its root.",
+    )
+    endpoint: str | None = Field(
+        default=None,
+        max_length=512,
+        pattern=r"^https?://",
+        description="URL of an S3-compatible server in place of AWS.",
+    )
+    region: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=64,
+        pattern=r"^[a-z0-9-]+$",
+        description="Region of the bucket, where the server has several.",
+    )
+
+
+class S3Source(S3Location):
     """A checkpoint directory in object storage. Credentials come from the environment."""
 
     kind: Literal["s3"] = "s3"
-    bucket: str = Field(min_length=3, max_length=63, pattern=r"^[a-z0-9][a-z0-9.-]*[a-z0-9]$")
-    prefix: str = Field(default="", max_length=512, pattern=r"^([^/]+(/[^/]+)*)?$")
-    endpoint: str | None = Field(default=None, max_length=512, pattern=r"^https?://")
-    region: str | None = Field(default=None, min_length=1, max_length=64, pattern=r"^[a-z0-9-]+$")
     name: str = Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9._-]+$")
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from pitcrew_builder.spec import Model
+from pitcrew_builder.spec import Model, S3Location
 
 GROUP = "pitcrew.dev"
 VERSION = "v1alpha1"
@@ -67,6 +67,22 @@ class Condition(StatusModel):
     )
 
 
+class ResourceStatus(StatusModel):
+    """What the status of every resource of ours begins with."""
+
+    observed_generation: int = Field(
+        default=0, ge=0, description="The generation that this status is about."
+    )
+    conditions: tuple[Condition, ...] = Field(
+        default=(),
+        description="Ready, Reconciling and Stalled.",
+        json_schema_extra={
+            "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": ["type"],
+        },
+    )
+
+
 class LocalObjectReference(Model):
     """A name in the same namespace."""
 
@@ -80,6 +96,21 @@ class SecretKey(Model):
     key: str = Field(
         default="token", min_length=1, max_length=253, description="Key inside the Secret."
     )
+
+
+class S3Bucket(S3Location):
+    """A place in object storage, and the Secret that opens it."""
+
+    credentials_secret_ref: LocalObjectReference | None = Field(
+        default=None,
+        description="Secret with the keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and "
+        "AWS_SESSION_TOKEN where there is one. Default: the identity of the pod.",
+    )
+
+    @property
+    def location(self) -> S3Location:
+        """The place alone."""
+        return S3Location(**self.model_dump(include=set(S3Location.model_fields)))
 
 
 class ResourceRequirements(Model):

@@ -6,10 +6,10 @@ from pydantic import ConfigDict, Field
 
 from pitcrew_builder.spec import Model
 from pitcrew_operator.api.common import (
-    Condition,
     LocalObjectReference,
     PodSettings,
     Quantity,
+    ResourceStatus,
     StatusModel,
 )
 
@@ -91,20 +91,9 @@ class ServedEngine(StatusModel):
     tag: str = Field(description="Model, commit and target for people.")
 
 
-class LLMDeploymentStatus(StatusModel):
+class LLMDeploymentStatus(ResourceStatus):
     """What is the case."""
 
-    observed_generation: int = Field(
-        default=0, ge=0, description="The generation that this status is about."
-    )
-    conditions: tuple[Condition, ...] = Field(
-        default=(),
-        description="Ready, Reconciling and Stalled.",
-        json_schema_extra={
-            "x-kubernetes-list-type": "map",
-            "x-kubernetes-list-map-keys": ["type"],
-        },
-    )
     replicas: int = Field(default=0, ge=0, description="Pods that exist, old ones included.")
     ready_replicas: int = Field(default=0, ge=0, description="Pods that are ready.")
     updated_replicas: int = Field(default=0, ge=0, description="Pods of the newest template.")

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from pitcrew_builder.report import EXIT_REFUSED
 from pitcrew_operator.api.common import dump
-from pitcrew_operator.api.engine import MODELS_MOUNT
+from pitcrew_operator.api.source import MODELS_MOUNT
 from pitcrew_operator.config import Config
 from pitcrew_operator.kinds import ENGINE
 from pitcrew_operator.manifests import names, pod
