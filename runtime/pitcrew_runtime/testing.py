@@ -1,31 +1,41 @@
 """An executor without a model, for tests and for measuring the scheduler alone.
 
 `EchoExecutor` has a language of its own: the next token is a pure function of the sequence's
-tokens. It keeps them in pages as a real executor keeps keys and values, and reads them back
+tokens and its adapter. It keeps them in pages as a real executor keeps keys and values, and reads them back
 through the block table, so a page that is mixed up, lost or shared by mistake shows as a wrong
 token; `continuation` says what the right ones are.
 """
 
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+from pitcrew_runtime.core.adapters import NO_ADAPTER
 from pitcrew_runtime.core.batch import Row, StepBatch
 from pitcrew_runtime.core.request import Sampled
 
 VOCABULARY = 256
 
 
-def next_token(tokens: Sequence[int]) -> int:
-    """The token that follows, in [0, VOCABULARY)."""
-    return zlib.crc32(b"".join(token.to_bytes(4, "little") for token in tokens)) % VOCABULARY
+def next_token(tokens: Sequence[int], adapter: str = "") -> int:
+    """The token that follows under the adapter of that identity, in [0, VOCABULARY)."""
+    said = b"".join(token.to_bytes(4, "little") for token in tokens)
+    return zlib.crc32(said, zlib.crc32(adapter.encode())) % VOCABULARY
 
 
-def continuation(prompt: Sequence[int], count: int) -> list[int]:
+def continuation(prompt: Sequence[int], count: int, adapter: str = "") -> list[int]:
     """What a request alone would be given."""
     tokens = list(prompt)
     for _ in range(count):
-        tokens.append(next_token(tokens))
+        tokens.append(next_token(tokens, adapter))
     return tokens[len(prompt) :]
+
+
+@dataclass(frozen=True, slots=True)
+class NamedAdapter:
+    """An adapter without weights."""
+
+    identity: str
 
 
 class EchoExecutor:
@@ -34,6 +44,7 @@ class EchoExecutor:
     def __init__(self, pages: int, page_size: int) -> None:
         self._pool: list[list[int]] = [[-1] * page_size for _ in range(pages)]
         self._page_size = page_size
+        self._slots = {NO_ADAPTER: ""}
 
     @property
     def pages(self) -> int:
@@ -42,6 +53,7 @@ class EchoExecutor:
 
     def execute(self, batch: StepBatch) -> list[Sampled | None]:
         """Write all rows, then read all back: what one row writes over another is seen."""
+        self._slots |= {slot: adapter.identity for slot, adapter in batch.adapters.items()}
         for row in batch.rows:
             for position, token in enumerate(row.tokens, row.start):
                 self._pool[row.pages[position // self._page_size]][position % self._page_size] = (
@@ -52,5 +64,5 @@ class EchoExecutor:
     def _answer(self, row: Row) -> Sampled:
         size = self._page_size
         tokens = [self._pool[row.pages[p // size]][p % size] for p in range(row.end)]
-        token = next_token(tokens)
+        token = next_token(tokens, self._slots[row.slot])
         return Sampled(token, logprob=-1.0, top=((token, -1.0),))

@@ -1,9 +1,10 @@
 """What one step computes: the message from the scheduler to an executor."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from pitcrew_runtime.core.adapters import NO_ADAPTER, Adapter
 from pitcrew_runtime.core.request import Sampling
 
 
@@ -21,6 +22,8 @@ class Row(NamedTuple):
     pages: Sequence[int]
     sampling: Sampling | None
     """None: a chunk in the middle of a prompt, whose next token is already known."""
+    slot: int = NO_ADAPTER
+    """Where the executor has the sequence's adapter."""
 
     @property
     def end(self) -> int:
@@ -34,6 +37,8 @@ class StepBatch:
 
     rows: tuple[Row, ...]
     page_size: int
+    adapters: Mapping[int, Adapter] = field(default_factory=dict)
+    """What has to lie in the slots of the rows when they are computed."""
 
     @property
     def tokens(self) -> int:

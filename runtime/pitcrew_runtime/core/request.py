@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
+from pitcrew_runtime.core.adapters import Adapter
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -40,6 +42,8 @@ class Request:
     sampling: Sampling = GREEDY
     stop_tokens: frozenset[int] = frozenset()
     """Ending tokens: the model's own (unless they are to be ignored) and the caller's."""
+    adapter: Adapter | None = None
+    """What the network is changed by. Its identity decides keys and values as the tokens do."""
 
 
 class Finish(StrEnum):

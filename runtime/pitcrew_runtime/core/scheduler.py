@@ -12,6 +12,7 @@ Knows neither tensors nor clocks nor threads: one caller at a time.
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
+from pitcrew_runtime.core.adapters import NO_ADAPTER, AdapterSlots
 from pitcrew_runtime.core.batch import Row, StepBatch
 from pitcrew_runtime.core.pages import PageAllocator
 from pitcrew_runtime.core.request import Finish, Request, Sampled, Update
@@ -74,11 +75,14 @@ class _Draft:
 
 
 class Scheduler:
-    """Waiting and running sequences, and the pages between them."""
+    """Waiting and running sequences, and the pages and adapter slots between them."""
 
-    def __init__(self, limits: Limits, pages: PageAllocator) -> None:
+    def __init__(
+        self, limits: Limits, pages: PageAllocator, slots: AdapterSlots | None = None
+    ) -> None:
         self.limits = limits
         self.pages = pages
+        self.slots = slots or AdapterSlots(0)
         self.preemptions = 0
         self._waiting = WaitingRoom(limits.policy)
         self._running: list[Sequence] = []
@@ -127,7 +131,7 @@ class Scheduler:
         self._admit(draft)
         self._check_owners()
         return Plan(
-            StepBatch(tuple(draft.rows), self.limits.page_size),
+            StepBatch(tuple(draft.rows), self.limits.page_size, dict(self.slots.pinned)),
             tuple(draft.sequences),
             tuple(draft.admitted),
             tuple(draft.reserved),
@@ -164,6 +168,8 @@ class Scheduler:
         return [Update(sequence.id, None, Finish.ERROR) for sequence in plan.sequences]
 
     def _check_fits(self, request: Request) -> None:
+        if request.adapter is not None and not self.slots.count:
+            raise InvalidRequest("this engine takes no adapters; name its own model", param="model")
         length = len(request.prompt) + request.max_tokens
         if not request.prompt or request.max_tokens < 1:
             raise InvalidRequest("a request needs at least one prompt token and one to generate")
@@ -199,11 +205,23 @@ class Scheduler:
                 self._row(draft, sequence, min(sequence.remaining, draft.budget))
 
     def _admit(self, draft: _Draft) -> None:
+        """The next ones, as long as there is room for them.
+
+        Those that need no adapter may pass one that waits for a slot. Those that need one may not:
+        they could pin the slots for ever.
+        """
+        adapters = True
         while draft.budget and len(self._running) < self.limits.max_running:
-            sequence = self._waiting.peek()
-            if sequence is None or not self._has_room(sequence):
+            sequence = self._waiting.peek(adapters=adapters)
+            if sequence is None:
                 return
-            self._running.append(self._waiting.pop())
+            if not self.slots.has_room(sequence.request.adapter):
+                adapters = False
+                continue
+            if not self._has_room(sequence):
+                return
+            self._running.append(self._waiting.pop(adapters=adapters))
+            sequence.slot = self.slots.take(sequence.request.adapter)
             self.pages.extend(sequence.id, self._pages_for(len(sequence.tokens)))
             draft.admitted.append(sequence)
             self._row(draft, sequence, min(sequence.remaining, draft.budget))
@@ -241,26 +259,32 @@ class Scheduler:
         size = self.limits.page_size
         self.pages.check_exclusive(sequence.id, pages[start // size : self._pages_for(end)])
         sampling = sequence.request.sampling if end == len(sequence.tokens) else None
-        draft.rows.append(Row(sequence.id, sequence.tokens[start:end], start, pages, sampling))
+        tokens = sequence.tokens[start:end]
+        draft.rows.append(Row(sequence.id, tokens, start, pages, sampling, sequence.slot))
         draft.sequences.append(sequence)
         draft.budget -= count
 
     def _evict(self, sequence: Sequence) -> None:
         """From running back to waiting, without pages."""
-        self._running.remove(sequence)
-        self.pages.release(sequence.id)
+        self._stop(sequence)
         sequence.computed = 0
         self._waiting.push(sequence)
 
     def _end(self, sequence: Sequence) -> None:
         """Forget a sequence wherever it is: only running ones hold pages."""
         if self.pages.pages_of(sequence.id):
-            self._running.remove(sequence)
-            self.pages.release(sequence.id)
+            self._stop(sequence)
         else:
             self._waiting.discard(sequence)
         del self._live[sequence.id]
         self._cancelled.discard(sequence.id)
+
+    def _stop(self, sequence: Sequence) -> None:
+        """Take back what a running sequence holds."""
+        self._running.remove(sequence)
+        self.pages.release(sequence.id)
+        self.slots.release(sequence.slot)
+        sequence.slot = NO_ADAPTER
 
     def _reap(self) -> tuple[Update, ...]:
         ended = sorted(self._cancelled)

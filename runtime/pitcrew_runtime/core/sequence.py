@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from pitcrew_runtime.core.adapters import NO_ADAPTER
 from pitcrew_runtime.core.request import Finish, Request, Sampled
 
 
@@ -20,6 +21,8 @@ class Sequence:
     computed: int = 0
     started: bool = False
     """Some of it was computed once: it waits ahead of those that never ran."""
+    slot: int = NO_ADAPTER
+    """Of its adapter, pinned while it runs."""
 
     def __post_init__(self) -> None:
         self.tokens.extend(self.request.prompt)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pitcrew_runtime.core.adapters import AdapterSlots
 from pitcrew_runtime.core.batch import StepBatch
 from pitcrew_runtime.core.engine import Engine
 from pitcrew_runtime.core.pages import PageAllocator
@@ -13,9 +14,12 @@ from pitcrew_runtime.core.request import Finish, Request, Sampled
 from pitcrew_runtime.core.scheduler import Limits, Scheduler
 from pitcrew_runtime.core.waiting import Policy
 from pitcrew_runtime.errors import QueueFull
-from pitcrew_runtime.testing import EchoExecutor, continuation
+from pitcrew_runtime.testing import EchoExecutor, NamedAdapter, continuation
 
 MAX_LENGTH = 24
+SLOTS = 2
+ADAPTERS = ("a", "b", "c")
+"""More than there are slots for."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class Life:
     arrives: int
     cancelled: int | None
     stop: frozenset[int]
+    adapter: str = ""
 
 
 @st.composite
@@ -38,6 +43,7 @@ def lives(draw: st.DrawFn) -> Life:
         draw(st.integers(0, 12)),
         draw(st.none() | st.integers(0, 30)),
         draw(st.sets(st.integers(0, 255), max_size=20).map(frozenset)),
+        draw(st.sampled_from(("", *ADAPTERS))),
     )
 
 
@@ -79,7 +85,8 @@ class World:
 
     def __post_init__(self) -> None:
         self.allocator = PageAllocator(self.pages)
-        self.scheduler = Scheduler(self.limits, self.allocator)
+        self.slots = AdapterSlots(SLOTS)
+        self.scheduler = Scheduler(self.limits, self.allocator, self.slots)
         self.engine = Engine(
             self.scheduler, FlakyExecutor(self.pages, self.limits.page_size, self.failing)
         )
@@ -103,7 +110,14 @@ class World:
         return {owner: tuple(self.allocator.pages_of(owner)) for owner in self.allocator.owners}
 
     def _submit(self, number: int, life: Life, step: int) -> None:
-        request = Request(number, life.prompt, life.max_tokens, float(step), stop_tokens=life.stop)
+        request = Request(
+            number,
+            life.prompt,
+            life.max_tokens,
+            float(step),
+            stop_tokens=life.stop,
+            adapter=NamedAdapter(life.adapter) if life.adapter else None,
+        )
         try:
             self.engine.submit(request)
         except QueueFull:
@@ -126,7 +140,7 @@ class World:
 
 def alone(life: Life) -> list[int]:
     tokens = []
-    for token in continuation(life.prompt, life.max_tokens):
+    for token in continuation(life.prompt, life.max_tokens, life.adapter):
         tokens.append(token)
         if token in life.stop:
             break
@@ -143,6 +157,7 @@ def test_output_equals_running_alone(limits: Limits, spare: int, everyone: list[
     world = World(limits, pool_for(limits, spare))
     world.run(everyone)
     assert world.allocator.free == world.allocator.total
+    assert not world.slots.pinned
     for number, life in enumerate(everyone):
         if number in world.refused:
             continue

@@ -1,10 +1,13 @@
 from pitcrew_runtime.core.request import Request
 from pitcrew_runtime.core.sequence import Sequence
 from pitcrew_runtime.core.waiting import Policy, WaitingRoom
+from pitcrew_runtime.testing import NamedAdapter
 
 
-def sequence(serial: int, length: int = 1, arrival: float = 0.0) -> Sequence:
-    return Sequence(Request(serial, (0,) * length, 1, arrival), serial)
+def sequence(
+    serial: int, length: int = 1, arrival: float = 0.0, adapter: NamedAdapter | None = None
+) -> Sequence:
+    return Sequence(Request(serial, (0,) * length, 1, arrival, adapter=adapter), serial)
 
 
 def order(room: WaitingRoom) -> list[int]:
@@ -43,8 +46,21 @@ def test_discarded_ones_take_no_room() -> None:
     for one in everyone[:-1]:
         room.discard(one)
     assert len(room) == 1
-    assert len(room._heap) < 100
+    assert len(room._plain._heap) < 100
     assert room.peek() is everyone[-1]
+
+
+def test_who_needs_no_adapter_can_be_asked_for() -> None:
+    room = WaitingRoom()
+    room.push(sequence(1, adapter=NamedAdapter("a")))
+    room.push(sequence(2))
+    first, plain = room.peek(), room.peek(adapters=False)
+    assert first is not None
+    assert plain is not None
+    assert (first.id, plain.id) == (1, 2)
+    assert room.pop(adapters=False).id == 2
+    assert room.peek(adapters=False) is None
+    assert order(room) == [1]
 
 
 def test_an_id_that_comes_back_is_somebody_new() -> None:
