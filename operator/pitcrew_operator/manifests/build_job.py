@@ -6,21 +6,12 @@ from typing import Any, Final
 
 from pitcrew_builder.report import EXIT_REFUSED
 from pitcrew_operator.api.common import dump
-from pitcrew_operator.api.source import MODELS_MOUNT
 from pitcrew_operator.config import Config
 from pitcrew_operator.kinds import ENGINE
-from pitcrew_operator.manifests import names, pod
+from pitcrew_operator.manifests import builder_pod, names
 from pitcrew_operator.views import Claim, Engine
 
-CONTAINER: Final = "build"
 BACKOFF_LIMIT: Final = 3
-_STORE_MOUNT: Final = "/engines"
-_S3_KEYS: Final[dict[str, dict[str, bool]]] = {
-    "AWS_ACCESS_KEY_ID": {},
-    "AWS_SECRET_ACCESS_KEY": {},
-    "AWS_SESSION_TOKEN": {"optional": True},
-}
-"""Keys of the Secret, and the SDK's names for them in the environment."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +25,7 @@ class Build:
     @property
     def image(self) -> str:
         """The builder's image."""
-        return self.engine.spec.build.image or self.config.builder_image
+        return builder_pod.image_of(self.engine, self.config)
 
     @cached_property
     def spec_json(self) -> str:
@@ -66,6 +57,7 @@ def job_manifest(build: Build) -> dict[str, Any]:
     """The Job. It owns no lifetime of its own: the operator deletes it when it is of no more use."""
     meta = build.engine.meta
     labels = names.labels("build", meta.name, {names.ENGINE_LABEL: meta.name})
+    pod_spec = builder_pod.pod_spec(_task(build))
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -79,7 +71,7 @@ def job_manifest(build: Build) -> dict[str, Any]:
             "backoffLimit": BACKOFF_LIMIT,
             "activeDeadlineSeconds": build.engine.spec.build.active_deadline_seconds,
             "podFailurePolicy": _FAILURE_POLICY,
-            "template": {"metadata": {"labels": labels}, "spec": _pod_spec(build)},
+            "template": {"metadata": {"labels": labels}, "spec": pod_spec},
         },
     }
 
@@ -90,7 +82,7 @@ _FAILURE_POLICY: Final = {
         {
             "action": "FailJob",
             "onExitCodes": {
-                "containerName": CONTAINER,
+                "containerName": builder_pod.CONTAINER,
                 "operator": "In",
                 "values": [EXIT_REFUSED],
             },
@@ -103,74 +95,22 @@ _FAILURE_POLICY: Final = {
 }
 
 
-def _pod_spec(build: Build) -> dict[str, Any]:
-    return {
-        "restartPolicy": "Never",
-        "securityContext": pod.pod_security(fs_group=True),
-        **pod.placement(build.engine.spec.build, build.config),
-        "containers": [_container(build)],
-        "volumes": _volumes(build),
-    }
-
-
-def _container(build: Build) -> dict[str, Any]:
-    return {
-        "name": CONTAINER,
-        "image": build.image,
-        "imagePullPolicy": build.config.builder_pull_policy,
-        "command": ["pitcrew-build"],
-        "args": _arguments(build),
-        "env": [{"name": "HOME", "value": "/tmp"}, *_token(build), *_keys(build)],  # noqa: S108 (an emptyDir)
-        "securityContext": pod.CONTAINER_SECURITY,
-        "terminationMessagePolicy": "File",
-        "volumeMounts": _mounts(build),
-        **pod.resources(build.engine.spec.build),
-    }
+def _task(build: Build) -> builder_pod.Task:
+    return builder_pod.Task(
+        engine=build.engine,
+        config=build.config,
+        arguments=_arguments(build),
+        resources=dump(build.engine.spec.build.resources),
+        store=build.store,
+    )
 
 
 def _arguments(build: Build) -> list[str]:
     options = {
         "--spec-json": build.spec_json,
-        "--store": _STORE_MOUNT,
+        "--store": builder_pod.STORE_MOUNT,
         "--cache": "/cache",
         "--outcome": "/dev/termination-log",
         "--progress": "json",
     }
     return ["build", *(word for pair in options.items() for word in pair)]
-
-
-def _token(build: Build) -> list[dict[str, Any]]:
-    hub = build.engine.spec.model.hugging_face
-    if hub is None or hub.token_secret_ref is None:
-        return []
-    return [{"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": dump(hub.token_secret_ref)}}]
-
-
-def _keys(build: Build) -> list[dict[str, Any]]:
-    """The keys of object storage; a session token only where the Secret holds one."""
-    s3 = build.engine.spec.model.s3
-    if s3 is None or s3.credentials_secret_ref is None:
-        return []
-    secret = {"name": s3.credentials_secret_ref.name}
-    return [
-        {"name": name, "valueFrom": {"secretKeyRef": {**secret, "key": name, **more}}}
-        for name, more in _S3_KEYS.items()
-    ]
-
-
-def _volumes(build: Build) -> list[dict[str, Any]]:
-    claim = build.engine.spec.model.claim_name
-    source = [pod.claim_volume("models", claim, read_only=True)] if claim else []
-    store = pod.claim_volume("engines", build.store.name)
-    return [store, *source, pod.scratch("cache"), pod.scratch("tmp")]
-
-
-def _mounts(build: Build) -> list[dict[str, Any]]:
-    claim = build.engine.spec.model.claim_name
-    source = [pod.mount("models", MODELS_MOUNT, readOnly=True)] if claim else []
-    return [
-        pod.mount("engines", _STORE_MOUNT),
-        *source,
-        pod.mount("cache", "/cache"),
-        pod.mount("tmp", "/tmp"),  # noqa: S108 (an emptyDir of the pod)
-    ]
