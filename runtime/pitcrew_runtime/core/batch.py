@@ -24,6 +24,10 @@ class Row(NamedTuple):
     """None: a chunk in the middle of a prompt, whose next token is already known."""
     slot: int = NO_ADAPTER
     """Where the executor has the sequence's adapter."""
+    history: Sequence[int] = ()
+    """All tokens up to `end`, for whoever picks the next by what has been said: a live view."""
+    prompt_length: int = 0
+    """How many of these are the prompt."""
 
     @property
     def end(self) -> int:

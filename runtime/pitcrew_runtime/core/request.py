@@ -5,6 +5,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from pitcrew_runtime.core.adapters import Adapter
+from pitcrew_runtime.core.guide import Guide
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +22,37 @@ class Sampling:
     """Keep the k best; 0 keeps all."""
     top_p: float = 1.0
     """Keep the smallest set of best tokens whose probability reaches this."""
+    min_p: float = 0.0
+    """Keep tokens that are at least this much as probable as the best."""
+    presence_penalty: float = 0.0
+    """Taken off the logit of every token that was generated."""
+    frequency_penalty: float = 0.0
+    """Taken off a token's logit as many times as it was generated."""
+    repetition_penalty: float = 1.0
+    """Divides the positive logits of tokens in prompt or output, and multiplies the negative ones
+    (Keskar et al. 2019, CTRL)."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """(token, what is added to its logit)."""
+    min_tokens: int = 0
+    """Before so many are generated, none of `withheld` is picked."""
+    withheld: tuple[int, ...] = ()
+    guide: Guide | None = None
+    """Which tokens may follow at all. A sequence's own: no other may use it."""
     seed: int = 0
     logprobs: int | None = None
     """None: none wanted. Else the token's own and that many of the best alternatives."""
+
+    @property
+    def shapes_logits(self) -> bool:
+        """Whether logits are changed before a token is picked from them."""
+        return bool(
+            self.presence_penalty
+            or self.frequency_penalty
+            or self.repetition_penalty != 1.0
+            or self.logit_bias
+            or self.min_tokens
+            or self.guide
+        )
 
 
 GREEDY = Sampling()

@@ -260,7 +260,10 @@ class Scheduler:
         self.pages.check_exclusive(sequence.id, pages[start // size : self._pages_for(end)])
         sampling = sequence.request.sampling if end == len(sequence.tokens) else None
         tokens = sequence.tokens[start:end]
-        draft.rows.append(Row(sequence.id, tokens, start, pages, sampling, sequence.slot))
+        prompt = len(sequence.request.prompt)
+        draft.rows.append(
+            Row(sequence.id, tokens, start, pages, sampling, sequence.slot, sequence.tokens, prompt)
+        )
         draft.sequences.append(sequence)
         draft.budget -= count
 

@@ -1,18 +1,23 @@
 """The KV pools: one array of pages for the keys and one for the values of each layer.
 
 The arrays never move, so a session binds them once and reads them without a copy. The graph only
-reads: new keys and values are its outputs, and `write` puts them where they belong.
+reads: new keys and values are its outputs, and `write` puts them where they belong. Narrow ones are
+codes that only the graph understands; here they are bytes.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pitcrew_runtime.errors import NotEnoughMemory
 
-Array = NDArray[np.float32]
+Array = NDArray[Any]
+
+STORED_AS = {"float32": np.float32, "int8": np.int8, "float8_e4m3fn": np.int8}
+"""What an element lies in the pools as, by `manifest.GraphInterface.kv_dtype`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +29,13 @@ class PoolShape:
     page_size: int
     kv_heads: int
     head_dim: int
+    kv_dtype: str
+    """A key of `STORED_AS`."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """What an element lies in the pools as."""
+        return np.dtype(STORED_AS[self.kv_dtype])
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -40,7 +52,7 @@ class KVPool:
         self.shape = shape
         dims = (shape.pages, shape.page_size, shape.kv_heads, shape.head_dim)
         try:
-            self.arrays: tuple[Array, ...] = tuple(_touched(dims) for _ in shape.names)
+            self.arrays: tuple[Array, ...] = tuple(_touched(dims, shape.dtype) for _ in shape.names)
         except MemoryError as error:
             raise NotEnoughMemory(
                 f"the KV pool ({shape.pages} pages) could not be allocated: lower --kv-memory"
@@ -61,8 +73,8 @@ class KVPool:
             pool[slots] = array.reshape(-1, *pool.shape[1:])[take]
 
 
-def _touched(dims: tuple[int, ...]) -> Array:
+def _touched(dims: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """Zeros that are resident from the start: too large a pool fails now, not under load."""
-    array = np.empty(dims, np.float32)
-    array.fill(0.0)
+    array = np.empty(dims, dtype)
+    array.fill(0)
     return array

@@ -4,7 +4,7 @@ The pools are bound to the session once and without a copy; every run binds its 
 lets ONNX Runtime write straight into arrays of ours. Knows nothing of requests or scheduling.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,10 @@ from pitcrew_runtime.core.request import Sampled
 from pitcrew_runtime.errors import EngineIncompatible
 from pitcrew_runtime.execution.grouping import group
 from pitcrew_runtime.execution.kv_pool import KVPool, PoolShape
-from pitcrew_runtime.execution.sampler import sample
+from pitcrew_runtime.execution.sampler import Draw, sample
+
+_FLOAT8_E4M3FN = 17
+"""The value of ONNX's `TensorProto.DataType`; NumPy has no such type."""
 
 _SMALL_INPUTS = ("input_ids", "positions", "block_tables", "context_lengths", "logit_indices")
 
@@ -55,6 +58,7 @@ class OnnxExecutor:
         self._vocabulary = vocabulary
         self._pool = KVPool(shape)
         self._value = ort.OrtValue.ortvalue_from_numpy
+        self._new = _wrapper_of_new(shape.kv_dtype)
         self._binding = session.io_binding()
         self._bound = [self._value(array) for array in self._pool.arrays]
         for name, value in zip(shape.names, self._bound, strict=True):
@@ -83,19 +87,27 @@ class OnnxExecutor:
         self._pool.write(slots, new, take)
         return _sample(rows, logits[:, 0])
 
-    def _outputs(
-        self, batch: int, length: int
-    ) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
+    def _outputs(self, batch: int, length: int) -> tuple[NDArray[np.float32], list[NDArray[Any]]]:
         """Arrays for the graph to write into: logits [B, 1, vocabulary], and one per pool."""
         shape = self._shape
         logits = np.empty((batch, 1, self._vocabulary), np.float32)
         self._binding.bind_ortvalue_output("logits", self._value(logits))
         dims = (len(shape.names), batch, length, shape.kv_heads, shape.head_dim)
-        new = list(np.empty(dims, np.float32))
+        new = list(np.empty(dims, shape.dtype))
         for name, array in zip(shape.names, new, strict=True):
             output = name.replace("key_pool", "new_keys").replace("value_pool", "new_values")
-            self._binding.bind_ortvalue_output(output, self._value(array))
+            self._binding.bind_ortvalue_output(output, self._new(array))
         return logits, new
+
+
+def _wrapper_of_new(kv_dtype: str) -> Callable[[NDArray[Any]], Any]:
+    """What makes an array of ours one that the graph writes new keys or values into."""
+    import onnxruntime as ort
+
+    if kv_dtype == "float8_e4m3fn":
+        typed = ort.OrtValue.ortvalue_from_numpy_with_onnx_type
+        return lambda array: typed(array, _FLOAT8_E4M3FN)
+    return ort.OrtValue.ortvalue_from_numpy
 
 
 def pack(
@@ -137,11 +149,12 @@ def _sample(rows: Sequence[Row], logits: NDArray[np.float32]) -> list[Sampled | 
     wanted = [index for index, row in enumerate(rows) if row.sampling is not None]
     if not wanted:
         return [None] * len(rows)
-    sampled = sample(
-        logits[wanted],
-        [sampling for row in rows if (sampling := row.sampling) is not None],
-        [rows[index].end for index in wanted],
-    )
+    draws = [
+        Draw(sampling, row.end, row.history, row.prompt_length)
+        for row in rows
+        if (sampling := row.sampling) is not None
+    ]
+    sampled = sample(logits[wanted], draws)
     found = dict(zip(wanted, sampled, strict=True))
     return [found.get(index) for index in range(len(rows))]
 
