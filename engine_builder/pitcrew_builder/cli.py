@@ -128,6 +128,13 @@ def _build(options: argparse.Namespace) -> int:
         outcome = _attempt(options)
     if options.outcome is not None:
         _write_outcome(options.outcome, outcome)
+    parser.add_argument(
+        "--task",
+        action="append",
+        default=[],
+        metavar="METRIC=FILE|URL",
+        help="questions with references, scored by exact-match, bleu or wer; may be repeated",
+    )
     if isinstance(outcome, Failed):
         print(f"pitcrew-build: {outcome.reason}: {outcome.message}", file=sys.stderr)
         return exit_code(outcome)
@@ -241,7 +248,7 @@ def _document(options: argparse.Namespace) -> dict[str, Any]:
 
 def _quantization(options: argparse.Namespace) -> dict[str, Any]:
     """The sections `quantization` and `proof`, where a flag asks for them."""
-    proof = {"proof": {"prompts": _prompts(options.proof)}} if options.proof else {}
+    proof = _proof(options)
     wanted = {"weights": options.weights, "method": options.method}
     given = {key: value for key, value in wanted.items() if value is not None}
     if options.calibration:
@@ -287,6 +294,21 @@ def _show(options: argparse.Namespace) -> int:
 
     show(explain(Store(options.engine.parent), options.engine.name))
     return 0
+
+def _proof(options: argparse.Namespace) -> dict[str, Any]:
+    """The section `proof`, where a flag asks for it."""
+    given: dict[str, Any] = {"prompts": _prompts(options.proof)} if options.proof else {}
+    if options.task:
+        given["tasks"] = [_task(text) for text in options.task]
+    return {"proof": given} if given else {}
+
+
+def _task(text: str) -> dict[str, Any]:
+    metric, given, place = text.partition("=")
+    if not given:
+        raise InvalidSpec(f"--task {text}: write METRIC=FILE, such as exact-match=questions.jsonl")
+    return {"metric": metric, "prompts": _prompts(place)}
+
 
 
 def _verify(options: argparse.Namespace) -> int:

@@ -14,8 +14,8 @@ from pitcrew_builder.layout import layouts
 from pitcrew_builder.manifest import Manifest, ProofReport
 from pitcrew_builder.progress import Tracker
 from pitcrew_builder.prompts.evidence import gather
-from pitcrew_builder.proof.gate import check
-from pitcrew_builder.report import Phase, ProofSummary, Succeeded
+from pitcrew_builder.proof.gate import check, check_tasks
+from pitcrew_builder.report import Phase, ProofSummary, Succeeded, TaskSummary
 from pitcrew_builder.request import Request, placement_of, plan
 from pitcrew_builder.sources.find import find
 from pitcrew_builder.sources.source import Located
@@ -52,7 +52,9 @@ def build(spec: BuildSpec, places: Places, tracker: Tracker) -> Succeeded:
         with tracker.phase(Phase.PUBLISH, "already in the store"):
             if found.proof is not None:
                 # The thresholds may be others than the ones that it was published under.
-                check(found.proof.scores, spec.proof or Proof())
+                wanted = spec.proof or Proof()
+                check(found.proof.scores, wanted)
+                check_tasks(found.proof.tasks, wanted.tasks)
             return _succeeded(found, tracker, cached=True)
     drawn = _draw(request, located, merged, backend, tracker)
     with store.staging() as directory:
@@ -142,3 +144,7 @@ def _summary(proof: ProofReport) -> ProofSummary:
         top1_agreement=min(score.top1_agreement for score in proof.scores),
         kl_divergence=max(score.kl_divergence for score in proof.scores),
     )
+        tasks=tuple(
+            TaskSummary(**task.model_dump(include=set(TaskSummary.model_fields)))
+            for task in proof.tasks
+        ),

@@ -23,6 +23,11 @@ _ENDS = {
 """Percent of the whole build at which each phase ends."""
 
 
+def part_of(advance: Callable[[float], None], index: int, count: int) -> Callable[[float], None]:
+    """What tells of the part `index` of `count` as if it were the whole."""
+    return lambda fraction: advance((index + fraction) / count)
+
+
 class Tracker:
     """Follows one build: tells the sink of each new percent and keeps the seconds of each phase."""
 

@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from pitcrew_builder.spec import Model
+from pitcrew_builder.spec import Model, TaskMetric
+from pitcrew_builder.spec.base import is_empty
 
 EXIT_REFUSED = 2
 EXIT_RETRY = 1
@@ -58,13 +59,22 @@ class FailureReason(StrEnum):
     INTERNAL_ERROR = "InternalError"
 
 
+class TaskSummary(Model):
+    """The engine's score at a task, in percent."""
+
+    metric: TaskMetric
+    score: float
+    reference_score: float | None = None
+
+
 class ProofSummary(Model):
-    """The worst figures of the proof over all shapes."""
+    """The worst figures of the proof over all shapes, and the tasks."""
 
     perplexity: float
     reference_perplexity: float
     top1_agreement: float
     kl_divergence: float
+    tasks: tuple[TaskSummary, ...] = Field(default=(), exclude_if=is_empty)
 
 
 class Succeeded(Model):

@@ -79,6 +79,7 @@ def plan(
         proof_sha256=evidence.proof_sha256,
     )
     return Request(family, config, _generation(located.directory), identity)
+        tasks_sha256=evidence.tasks_sha256,
 
 
 def _recipe(wanted: Quantization | None, evidence: Evidence) -> QuantizationRecipe | None:

@@ -13,10 +13,13 @@ from pitcrew_builder.manifest import (
     QuantizationReport,
 )
 from pitcrew_builder.network import Network as Executor
+from pitcrew_builder.progress import part_of
 from pitcrew_builder.network import open_network
 from pitcrew_builder.prompts.choice import warnings
 from pitcrew_builder.prompts.evidence import Evidence
 from pitcrew_builder.prompts.tokens import Encoder
+from pitcrew_builder.proof.tasks import Exam, examine
+from pitcrew_builder.quantize.narrow import Narrowed, narrow
 from pitcrew_builder.proof.prover import LONGEST, Question, prove_on_prompts
 from pitcrew_builder.quantize.observe import Calibration
 from pitcrew_builder.quantize.quantizer import Quantized, quantize
@@ -35,6 +38,7 @@ class Trial:
     """What the written engine is judged by, and what was done to it before."""
 
     question: Question | None = None
+    exams: tuple[Exam, ...] = ()
     """None where no prompts were given."""
     unquantized: Proof | None = None
     """The network as it was, where it was made narrow."""
@@ -47,7 +51,13 @@ class Trial:
         reference = None
         if self.unquantized is not None:
             reference = open_network([(self.unquantized.root, self.unquantized.interface)])
-        return prove_on_prompts(self.question, engine, reference, advance)
+        told = part_of(advance, 0, 2) if self.exams else advance
+        report = prove_on_prompts(self.question, engine, reference, told)
+        told = part_of(advance, 1, 2)
+        tasks = examine(
+            self.exams, self.question.facts, self.question.shapes, (engine, reference), told
+        )
+        return report.model_copy(update={"tasks": tasks})
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +100,8 @@ def prepare(
     if evidence.proof_sha256 is None:
         return drawn, Trial()
     trial = Trial(
-        Question(known, shapes, texts.proof, evidence.proof_sha256, thresholds or Thresholds())
+        Question(known, shapes, texts.proof, evidence.proof_sha256, thresholds or Thresholds()),
+        exams=_exams(evidence, checkpoint, known, shapes.max_sequence_length),
     )
     if request.identity.quantization is None:
         return drawn, trial
@@ -112,15 +123,13 @@ def prepare(
     )
 
 
-def _narrow(
-    drawn: Drawn, recipe: QuantizationRecipe, calibration: Calibration, site: Site
-) -> list[Quantized]:
-    done: list[Quantized] = []
-    for rank, network in enumerate(drawn.ranks):
-        file = site.scratch / f"codes{rank}.bin"
-        with site.tracker.part(rank, len(drawn.ranks)), Scratch(file) as scratch:
-            done.append(quantize(network, recipe, calibration, scratch, site.tracker.advance))
-    return done
+def _exams(
+    evidence: Evidence, checkpoint: Directory, facts: ModelFacts, longest: int
+) -> tuple[Exam, ...]:
+    if not evidence.tasks:
+        return ()
+    encoder = Encoder(checkpoint, facts)
+    return tuple(Exam.of(paper, encoder, longest) for paper in evidence.tasks)
 
 
 def _report(done: list[Quantized], texts: Texts, evidence: Evidence) -> QuantizationReport:

@@ -4,10 +4,11 @@ from collections.abc import Collection, Iterator, Sequence
 from html import escape
 
 from pitcrew_builder.explain.anatomy import Part
+from pitcrew_builder.explain.scores import SCORES, TASKS, score_rows, task_rows
 from pitcrew_builder.explain.summary import Explained, blocks, errors_by_layer, ranges
 from pitcrew_builder.explain.svg import Bar, chart, legend
 from pitcrew_builder.explain.text import facts
-from pitcrew_builder.manifest import Manifest
+from pitcrew_builder.manifest import Manifest, ProofReport
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1d2329; --dim: #5b6670; --line: #d8dde2; --paper: #fff }
@@ -69,7 +70,9 @@ def _sections(explained: Explained) -> Iterator[str]:
         yield _section("Graph operators by block", _operators(explained))
     yield from _plans(manifest)
     if manifest.proof is not None:
-        yield _section("Proof on held-out prompts", _proof(manifest))
+        yield _section("Proof on held-out prompts", _proof(manifest.proof))
+        if manifest.proof.tasks:
+            yield _section("Tasks", _tasks(manifest.proof))
 
 
 def _layer_bytes(explained: Explained) -> str:
@@ -134,32 +137,14 @@ def _plans(manifest: Manifest) -> Iterator[str]:
         )
 
 
-def _proof(manifest: Manifest) -> str:
-    proof = manifest.proof
-    assert proof is not None
-    titles = (
-        "batch",
-        "capacity",
-        "tokens",
-        "perplexity",
-        "reference",
-        "same top token",
-        "KL, nats",
-    )
-    rows = [
-        (
-            str(score.batch),
-            str(score.capacity),
-            f"{score.tokens:,}",
-            f"{score.perplexity:.3f}",
-            f"{score.reference_perplexity:.3f}",
-            f"{score.top1_agreement:.2%}",
-            f"{score.kl_divergence:.2e}",
-        )
-        for score in proof.scores
-    ]
+def _proof(proof: ProofReport) -> str:
     told = f"<p>{proof.prompts} prompts, against {escape(proof.reference)}.</p>"
-    return told + _table(titles, rows, numbers=range(7))
+    return told + _table(SCORES, score_rows(proof), numbers=range(len(SCORES)))
+
+
+def _tasks(proof: ProofReport) -> str:
+    told = "<p>Greedy answers against references. Of wer less is better.</p>"
+    return told + _table(TASKS, task_rows(proof), numbers=range(1, len(TASKS)))
 
 
 def _section(title: str, content: str) -> str:

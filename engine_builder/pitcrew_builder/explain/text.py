@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from rich.console import Console, Group
 from rich.table import Table
 
+from pitcrew_builder.explain.scores import SCORES, TASKS, score_rows, task_rows
 from pitcrew_builder.explain.summary import Explained, blocks, errors_by_layer
-from pitcrew_builder.manifest import Manifest
+from pitcrew_builder.manifest import Manifest, ProofReport
 
 TOP = 12
 """Kinds of operators that a block names."""
@@ -62,7 +63,9 @@ def _tables(explained: Explained) -> Iterator[Table]:
     yield from (_profiles(manifest, rank) for rank in _plans(manifest))
     yield from (_fusion(manifest, rank) for rank in _plans(manifest))
     if manifest.proof is not None:
-        yield _scores(manifest)
+        yield _scores(manifest.proof)
+        if manifest.proof.tasks:
+            yield _tasks(manifest.proof)
     if errors := errors_by_layer(manifest):
         yield _errors(errors)
 
@@ -126,23 +129,18 @@ def _fusion(manifest: Manifest, rank: int) -> Table:
     return table
 
 
-def _scores(manifest: Manifest) -> Table:
-    proof = manifest.proof
-    assert proof is not None
-    table = _titled(
-        f"proof on {proof.prompts} held-out prompts, against {proof.reference}",
-        "batch", "capacity", "tokens", "perplexity", "reference", "same top token", "KL, nats",
-    )  # fmt: skip
-    for score in proof.scores:
-        table.add_row(
-            str(score.batch),
-            str(score.capacity),
-            f"{score.tokens:,}",
-            f"{score.perplexity:.3f}",
-            f"{score.reference_perplexity:.3f}",
-            f"{score.top1_agreement:.2%}",
-            f"{score.kl_divergence:.2e}",
-        )
+def _scores(proof: ProofReport) -> Table:
+    title = f"proof on {proof.prompts} held-out prompts, against {proof.reference}"
+    table = _titled(title, *SCORES)
+    for row in score_rows(proof):
+        table.add_row(*row)
+    return table
+
+
+def _tasks(proof: ProofReport) -> Table:
+    table = _titled("tasks, answered greedily", *TASKS)
+    for row in task_rows(proof):
+        table.add_row(*row)
     return table
 
 

@@ -25,17 +25,32 @@ class Encoder:
         left out. Raises `BuildError` where the tokenizer does not fit the vocabulary.
         """
         encoded = [self._one(prompt)[:limit] for prompt in prompts]
-        highest = max((max(ids) for ids in encoded if ids), default=0)
+        for ids in encoded:
+            self._check(ids)
+        return [ids for ids in encoded if len(ids) > 1]
+
+    def ask(self, prompt: Prompt) -> list[int]:
+        """All tokens of a prompt, up to where the answer begins. Raises `BuildError`."""
+        ids = self._one(prompt, to_answer=True)
+        self._check(ids)
+        return ids
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of tokens; special ones have none."""
+        decoded: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        return decoded
+
+    def _check(self, ids: Sequence[int]) -> None:
+        highest = max(ids, default=0)
         if highest >= self._facts.vocab_size:
             raise CheckpointCorrupt(
                 f"tokenizer.json makes token {highest} outside of config.json's vocab_size "
                 f"{self._facts.vocab_size}; take all files from the same checkpoint"
             )
-        return [ids for ids in encoded if len(ids) > 1]
 
-    def _one(self, prompt: Prompt) -> list[int]:
+    def _one(self, prompt: Prompt, *, to_answer: bool = False) -> list[int]:
         if prompt.messages:
-            text = _render(self._checkpoint, prompt, self._tokenizer, self._facts)
+            text = _render(self._checkpoint, prompt, self._tokenizer, self._facts, to_answer)
             chat: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
             return chat
         ids: list[int] = self._tokenizer.encode(prompt.text).ids
@@ -64,6 +79,7 @@ def _render(
     prompt: Prompt,
     tokenizer: Any,  # noqa: ANN401
     facts: ModelFacts,
+    to_answer: bool,
 ) -> str:
     from jinja2 import TemplateError
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -81,7 +97,7 @@ def _render(
     messages = [turn.model_dump() for turn in prompt.messages]
     try:
         template = environment.from_string(checkpoint.read_small(TEMPLATE).decode())
-        return template.render(messages=messages, add_generation_prompt=False, **special)
+        return template.render(messages=messages, add_generation_prompt=to_answer, **special)
     except (TemplateError, TypeError, ValueError) as error:
         raise InvalidSpec(
             f"{TEMPLATE} does not render a prompt's messages: {error}; give texts instead"

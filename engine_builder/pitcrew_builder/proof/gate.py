@@ -1,10 +1,11 @@
 """Whether measured figures are good enough to publish."""
 
+from collections.abc import Sequence
 from decimal import Decimal
 
 from pitcrew_builder.errors import ValidationFailed
-from pitcrew_builder.manifest import Score
-from pitcrew_builder.spec import Proof
+from pitcrew_builder.manifest import Score, TaskScore
+from pitcrew_builder.spec import Proof, Task
 
 
 def check(scores: tuple[Score, ...], wanted: Proof) -> None:
@@ -19,6 +20,36 @@ def check(scores: tuple[Score, ...], wanted: Proof) -> None:
             f"{more}. Choose a milder quantization, calibrate on more of your own prompts, or "
             f"change the thresholds in proof"
         )
+
+
+def check_tasks(scores: Sequence[TaskScore], wanted: Sequence[Task]) -> None:
+    """Raise `ValidationFailed` with the figures of every task that was not done well enough."""
+    failures = [
+        f"task {number} ({task.metric}, {score.samples} questions) {', '.join(problems)}"
+        for number, (score, task) in enumerate(zip(scores, wanted, strict=True), 1)
+        if (problems := _shortfalls(score, task))
+    ]
+    if failures:
+        raise ValidationFailed(
+            f"the engine is not good enough at proof.tasks: {'; '.join(failures)}. Choose a milder "
+            f"quantization, calibrate on more of your own prompts, or change threshold or "
+            f"maxRegression"
+        )
+
+
+def _shortfalls(score: TaskScore, task: Task) -> list[str]:
+    sign, bound = (-1, "at most") if task.metric.falls else (1, "at least")
+    problems = []
+    # Written so that a NaN fails.
+    wanted = task.threshold
+    if wanted is not None and not sign * score.score >= sign * float(Decimal(wanted)):
+        problems.append(f"scores {score.score:.2f} ({bound} {wanted} wanted)")
+    before, allowed = score.reference_score, task.max_regression
+    if before is not None and not sign * (before - score.score) <= float(Decimal(allowed)):
+        problems.append(
+            f"goes from {before:.2f} unquantized to {score.score:.2f} (allowed: {allowed} points)"
+        )
+    return problems
 
 
 def allowed_increase(reference: float, wanted: Proof) -> float:

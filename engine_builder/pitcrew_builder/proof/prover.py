@@ -42,11 +42,14 @@ def prove_on_prompts(
     plainly. Raises `ValidationFailed` with the figures.
     """
     text = Windows.of(list(question.texts))
-    reference = _plain(engine, question) if unquantized is None else _paged(unquantized, question)
+    facts, page = question.facts, question.shapes.kv_page_size
+    reference = (
+        _plain(engine, facts, page) if unquantized is None else paged(unquantized, facts, page)
+    )
     scores = evaluate(
         text,
         cases(question.shapes, text.width),
-        _paged(engine, question),
+        paged(engine, facts, page),
         reference,
         question.facts.vocab_size,
         advance,
@@ -60,8 +63,8 @@ def prove_on_prompts(
     )
 
 
-def _paged(network: Network, question: Question) -> Open:
-    facts, page = question.facts, question.shapes.kv_page_size
+def paged(network: Network, facts: ModelFacts, page: int) -> Open:
+    """Starts rows over pages of `page` tokens."""
 
     def start(rows: Windows, case: Case) -> Sequences:
         capacity = -(-case.capacity // page) * page
@@ -70,9 +73,7 @@ def _paged(network: Network, question: Question) -> Open:
     return start
 
 
-def _plain(network: Network, question: Question) -> Open:
-    facts, page = question.facts, question.shapes.kv_page_size
-
+def _plain(network: Network, facts: ModelFacts, page: int) -> Open:
     def start(rows: Windows, case: Case) -> Sequences:
         return Plain(network.run, facts, np.dtype(np.float32), page)
 

@@ -7,7 +7,7 @@ stand in the LLMEngine resource, so a user's manifest and a build request cannot
 from pitcrew_builder.spec.base import Model
 from pitcrew_builder.spec.build import BuildSpec
 from pitcrew_builder.spec.network import MAX_RANKS, Parallelism, Precision, Shapes, Target
-from pitcrew_builder.spec.proof import Prompts, Proof
+from pitcrew_builder.spec.proof import Prompts, Proof, Task, TaskMetric
 from pitcrew_builder.spec.quantization import Quantization, QuantizationMethod, WeightFormat
 from pitcrew_builder.spec.source import (
     Adapter,
@@ -38,6 +38,8 @@ __all__ = [
     "Shapes",
     "Source",
     "Target",
+    "Task",
+    "TaskMetric",
     "TensorRt",
     "TensorRtPlan",
     "Verbosity",

@@ -1,8 +1,11 @@
 """Prompts of the users, and what an engine must show on them before it is published."""
 
+from enum import StrEnum
+from typing import Annotated
+
 from pydantic import Field, model_validator
 
-from pitcrew_builder.spec.base import Model
+from pitcrew_builder.spec.base import Model, is_empty
 
 
 class Prompts(Model):
@@ -24,7 +27,7 @@ class Prompts(Model):
         default=None,
         ge=1,
         le=4096,
-        description="Prompts to use at most. Default: 128 to calibrate, 64 to prove.",
+        description="Prompts to use at most. Default: 128 to calibrate, 64 to prove or for a task.",
     )
 
     @model_validator(mode="after")
@@ -35,6 +38,52 @@ class Prompts(Model):
 
 
 _DECIMAL = r"^[0-9]{1,6}(\.[0-9]{1,6})?$"
+
+
+class TaskMetric(StrEnum):
+    """How answers are compared with references."""
+
+    EXACT_MATCH = "exact-match"
+    BLEU = "bleu"
+    WER = "wer"
+
+    @property
+    def falls(self) -> bool:
+        """Whether less is better."""
+        return self is TaskMetric.WER
+
+
+class Task(Model):
+    """Questions of the users with the answers they expect, and how well the engine must do.
+
+    Scores are percentages. Of exact-match and bleu more is better, of wer less.
+    """
+
+    metric: TaskMetric = Field(
+        description="exact-match: whole answers, as SQuAD compares them. bleu: overlap of phrases. "
+        "wer: words that are wrong."
+    )
+    prompts: Prompts = Field(
+        description="JSON lines, each with `prompt` or `messages`, and `reference` or `references`."
+    )
+    max_tokens: int = Field(
+        default=64, ge=1, le=1024, description="Tokens of an answer at most; decoding is greedy."
+    )
+    stop: tuple[Annotated[str, Field(min_length=1, max_length=32)], ...] = Field(
+        default=(), max_length=4, description="Texts that an answer ends before."
+    )
+    threshold: str | None = Field(
+        default=None,
+        pattern=_DECIMAL,
+        max_length=13,
+        description="Score that must be reached: at least this, or for wer at most this.",
+    )
+    max_regression: str = Field(
+        default="5",
+        pattern=_DECIMAL,
+        max_length=13,
+        description="How much worse than the unquantized network's the score may be, in points.",
+    )
 
 
 class Proof(Model):
@@ -71,4 +120,10 @@ class Proof(Model):
         pattern=_DECIMAL,
         max_length=13,
         description="Most nats per token that the predicted distribution may move.",
+    )
+    tasks: tuple[Task, ...] = Field(
+        default=(),
+        max_length=8,
+        exclude_if=is_empty,
+        description="Questions with answers that the engine must do well on, too.",
     )
