@@ -22,7 +22,7 @@ from pitcrew_builder.errors import (
     exit_code,
     to_failed,
 )
-from pitcrew_builder.report import Failed, Succeeded
+from pitcrew_builder.report import Failed, Resolved, Succeeded
 from pitcrew_builder.s3.address import SCHEME, S3Address
 from pitcrew_builder.spec import BuildSpec
 
@@ -54,6 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_build(commands.add_parser("build", help="build an engine, or find it in the store"))
     _add_plan(commands.add_parser("plan", help="predict sizes and capacity, and build nothing"))
+    _add_resolve(
+        commands.add_parser("resolve", help="name the engine that a build would make, as JSON")
+    )
     for name, run, text in (
         ("show", _show, "print what an engine is"),
         ("verify", _verify, "check every file of an engine against its manifest"),
@@ -86,6 +89,14 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.set_defaults(run=_plan)
+
+
+def _add_resolve(parser: argparse.ArgumentParser) -> None:
+    _add_spec(parser)
+    parser.add_argument("--gpu", metavar="PRODUCT", help="what each rank would have")
+    parser.add_argument("--gpu-memory", type=int, metavar="BYTES", help="memory of that GPU")
+    parser.add_argument("--outcome", type=Path, metavar="FILE", help="default: standard output")
+    parser.set_defaults(run=_resolve)
 
 
 def _add_spec(parser: argparse.ArgumentParser) -> None:
@@ -167,12 +178,40 @@ def _plan(options: argparse.Namespace) -> int:
     return 0
 
 
+def _resolve(options: argparse.Namespace) -> int:
+    with _cancellable():
+        outcome = _resolved(options)
+    if options.outcome is None:
+        print(outcome.model_dump_json(by_alias=True, indent=2))
+    else:
+        _write_outcome(options.outcome, outcome)
+    if isinstance(outcome, Failed):
+        print(f"pitcrew-build: {outcome.reason}: {outcome.message}", file=sys.stderr)
+        return exit_code(outcome)
+    return 0
+
+
+def _resolved(options: argparse.Namespace) -> Resolved | Failed:
+    from pitcrew_builder.plan.gpus import gpu_of, gpu_with
+    from pitcrew_builder.progress import Tracker
+    from pitcrew_builder.resolve import resolve
+
+    try:
+        gpu = None
+        if options.gpu is not None:
+            memory = options.gpu_memory
+            gpu = gpu_of(options.gpu) if memory is None else gpu_with(options.gpu, memory)
+        return resolve(_spec(options), gpu, _cache(options), Tracker(lambda progress: None))
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001
+        return to_failed(as_build_error(error))
+
+
 def _cache(options: argparse.Namespace) -> Path:
     cache: Path = options.cache or Path.home() / ".cache" / "pitcrew"
     return cache
 
 
-def _write_outcome(file: Path, outcome: Succeeded | Failed) -> None:
+def _write_outcome(file: Path, outcome: Succeeded | Resolved | Failed) -> None:
     # In place: in a container this is a mount, which no rename can replace.
     try:
         file.write_text(outcome.model_dump_json(by_alias=True))

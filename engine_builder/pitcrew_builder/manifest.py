@@ -13,19 +13,25 @@ from typing import Literal
 from pydantic import Field
 
 from pitcrew_builder.spec import (
+    CacheFormat,
+    Lora,
     Model,
     Parallelism,
+    Platform,
     Precision,
     QuantizationMethod,
     Target,
+    TaskMetric,
     TensorRtPlan,
     WeightFormat,
 )
-    TaskMetric,
+from pitcrew_builder.spec.base import is_empty, is_none
 
 MANIFEST_NAME = "manifest.json"
 SCHEMA_VERSION = 1
-from pitcrew_builder.spec.base import is_empty, is_none
+
+_KV_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "float8_e4m3fn": 1}
+"""Of an element of the KV pools, by `GraphInterface.kv_dtype`."""
 
 
 class ResolvedShapes(Model):
@@ -75,10 +81,17 @@ class Identity(Model):
     toolchain: dict[str, str] = Field(description="Compiler and runtime versions by name.")
     builder_version: str
     adapters: tuple[MergedAdapter, ...] = ()
+    lora: Lora | None = None
     tensorrt: TensorRtPlan | None = None
     quantization: QuantizationRecipe | None = None
+    platform: Platform | None = Field(
+        default=None, description="The machines that the plan was tuned on, where they were named."
+    )
     proof_sha256: str | None = Field(
         default=None, description="Digest of the held-out prompts whose scores the manifest has."
+    )
+    tasks_sha256: str | None = Field(
+        default=None, description="Digest of the tasks whose scores the manifest has."
     )
 
     @property

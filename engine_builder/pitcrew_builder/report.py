@@ -107,9 +107,58 @@ class Failed(Model):
     retryable: bool = False
 
 
+class Prediction(Model):
+    """What an engine will weigh and need. Bytes and seconds; of a rank, those of the fullest."""
+
+    rank_weight_bytes: int
+    rank_activation_bytes: int = Field(description="An estimate.")
+    kv_bytes_per_token: int = Field(description="Over all ranks.")
+    engine_disk_bytes: int
+    build_disk_bytes: int = Field(description="On the store's volume, the engine included.")
+    build_ram_bytes: int = Field(description="Rough.")
+    build_seconds: int = Field(description="Rough, without a download.")
+
+
+class Resolved(Model):
+    """What a build of this spec by this builder would make at this moment. Nothing was built."""
+
+    kind: Literal["resolved"] = "resolved"
+    key: str = Field(
+        description="64 hex digits: the engine id where it is known, else what stands for it: the "
+        "same place with the same key holds the same checkpoint."
+    )
+    engine_id: str | None = Field(description="Null where only reading the weights tells it.")
+    tag: str | None = Field(description="As the engine's; null where its commit is not known yet.")
+    target_tag: str
+    model: str
+    commit: str = Field(description="As in `key`: the commit, or what stands for it.")
+    toolchain: dict[str, str]
+    builder_version: str
+    world_size: int
+    prediction: Prediction
+    misfit: str | None = Field(
+        default=None,
+        max_length=MESSAGE_LIMIT,
+        description="Why the GPUs that were named do not hold the engine, and what would fit.",
+    )
+
+
 Outcome = Annotated[Succeeded | Failed, Field(discriminator="kind")]
 
 _OUTCOME: TypeAdapter[Succeeded | Failed] = TypeAdapter(Outcome)
+
+
+_RESOLUTION: TypeAdapter[Resolved | Failed] = TypeAdapter(
+    Annotated[Resolved | Failed, Field(discriminator="kind")]
+)
+
+
+def parse_resolution(text: str) -> Resolved | Failed | None:
+    """Read what `pitcrew-build resolve` left; None where it is something else or nothing."""
+    try:
+        return _RESOLUTION.validate_json(text)
+    except ValueError:
+        return None
 
 
 def parse_outcome(text: str) -> Succeeded | Failed | None:

@@ -72,14 +72,16 @@ def plan(
             )
             for wanted, found in zip(spec.adapters, adapters, strict=True)
         ),
+        lora=spec.lora,
         tensorrt=spec.tensorrt.plan if spec.tensorrt else None,
         toolchain=toolchain,
         builder_version=__version__,
         quantization=_recipe(spec.quantization, evidence),
+        platform=spec.platform,
         proof_sha256=evidence.proof_sha256,
+        tasks_sha256=evidence.tasks_sha256,
     )
     return Request(family, config, _generation(located.directory), identity)
-        tasks_sha256=evidence.tasks_sha256,
 
 
 def _recipe(wanted: Quantization | None, evidence: Evidence) -> QuantizationRecipe | None:

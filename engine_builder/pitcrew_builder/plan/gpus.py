@@ -48,6 +48,18 @@ GPUS: Mapping[str, Gpu] = {
 """By product."""
 
 
+def gpu_with(product: str, memory: int) -> Gpu:
+    """A product with the memory that a node tells, in bytes; the table need not know it.
+
+    Of one that it does not know, nothing is said about speed: its bandwidth is 0.
+    """
+    try:
+        known = gpu_of(product)
+    except InvalidSpec:
+        return Gpu(product, ComputeCapability.SM75, memory, 0)
+    return Gpu(product, known.capability, memory, known.bandwidth)
+
+
 def gpu_of(name: str) -> Gpu:
     """The product of that name, or of a node's `nvidia.com/gpu.product` label that contains it.
 

@@ -26,6 +26,26 @@ def locate(
     source: S3Source, cache: Path, digests: DigestCache, tracker: Tracker, kind: Kind = MODEL
 ) -> Located:
     """Download what the checkpoint needs, and hash it."""
+    download, small, weights = _open(source, cache, tracker, kind)
+    download.bring(weights, tracker)
+    inputs = download.digests([*small, *weights], digests)
+    return Located(source.name, commit_of(inputs), inputs, download.opened(), lambda: None)
+
+
+def survey(
+    source: S3Source, cache: Path, digests: DigestCache, tracker: Tracker, kind: Kind = MODEL
+) -> Located:
+    """The same place without its weights being fetched: ETags stand for their digests."""
+    download, small, weights = _open(source, cache, tracker, kind)
+    inputs = download.digests(small, digests)
+    inputs |= {item.path: f"{item.size} bytes of ETag {item.etag}" for item in weights}
+    return Located(source.name, commit_of(inputs), inputs, download.opened(), lambda: None)
+
+
+def _open(
+    source: S3Source, cache: Path, tracker: Tracker, kind: Kind
+) -> tuple["_Download", list[ObjectInfo], list[ObjectInfo]]:
+    """The small objects, which are here, and the weights, which are not yet."""
     objects = Objects(S3Address(source.bucket, source.prefix, source.endpoint, source.region))
     remote = _offered(objects)
     where = objects.address.url
@@ -33,13 +53,8 @@ def locate(
     download = _Download(objects, cache / _state(objects.address, remote))
     small = [remote[name] for name in small_names(remote, kind)]
     download.bring(small, tracker)
-    directory = Directory.of(download.directory)
-    weights = [remote[name] for name in weight_names(directory, remote, where, kind)]
-    download.bring(weights, tracker)
-    inputs = {
-        item.path: digests.sha256(download.directory / item.path) for item in [*small, *weights]
-    }
-    return Located(source.name, commit_of(inputs), inputs, directory, lambda: None)
+    names = weight_names(download.opened(), remote, where, kind)
+    return download, small, [remote[name] for name in names]
 
 
 def _offered(objects: Objects) -> dict[str, ObjectInfo]:
@@ -61,6 +76,14 @@ class _Download:
     def __init__(self, objects: Objects, directory: Path) -> None:
         self.directory = directory
         self._objects = objects
+
+    def opened(self) -> Directory:
+        """The directory, as a checkpoint."""
+        return Directory.of(self.directory)
+
+    def digests(self, items: Sequence[ObjectInfo], cache: DigestCache) -> dict[str, str]:
+        """SHA-256 of files that are here, by name."""
+        return {item.path: cache.sha256(self.directory / item.path) for item in items}
 
     def bring(self, items: Sequence[ObjectInfo], tracker: Tracker) -> None:
         """Download what is not here yet, from where a killed build left it."""

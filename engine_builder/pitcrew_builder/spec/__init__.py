@@ -6,9 +6,16 @@ stand in the LLMEngine resource, so a user's manifest and a build request cannot
 
 from pitcrew_builder.spec.base import Model
 from pitcrew_builder.spec.build import BuildSpec
+from pitcrew_builder.spec.lora import Lora
 from pitcrew_builder.spec.network import MAX_RANKS, Parallelism, Precision, Shapes, Target
+from pitcrew_builder.spec.platform import Platform
 from pitcrew_builder.spec.proof import Prompts, Proof, Task, TaskMetric
-from pitcrew_builder.spec.quantization import Quantization, QuantizationMethod, WeightFormat
+from pitcrew_builder.spec.quantization import (
+    CacheFormat,
+    Quantization,
+    QuantizationMethod,
+    WeightFormat,
+)
 from pitcrew_builder.spec.source import (
     Adapter,
     HuggingFaceSource,
@@ -23,11 +30,14 @@ __all__ = [
     "MAX_RANKS",
     "Adapter",
     "BuildSpec",
+    "CacheFormat",
     "ComputeCapability",
     "HuggingFaceSource",
     "LocalSource",
+    "Lora",
     "Model",
     "Parallelism",
+    "Platform",
     "Precision",
     "Prompts",
     "Proof",

@@ -3,9 +3,11 @@
 from pydantic import Field, model_validator
 
 from pitcrew_builder.spec.base import Model, is_empty, is_none
+from pitcrew_builder.spec.lora import Lora
 from pitcrew_builder.spec.network import MAX_RANKS, Parallelism, Precision, Shapes, Target
+from pitcrew_builder.spec.platform import Platform
 from pitcrew_builder.spec.proof import Proof
-from pitcrew_builder.spec.quantization import Quantization
+from pitcrew_builder.spec.quantization import CacheFormat, Quantization, WeightFormat
 from pitcrew_builder.spec.source import Adapter, Source
 from pitcrew_builder.spec.tensorrt import TensorRt
 
@@ -25,9 +27,15 @@ class BuildSpec(Model):
         exclude_if=is_empty,
         description="Adapters to merge, in order.",
     )
+    lora: Lora | None = Field(default=None, exclude_if=is_none)
     tensorrt: TensorRt | None = Field(default=None, exclude_if=is_none)
     quantization: Quantization | None = Field(default=None, exclude_if=is_none)
     proof: Proof | None = Field(default=None, exclude_if=is_none)
+    platform: Platform | None = Field(
+        default=None,
+        exclude_if=is_none,
+        description="The machines that a plan is built for, where the asker knows them.",
+    )
 
     @model_validator(mode="after")
     def _has_prompts_to_prove_with(self) -> "BuildSpec":
