@@ -13,14 +13,13 @@ from pitcrew_builder.manifest import (
     QuantizationReport,
 )
 from pitcrew_builder.network import Network as Executor
-from pitcrew_builder.progress import part_of
 from pitcrew_builder.network import open_network
+from pitcrew_builder.progress import part_of
 from pitcrew_builder.prompts.choice import warnings
 from pitcrew_builder.prompts.evidence import Evidence
 from pitcrew_builder.prompts.tokens import Encoder
-from pitcrew_builder.proof.tasks import Exam, examine
-from pitcrew_builder.quantize.narrow import Narrowed, narrow
 from pitcrew_builder.proof.prover import LONGEST, Question, prove_on_prompts
+from pitcrew_builder.proof.tasks import Exam, examine
 from pitcrew_builder.quantize.observe import Calibration
 from pitcrew_builder.quantize.quantizer import Quantized, quantize
 from pitcrew_builder.quantize.scratch import Scratch
@@ -38,10 +37,10 @@ class Trial:
     """What the written engine is judged by, and what was done to it before."""
 
     question: Question | None = None
-    exams: tuple[Exam, ...] = ()
     """None where no prompts were given."""
     unquantized: Proof | None = None
     """The network as it was, where it was made narrow."""
+    exams: tuple[Exam, ...] = ()
     quantization: QuantizationReport | None = None
 
     def judge(self, engine: Executor, advance: Callable[[float], None]) -> ProofReport | None:
@@ -130,6 +129,17 @@ def _exams(
         return ()
     encoder = Encoder(checkpoint, facts)
     return tuple(Exam.of(paper, encoder, longest) for paper in evidence.tasks)
+
+
+def _narrow(
+    drawn: Drawn, recipe: QuantizationRecipe, calibration: Calibration, site: Site
+) -> list[Quantized]:
+    done: list[Quantized] = []
+    for rank, network in enumerate(drawn.ranks):
+        file = site.scratch / f"codes{rank}.bin"
+        with site.tracker.part(rank, len(drawn.ranks)), Scratch(file) as scratch:
+            done.append(quantize(network, recipe, calibration, scratch, site.tracker.advance))
+    return done
 
 
 def _report(done: list[Quantized], texts: Texts, evidence: Evidence) -> QuantizationReport:
