@@ -128,6 +128,13 @@ def _add_spec(parser: argparse.ArgumentParser) -> None:
     for purpose, verb in (("calibration", "calibrate on"), ("proof", "hold out and prove with")):
         told = f"JSON lines of your users' prompts to {verb}"
         parser.add_argument(f"--{purpose}", metavar="FILE|URL", help=told)
+    parser.add_argument(
+        "--task",
+        action="append",
+        default=[],
+        metavar="METRIC=FILE|URL",
+        help="questions with references, scored by exact-match, bleu or wer; may be repeated",
+    )
     parser.add_argument("--max-batch-size", type=int, metavar="N")
     parser.add_argument("--max-sequence-length", type=int, metavar="TOKENS")
     parser.add_argument("--kv-page-size", type=int, metavar="TOKENS")
@@ -139,13 +146,6 @@ def _build(options: argparse.Namespace) -> int:
         outcome = _attempt(options)
     if options.outcome is not None:
         _write_outcome(options.outcome, outcome)
-    parser.add_argument(
-        "--task",
-        action="append",
-        default=[],
-        metavar="METRIC=FILE|URL",
-        help="questions with references, scored by exact-match, bleu or wer; may be repeated",
-    )
     if isinstance(outcome, Failed):
         print(f"pitcrew-build: {outcome.reason}: {outcome.message}", file=sys.stderr)
         return exit_code(outcome)
@@ -295,6 +295,21 @@ def _quantization(options: argparse.Namespace) -> dict[str, Any]:
     return {**proof, "quantization": given} if given else proof
 
 
+def _proof(options: argparse.Namespace) -> dict[str, Any]:
+    """The section `proof`, where a flag asks for it."""
+    given: dict[str, Any] = {"prompts": _prompts(options.proof)} if options.proof else {}
+    if options.task:
+        given["tasks"] = [_task(text) for text in options.task]
+    return {"proof": given} if given else {}
+
+
+def _task(text: str) -> dict[str, Any]:
+    metric, given, place = text.partition("=")
+    if not given:
+        raise InvalidSpec(f"--task {text}: write METRIC=FILE, such as exact-match=questions.jsonl")
+    return {"metric": metric, "prompts": _prompts(place)}
+
+
 def _prompts(place: str) -> dict[str, str]:
     return {"url" if re.match(r"https?://", place) else "path": place}
 
@@ -333,21 +348,6 @@ def _show(options: argparse.Namespace) -> int:
 
     show(explain(Store(options.engine.parent), options.engine.name))
     return 0
-
-def _proof(options: argparse.Namespace) -> dict[str, Any]:
-    """The section `proof`, where a flag asks for it."""
-    given: dict[str, Any] = {"prompts": _prompts(options.proof)} if options.proof else {}
-    if options.task:
-        given["tasks"] = [_task(text) for text in options.task]
-    return {"proof": given} if given else {}
-
-
-def _task(text: str) -> dict[str, Any]:
-    metric, given, place = text.partition("=")
-    if not given:
-        raise InvalidSpec(f"--task {text}: write METRIC=FILE, such as exact-match=questions.jsonl")
-    return {"metric": metric, "prompts": _prompts(place)}
-
 
 
 def _verify(options: argparse.Namespace) -> int:

@@ -111,9 +111,6 @@ class Identity(Model):
 
     @property
     def target_tag(self) -> str:
-    tasks_sha256: str | None = Field(
-        default=None, description="Digest of the tasks whose scores the manifest has."
-    )
         """Toolchain, layout and precision for people, such as `cpu-ort1.32.0-fp32` or
         `cuda13-trt10.15.1.29-sm90-tp2-bf16`.
         """
@@ -298,6 +295,17 @@ class Score(Model):
     kl_divergence: float = Field(description="Mean nats from the reference to the engine.")
 
 
+class TaskScore(Model):
+    """Greedy answers beside the references of one task, in percent."""
+
+    metric: TaskMetric
+    samples: int = Field(description="Questions that were answered.")
+    score: float = Field(description="Of the engine; of wer less is better.")
+    reference_score: float | None = Field(
+        description="Of the unquantized network; null where the engine is that network."
+    )
+
+
 class ProofReport(Model):
     """What was measured before the engine was published."""
 
@@ -305,6 +313,7 @@ class ProofReport(Model):
     prompts_sha256: str
     reference: str = Field(description="What the engine was compared with.")
     scores: tuple[Score, ...]
+    tasks: tuple[TaskScore, ...] = Field(default=(), exclude_if=is_empty)
 
     @property
     def worst(self) -> Score:
@@ -360,17 +369,6 @@ class Manifest(Model):
         """Ranks that serve one replica."""
         return len(self.ranks)
 
-class TaskScore(Model):
-    """Greedy answers beside the references of one task, in percent."""
-
-    metric: TaskMetric
-    samples: int = Field(description="Questions that were answered.")
-    score: float = Field(description="Of the engine; of wer less is better.")
-    reference_score: float | None = Field(
-        description="Of the unquantized network; null where the engine is that network."
-    )
-
-
     @property
     def size_bytes(self) -> int:
         """Bytes of all listed files."""
@@ -378,7 +376,6 @@ class TaskScore(Model):
 
     @property
     def kv_bytes_per_token(self) -> int:
-    tasks: tuple[TaskScore, ...] = Field(default=(), exclude_if=is_empty)
         """2 (key and value) x layers x kv_heads x head_dim x bytes of an element, over all ranks."""
         width = {"float32": 4, "float16": 2, "bfloat16": 2}[self.ranks[0].kv_dtype]
         whole = self.model.layers * self.model.kv_heads
