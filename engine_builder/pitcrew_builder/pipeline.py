@@ -143,8 +143,8 @@ def _summary(proof: ProofReport) -> ProofSummary:
         reference_perplexity=worst.reference_perplexity,
         top1_agreement=min(score.top1_agreement for score in proof.scores),
         kl_divergence=max(score.kl_divergence for score in proof.scores),
-    )
         tasks=tuple(
             TaskSummary(**task.model_dump(include=set(TaskSummary.model_fields)))
             for task in proof.tasks
         ),
+    )
