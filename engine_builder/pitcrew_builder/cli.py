@@ -116,6 +116,13 @@ def _add_spec(parser: argparse.ArgumentParser) -> None:
         metavar="DIR|REPO[=WEIGHT]",
         help="a LoRA adapter to merge; may be given several times",
     )
+    parser.add_argument(
+        "--max-loras",
+        type=int,
+        metavar="N",
+        help="leave room for LoRA adapters that are chosen while serving: so many in one step",
+    )
+    parser.add_argument("--max-lora-rank", type=int, metavar="R", help="their rank at most")
     parser.add_argument("--target", help="what executes the engine (default: onnxruntime-cpu)")
     parser.add_argument("--compute-capability", metavar="SM", help="GPU of a plan, such as sm89")
     parser.add_argument("--precision", help="arithmetic of the engine (default: fp32)")
@@ -282,6 +289,9 @@ def _document(options: argparse.Namespace) -> dict[str, Any]:
             document[key] = getattr(options, key)
     if options.compute_capability is not None:
         document["tensorrt"] = {"computeCapability": options.compute_capability}
+    room = {"maxAdapters": options.max_loras, "maxRank": options.max_lora_rank}
+    if given := {key: value for key, value in room.items() if value is not None}:
+        document["lora"] = given
     return document | _quantization(options)
 
 

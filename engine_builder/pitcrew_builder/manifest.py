@@ -125,7 +125,8 @@ class Identity(Model):
         ]
         narrow = [self.quantization.tag] if self.quantization else []
         merged = [f"lora{len(self.adapters)}"] if self.adapters else []
-        return "-".join([*self._tools, *layout, self.precision.value, *narrow, *merged])
+        slots = [f"slots{self.lora.max_adapters}r{self.lora.max_rank}"] if self.lora else []
+        return "-".join([*self._tools, *layout, self.precision.value, *narrow, *merged, *slots])
 
     @property
     def _tools(self) -> list[str]:
@@ -238,6 +239,32 @@ class Placement(Model):
     kv_heads: int
 
 
+ADAPTER_SLOTS, LORA_A, LORA_B = "adapter_slots", "lora_a.", "lora_b."
+"""Names of the graph's inputs for adapters; the latter two end with a target's name."""
+
+
+class LoraTarget(Model):
+    """A linear map that adapters may change, and the part of it that a rank computes."""
+
+    name: str = Field(description="Of the graph's inputs `lora_a.<name>` and `lora_b.<name>`.")
+    module: str = Field(description="The checkpoint's linear map, as adapters name it.")
+    shape: tuple[int, int] = Field(description="Outputs and inputs of the checkpoint's matrix.")
+    first_output: int
+    outputs: int
+    first_input: int
+    inputs: int
+
+    @property
+    def down(self) -> str:
+        """The input of its A, [slots, R, inputs]."""
+        return f"{LORA_A}{self.name}"
+
+    @property
+    def up(self) -> str:
+        """The input of its B, [slots, outputs, R]."""
+        return f"{LORA_B}{self.name}"
+
+
 class GraphInterface(Model):
     """Names and types of the graph's tensors; a plan's are the same.
 
@@ -257,6 +284,13 @@ class GraphInterface(Model):
     the new tokens before it; a row shorter than S is padded on the right. Every slot of the pools
     holds a finite number, used or not: a masked one counts with weight 0, which a NaN survives.
 
+    With `lora`, each sequence names the adapter that changes the network for it (Hu et al. 2021,
+    "LoRA"). Further inputs: `adapter_slots` int64 [B], in [0, slots); and for every target
+    `lora_a.<name>` [slots, R, inputs] and `lora_b.<name>` [slots, outputs, R], in the type of the
+    activations. Slots are dynamic, 1 to `max_adapters` + 1; R is `max_rank` (both in the identity);
+    a smaller rank is padded with zeros. A sequence's rows x of that target get B A x added, so
+    scaling is in A or B, and a slot of zeros (slot 0, by convention) is the network itself.
+
     A rank of a split network has the pools and new keys and values of its own layers and KV heads
     alone. A pipeline stage that is not the last gives `rows.<layer>` [B * S, hidden] in place of
     `logits` and takes no `logit_indices`; the stage that begins with that layer takes the rows of
@@ -271,6 +305,9 @@ class GraphInterface(Model):
         default=(), description="Empty where the graph holds no collective."
     )
     kv_dtype: str = "float32"
+    lora: tuple[LoraTarget, ...] = Field(
+        default=(), description="What adapters may change; empty in an engine without slots."
+    )
     plan: PlanReport | None = Field(
         default=None, description="Set where `graph` is a plan for one kind of GPU."
     )

@@ -13,7 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from pitcrew_builder.errors import ValidationFailed
-from pitcrew_builder.manifest import Exchange, GraphInterface, Placement
+from pitcrew_builder.manifest import (
+    ADAPTER_SLOTS,
+    LORA_A,
+    LORA_B,
+    Exchange,
+    GraphInterface,
+    Placement,
+)
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -52,10 +59,17 @@ class Executable:
         self._session = _open(graph, packed)
         self._inputs = [item.name for item in self._session.get_inputs()]
         self._outputs = [item.name for item in self._session.get_outputs()]
+        self._no_adapter = {
+            item.name: np.zeros([1, *item.shape[1:]], np.float32)
+            for item in self._session.get_inputs()
+            if item.name.startswith((LORA_A, LORA_B))
+        }
 
     def run(self, inputs: Tensors) -> dict[str, Tensor]:
-        """The graph's outputs; of `inputs` it takes what it knows."""
-        feeds = {name: inputs[name] for name in self._inputs}
+        """The graph's outputs; of `inputs` it takes what it knows. No sequence has an adapter."""
+        slots = {ADAPTER_SLOTS: np.zeros_like(inputs["context_lengths"])}
+        known = {**self._no_adapter, **slots, **inputs}
+        feeds = {name: known[name] for name in self._inputs}
         try:
             outputs = self._session.run(self._outputs, feeds)
         except Exception as error:

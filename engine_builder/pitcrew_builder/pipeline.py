@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pitcrew_builder.adapters.merge import check_adapters, merge, open_adapters, tensors_of
+from pitcrew_builder.adapters.slots import check_targets, with_slots
 from pitcrew_builder.checkpoint.directory import ADAPTER, read_tensors
 from pitcrew_builder.checkpoint.match import check_match
 from pitcrew_builder.checkpoint.tokenizer import check_tokenizer
 from pitcrew_builder.families.family import ignored_tensors
+from pitcrew_builder.graph.ir import Graph
 from pitcrew_builder.layout import layouts
-from pitcrew_builder.manifest import Manifest, ProofReport
+from pitcrew_builder.manifest import Manifest, Placement, ProofReport
 from pitcrew_builder.progress import Tracker
 from pitcrew_builder.prompts.evidence import gather
 from pitcrew_builder.proof.gate import check, check_tasks
@@ -98,20 +100,21 @@ def _draw(
         wanted = [ref for weight in whole.weights for ref in weight.tensors]
         check_match(wanted, tensors, ignored_tensors(family, config))
         check_adapters(whole, adapters)
+        check_targets(whole, identity.lora)
         tensors |= tensors_of(adapters)
     with tracker.phase(Phase.OPTIMIZE, "joining projections"):
         places = list(layouts(identity.parallelism))
-        ranks = tuple(
-            Network(
-                backend.optimize(merge(decoder.graph(layout), adapters)),
-                tensors,
-                placement_of(layout, config) if len(places) > 1 else None,
-            )
-            for layout in places
-        )
-        unsplit = ranks[0]
+
+        def network(graph: Graph, placement: Placement | None) -> Network:
+            slotted = with_slots(graph, identity.lora)
+            optimized = backend.optimize(merge(slotted.graph, adapters))
+            return Network(optimized, tensors, placement, slotted.targets)
+
+        unsplit = network(whole, None)
+        ranks: tuple[Network, ...] = (unsplit,)
         if len(places) > 1:
-            unsplit = Network(backend.optimize(merge(whole, adapters)), tensors)
+            drawn = ((decoder.graph(place), placement_of(place, config)) for place in places)
+            ranks = tuple(network(graph, placement) for graph, placement in drawn)
     return Drawn(ranks, unsplit, sum(weight.elements for weight in whole.weights))
 
 

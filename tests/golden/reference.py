@@ -6,13 +6,16 @@ computes visibly wrong logits.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
 from tests.golden.split import Session, SplitSession
+from tests.golden.stacks import Stacks, part_of, stack
 
 Floats = npt.NDArray[np.float32]
 
@@ -38,6 +41,12 @@ class ReferenceEngine:
         """Room for `rows` sequences of `capacity` tokens."""
         return Batch(self, rows, capacity, np.random.default_rng(seed))
 
+    def adapted(self, adapters: Sequence[Path | None], seed: int = 0) -> "Batch":
+        """Room for a sequence under each of the adapters."""
+        batch = self.batch(len(adapters), seed=seed)
+        batch.take(adapters)
+        return batch
+
 
 class Batch:
     """Sequences that grow together."""
@@ -56,6 +65,16 @@ class Batch:
             for layer in range(model["layers"])
         }
         self._lengths = np.zeros(rows, dtype=np.int64)
+        self._stacks: Stacks = {}
+        self._slots = np.zeros(rows, dtype=np.int64)
+        if engine.manifest["ranks"][0].get("lora"):
+            self.take([None] * rows)
+
+    def take(self, adapters: Sequence[Path | None]) -> None:
+        """Change the network for each row; None leaves it as it is."""
+        distinct = [path for path in dict.fromkeys(adapters) if path is not None]
+        self._stacks = stack(self._engine.manifest, distinct)
+        self._slots[:] = [distinct.index(path) + 1 if path else 0 for path in adapters]
 
     def feed(self, rows: list[list[int]]) -> list[Floats]:
         """Append tokens to each row; the logits [len, vocab] after each of them, by row."""
@@ -73,6 +92,7 @@ class Batch:
                 "context_lengths": self._lengths,
                 "logit_indices": np.tile(np.arange(width), (len(rows), 1)),
                 **self._pools,
+                **self._adapters(),
             },
         )
         named = dict(zip(names, outputs, strict=True))
@@ -90,6 +110,18 @@ class Batch:
             if len(tokens[0]) == count:
                 return tokens
             logits = self.feed([row[-1:] for row in tokens])
+
+    def _adapters(self) -> dict[str, npt.NDArray[Any]]:
+        if not self._stacks:
+            return {}
+        session = self._engine.session
+        if isinstance(session, SplitSession):
+            session.stacks = self._stacks
+            return {"adapter_slots": self._slots}
+        return {
+            "adapter_slots": self._slots,
+            **part_of(self._engine.manifest["ranks"][0], self._stacks),
+        }
 
     def _positions(self, width: int, counts: list[int]) -> npt.NDArray[np.int64]:
         real = np.arange(width) < np.array(counts)[:, None]

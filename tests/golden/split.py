@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
+from tests.golden.stacks import Stacks, part_of
+
 Tensor = npt.NDArray[Any]
 
 
@@ -35,6 +37,8 @@ class SplitSession:
     def __init__(self, path: Path, manifest: Mapping[str, Any]) -> None:
         self._ranks = manifest["ranks"]
         self._layers = range(manifest["model"]["layers"])
+        self.stacks: Stacks = {}
+        """Adapters, of which each rank is fed its own part."""
         self._open = {
             file: onnxruntime.InferenceSession(str(path / file), providers=["CPUExecutionProvider"])
             for rank in self._ranks
@@ -68,7 +72,7 @@ class SplitSession:
                 pool = inputs[f"{kind}_pool.{layer}"]
                 last = place["firstKvHead"] + place["kvHeads"]
                 given[f"{kind}_pool.{layer}"] = pool[:, :, place["firstKvHead"] : last].copy()
-        return given
+        return given | part_of(rank, self.stacks)
 
     def _take_rows(self, members: list[int], held: list[dict[str, Tensor]]) -> None:
         for index in members:

@@ -18,6 +18,7 @@ def document(spec: BuildSpec, answer: Answer) -> dict[str, Any]:
         "ranks": [
             {
                 "weightBytes": rank.weights,
+                "adapterBytes": rank.adapters,
                 "activationBytes": rank.activations,
                 "kvBytesPerToken": rank.kv_per_token,
             }
@@ -48,12 +49,13 @@ def refusal(spec: BuildSpec, answer: Answer) -> str:
     """Why a spec does not fit, in figures, and what would."""
     assert answer.gpu is not None
     assert answer.capacity is not None
-    fullest = max(answer.needs.ranks, key=lambda rank: rank.weights + rank.activations)
+    fullest = max(answer.needs.ranks, key=lambda rank: rank.fixed)
+    slots = f"{_gib(fullest.adapters)} of adapter slots, " if fullest.adapters else ""
     wanted = fullest.kv_per_token * answer.network.shapes.max_sequence_length
     advice = "; or ".join(answer.advice) or "choose a GPU with more memory"
     return (
         f"{spec.parallelism.world_size} x {answer.gpu.product} ({_gib(answer.gpu.memory)} each) do "
-        f"not hold the engine: a rank takes {_gib(fullest.weights)} of weights and "
+        f"not hold the engine: a rank takes {_gib(fullest.weights)} of weights, {slots}and "
         f"{_gib(fullest.activations)} of activations, and one sequence of "
         f"{answer.network.shapes.max_sequence_length:,} tokens {_gib(wanted)} of KV cache, for which "
         f"{_gib(max(answer.capacity.pool, 0))} are left; nearest that fits: {advice}"
@@ -72,11 +74,13 @@ def show(spec: BuildSpec, answer: Answer) -> None:
 
 def _engine_rows(spec: BuildSpec, answer: Answer) -> list[tuple[str, str]]:
     needed, shapes = answer.needs, answer.network.shapes
-    fullest = max(needed.ranks, key=lambda rank: rank.weights + rank.activations)
+    fullest = max(needed.ranks, key=lambda rank: rank.fixed)
+    slots = [("adapters", f"{_gib(fullest.adapters)} of slots on it")] if spec.lora else []
     return [
         ("target", f"{spec.target} {spec.precision}, {spec.parallelism.world_size} rank(s)"),
         ("limits", f"{shapes.max_batch_size} sequences of {shapes.max_sequence_length:,} tokens"),
         ("weights", f"{_gib(fullest.weights)} on the fullest rank"),
+        *slots,
         ("activations", f"{_gib(fullest.activations)} on it (estimate)"),
         ("KV cache", f"{needed.kv_per_token:,} bytes per token, all ranks"),
         ("engine on disk", _gib(needed.engine_disk)),

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from pitcrew_builder import serialize
+from pitcrew_builder.adapters.slots import Slotted, check_targets, with_slots
 from pitcrew_builder.checkpoint.config import DecoderConfig, Envelope, parse_as, parse_object
 from pitcrew_builder.checkpoint.directory import CONFIG, Directory
 from pitcrew_builder.families import family_of
@@ -35,6 +36,8 @@ class Sizes:
     """The ONNX files beside it: the whole graph, and its segments if it has several."""
     widest: int
     """Of its largest matrix, in float32."""
+    adapters: int
+    """Elements, not bytes, of the stacks that a runtime fills with adapters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,18 +68,21 @@ def planned(spec: BuildSpec, checkpoint: Directory) -> Planned:
     check_fit(spec.parallelism, divisible(config))
     shapes = resolve_shapes(spec.shapes, config)
     decoder, backend = family.draw(config, shapes), backend_of(spec)
+    check_targets(decoder.graph(), spec.lora)
     sizes: dict[tuple[int, int], Sizes] = {}
     ranks: list[Rank] = []
     for place in layouts(spec.parallelism):
         # Ranks of a stage differ in size by their part of the vocabulary alone.
         alike = (place.pipeline, len(place.vocabulary(config.vocab_size)))
         if alike not in sizes:
-            sizes[alike] = _sizes(backend.optimize(decoder.graph(place)), spec)
+            slotted = with_slots(decoder.graph(place), spec.lora)
+            sizes[alike] = _sizes(replace(slotted, graph=backend.optimize(slotted.graph)), spec)
         ranks.append(Rank(place, sizes[alike]))
     return Planned(config, shapes, tuple(ranks))
 
 
-def _sizes(graph: Graph, spec: BuildSpec) -> Sizes:
+def _sizes(slotted: Slotted, spec: BuildSpec) -> Sizes:
+    graph = slotted.graph
     cut = segments(graph)
     parts = [part.graph for part in cut] if len(cut) > 1 else []
     extents = serialize.place(graph)
@@ -85,6 +91,7 @@ def _sizes(graph: Graph, spec: BuildSpec) -> Sizes:
         data=serialize.size(serialize.place(_stored(graph, spec))),
         graphs=sum(to_proto(each, extents, DATA, {}).ByteSize() for each in (graph, *parts)),
         widest=4 * max(single),
+        adapters=slotted.elements(spec.lora) if spec.lora else 0,
     )
 
 

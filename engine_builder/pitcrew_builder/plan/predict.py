@@ -41,8 +41,15 @@ class RankNeeds:
     """What one rank takes of its device. All in bytes."""
 
     weights: int
+    adapters: int
+    """The slots that a runtime fills with adapters."""
     activations: int
     kv_per_token: int
+
+    @property
+    def fixed(self) -> int:
+        """What is taken before the first token is cached."""
+        return self.weights + self.adapters + self.activations
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +114,7 @@ def needs(spec: BuildSpec, network: Planned) -> Needs:
 
 def capacity(spec: BuildSpec, network: Planned, needed: Needs, gpu: Gpu, average: int) -> Capacity:
     """What one replica does where each rank has such a GPU; `average` in tokens."""
-    pools = [
-        _pool(gpu.memory - RESERVED - rank.weights - rank.activations) for rank in needed.ranks
-    ]
+    pools = [_pool(gpu.memory - RESERVED - rank.fixed) for rank in needed.ranks]
     page = network.shapes.kv_page_size
     tokens = min(
         max(pool, 0) // (rank.kv_per_token * page) * page
@@ -150,6 +155,7 @@ def _rank_needs(spec: BuildSpec, network: Planned, rank: Rank) -> RankNeeds:
     kv_heads = len(rank.layout.kv_heads(config.num_key_value_heads))
     return RankNeeds(
         weights=rank.sizes.data,
+        adapters=rank.sizes.adapters * width,
         activations=_activations(spec, network, rank, width),
         kv_per_token=2 * layers * kv_heads * config.head_dim * width,
     )

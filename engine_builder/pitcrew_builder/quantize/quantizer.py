@@ -56,7 +56,7 @@ def quantize(
         for site, seen in _observed(chosen, recipe, calibration, advance):
             work.encode(site, seen)
     tensors: Mapping[str, TensorInfo] = {**network.tensors, **scratch.tensors}
-    narrow = Network(rewrite(graph, work.narrow, work.norms), tensors, network.placement)
+    narrow = replace(network, graph=rewrite(graph, work.narrow, work.norms), tensors=tensors)
     return Quantized(narrow, tuple(work.matrices), kept(graph, chosen))
 
 

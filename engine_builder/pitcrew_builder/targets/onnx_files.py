@@ -44,7 +44,10 @@ def write_onnx(
             tracker.counter(size, "writing weights"),
         )
     interface = GraphInterface(
-        graph=f"{folder}/{GRAPH}", placement=network.placement, segments=parts
+        graph=f"{folder}/{GRAPH}",
+        placement=network.placement,
+        segments=parts,
+        lora=network.lora,
     )
     graphs = [interface.graph, *(part.graph for part in parts)]
     files = (*(file_entry(root, path) for path in graphs), data)

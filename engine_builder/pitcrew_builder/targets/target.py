@@ -11,7 +11,7 @@ from typing import Protocol
 
 from pitcrew_builder.checkpoint.safetensors import TensorInfo
 from pitcrew_builder.graph.ir import Graph
-from pitcrew_builder.manifest import FileEntry, GraphInterface, Identity, Placement
+from pitcrew_builder.manifest import FileEntry, GraphInterface, Identity, LoraTarget, Placement
 from pitcrew_builder.progress import Tracker
 
 
@@ -23,6 +23,8 @@ class Network:
     tensors: Mapping[str, TensorInfo]
     placement: Placement | None = None
     """What the graph holds of a network that is split."""
+    lora: tuple[LoraTarget, ...] = ()
+    """What adapters may change while it is served."""
 
 
 @dataclass(frozen=True, slots=True)

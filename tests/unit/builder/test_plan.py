@@ -73,6 +73,20 @@ def test_weights_and_disk_are_what_is_built(
     assert predicted.needs.kv_per_token == manifest.kv_bytes_per_token
 
 
+def test_adapter_slots_take_memory_of_every_rank() -> None:
+    checkpoint = Directory.of(GOLDENS / "llama3")
+    lora = {"maxAdapters": 3, "maxRank": 8}
+    whole = answer(_spec(GOLDENS / "llama3", lora=lora), checkpoint).needs.ranks[0]
+    # q, k, v, o, gate, up and down of 3 layers: hidden 64, 2 KV heads of 16, width 160.
+    across = 128 + 96 + 96 + 128 + 224 + 224 + 224
+    assert whole.adapters == 4 * 8 * 3 * across * 4
+    without = answer(_spec(GOLDENS / "llama3"), checkpoint).needs.ranks[0]
+    assert whole.fixed - without.fixed == whole.adapters
+    split = answer(_spec(GOLDENS / "llama3", lora=lora, parallelism={"tensor": 2}), checkpoint)
+    # Each rank has half of what is split: the inputs of A or the outputs of B.
+    assert whole.adapters / 2 < split.needs.ranks[0].adapters < whole.adapters
+
+
 @pytest.mark.parametrize("weights", ["int8", "int4"])
 def test_narrow_weights_are_what_is_built(weights: str, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.jsonl"

@@ -81,6 +81,7 @@ class PlanBackend:
             graph=path,
             placement=network.placement,
             kv_dtype=_HALVES[self.precision].value,
+            lora=network.lora,
             plan=report,
         )
         return Written(interface, (file_entry(site.engine, path),), proof)
@@ -88,7 +89,8 @@ class PlanBackend:
     def _compile(self, compiler: Compiler, half: Network, site: Site) -> PlanReport:
         plan = site.engine / site.folder / PLAN
         plan.parent.mkdir()
-        shapes = profiles(half.graph.inputs, site.identity.shapes, self.options)
+        identity = site.identity
+        shapes = profiles(half.graph.inputs, identity.shapes, self.options, identity.lora)
         graph = site.scratch / "half" / site.folder / GRAPH
         order = Order(graph, plan, shapes, self.options, site.identity.tag)
         size = sum(weight.nbytes for weight in half.graph.weights)

@@ -7,11 +7,12 @@ each name. Both profiles share the plan's weights.
 
 from collections.abc import Iterable
 
+from pitcrew_builder.adapters.slots import SLOTS
 from pitcrew_builder.blocks.causal_lm import ROWS
 from pitcrew_builder.blocks.step import BATCH, BLOCKS, NEW, PAGES, WANTED
 from pitcrew_builder.graph.ir import Dim, Port
 from pitcrew_builder.manifest import PlanProfile, ResolvedShapes
-from pitcrew_builder.spec import TensorRtPlan
+from pitcrew_builder.spec import Lora, TensorRtPlan
 
 WANTED_ROWS = 8
 """Positions of a sequence whose logits one prefill step gives, for checking drafted tokens."""
@@ -20,11 +21,11 @@ POOL_SHARE = 2
 """Pages of a pool at most, in multiples of what all sequences at full length take: what is beyond
 one keeps prefixes of finished requests."""
 
-_SIZES = (BATCH, NEW, BLOCKS, PAGES, WANTED)
+_SIZES = (BATCH, NEW, BLOCKS, PAGES, WANTED, SLOTS)
 
 
 def profiles(
-    inputs: Iterable[Port], shapes: ResolvedShapes, plan: TensorRtPlan
+    inputs: Iterable[Port], shapes: ResolvedShapes, plan: TensorRtPlan, lora: Lora | None = None
 ) -> tuple[PlanProfile, ...]:
     """`prefill` and `decode`, in the order in which a plan numbers them."""
     batch, length = shapes.max_batch_size, shapes.max_sequence_length
@@ -33,21 +34,22 @@ def profiles(
     chunk = min(plan.prefill_chunk, length)
     wanted = min(WANTED_ROWS, chunk)
     usual_batch, usual_blocks, usual_pages = -(-batch // 2), -(-blocks // 4), -(-pages // 2)
+    slots = 1 + (lora.max_adapters if lora else 0)
     ports = tuple(inputs)
     return (
         _profile(
             "prefill",
             ports,
-            (1, 1, 0, 1, 1),
-            (1, chunk, usual_blocks, usual_pages, 1),
-            (batch, chunk, blocks, pages, wanted),
+            (1, 1, 0, 1, 1, 1),
+            (1, chunk, usual_blocks, usual_pages, 1, slots),
+            (batch, chunk, blocks, pages, wanted, slots),
         ),
         _profile(
             "decode",
             ports,
-            (1, 1, 1, 1, 1),
-            (usual_batch, 1, usual_blocks, usual_pages, 1),
-            (batch, 1, blocks, pages, 1),
+            (1, 1, 1, 1, 1, 1),
+            (usual_batch, 1, usual_blocks, usual_pages, 1, slots),
+            (batch, 1, blocks, pages, 1, slots),
         ),
     )
 
