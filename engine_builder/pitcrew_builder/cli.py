@@ -71,6 +71,7 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
     _add_spec(parser)
     parser.add_argument("--store", default="engines", metavar="DIR|s3://BUCKET/PREFIX")
     parser.add_argument("--store-endpoint", metavar="URL", help="an S3-compatible server")
+    parser.add_argument("--store-region", metavar="NAME", help="region of the bucket")
     parser.add_argument("--outcome", type=Path, metavar="FILE", help="write the outcome as JSON")
     parser.add_argument("--progress", type=Style, choices=list(Style), default=Style.AUTO)
     parser.set_defaults(run=_build)
@@ -233,7 +234,7 @@ def _attempt(options: argparse.Namespace) -> Succeeded | Failed:
 
     try:
         spec = _spec(options)
-        store = parse_store(options.store, options.store_endpoint)
+        store = parse_store(options.store, options.store_endpoint, options.store_region)
         with progress_sink(options.progress) as sink:
             return build(spec, Places(store, _cache(options)), Tracker(sink))
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001

@@ -1,6 +1,7 @@
 """`pitcrew-engine`: what a store holds, what an engine is, and what may go.
 
-Exit codes: 0 done, 1 worth another attempt, 2 refused or damaged, 3 `diff` found differences.
+Exit codes: 0 done, 1 worth another attempt, 2 refused or damaged, 3 `diff` found differences. In a
+pod, a failure leaves one line `<Reason>: <message>` in the termination log for Kubernetes.
 """
 
 import argparse
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from pitcrew_builder import __version__, engine_commands
 from pitcrew_builder.errors import as_build_error, exit_code, to_failed
+from pitcrew_builder.report import Failed
 from pitcrew_builder.store.address import open_store, parse_store
 
 _ENGINE = "an engine's id or its first digits, tag, path in the store, or directory"
@@ -22,17 +24,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     options = _parser().parse_args(arguments)
     try:
-        store = open_store(parse_store(options.store, options.store_endpoint), _work())
+        address = parse_store(options.store, options.store_endpoint, options.store_region)
+        store = open_store(address, _work())
         code: int = options.run(store, options)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001
         failed = to_failed(as_build_error(error))
         print(f"pitcrew-engine: {failed.message}", file=sys.stderr)
+        if options.termination_log is not None:
+            _leave_word(failed, options.termination_log)
         return exit_code(failed)
     return code
 
 
 def _work() -> Path:
     return Path.home() / ".cache" / "pitcrew" / "staging"
+
+
+def _leave_word(failed: Failed, log: Path) -> None:
+    """A log that cannot be written must not hide the failure itself."""
+    try:
+        log.write_text(f"{failed.reason}: {' '.join(failed.message.split())}\n")
+    except OSError as error:
+        print(f"pitcrew-engine: {log}: {error.strerror}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -53,6 +66,10 @@ def _parser() -> argparse.ArgumentParser:
         add_arguments(command)
         command.add_argument("--store", default="engines", metavar="DIR|s3://BUCKET/PREFIX")
         command.add_argument("--store-endpoint", metavar="URL", help="an S3-compatible server")
+        command.add_argument("--store-region", metavar="NAME", help="region of the bucket")
+        command.add_argument(
+            "--termination-log", type=Path, metavar="FILE", help="where a failure is told, in a pod"
+        )
         command.set_defaults(run=run)
     return parser
 

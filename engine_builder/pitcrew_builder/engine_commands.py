@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pitcrew_builder.errors import EngineCorrupt, EngineInUse, as_build_error
-from pitcrew_builder.report import EXIT_REFUSED
 from pitcrew_builder.store import EngineStore, Kept
 from pitcrew_builder.store.collect import Policy, Verdict, judge
 from pitcrew_builder.store.compare import differences
@@ -50,17 +49,23 @@ def show(store: EngineStore, options: argparse.Namespace) -> int:
 
 
 def verify(store: EngineStore, options: argparse.Namespace) -> int:
-    """Check the engines that are named, or all; goes on after a damaged one."""
+    """Check the engines that are named, or all; goes on after a damaged one.
+
+    Raises `EngineCorrupt` at the end where one was damaged.
+    """
     named = [resolve(store, name) for name in options.engine]
-    damaged = 0
+    damaged: list[str] = []
     for where, path in named or [(store, kept.path) for kept in store.engines()]:
         try:
             manifest = where.open(path)
             print(f"{path}: {len(manifest.files)} files agree with {manifest.engine_id[:12]}")
         except EngineCorrupt as error:
-            damaged += 1
+            damaged.append(str(error))
             print(f"{path}: DAMAGED: {error}")
-    return EXIT_REFUSED if damaged else 0
+    if damaged:
+        more = f" (and {len(damaged) - 1} more)" if len(damaged) > 1 else ""
+        raise EngineCorrupt(f"{damaged[0]}{more}")
+    return 0
 
 
 def diff(store: EngineStore, options: argparse.Namespace) -> int:

@@ -120,9 +120,13 @@ class ValidationFailed(BuildError):
 class EngineNotFound(BuildError):
     """No engine of that name is in the store."""
 
+    reason = FailureReason.ENGINE_NOT_FOUND
+
 
 class EngineCorrupt(BuildError):
     """A directory of the store does not match its manifest."""
+
+    reason = FailureReason.ENGINE_CORRUPT
 
 
 class EngineInUse(BuildError):

@@ -41,7 +41,7 @@ class Progress(Model):
 
 
 class FailureReason(StrEnum):
-    """Why a build ended without an engine. Used as the reason of conditions and events."""
+    """Why there is no engine, or no sound one. Used as the reason of conditions and events."""
 
     INVALID_SPEC = "InvalidSpec"
     CHECKPOINT_NOT_FOUND = "CheckpointNotFound"
@@ -53,6 +53,8 @@ class FailureReason(StrEnum):
     STORAGE_REFUSED = "StorageRefused"
     PROMPTS_UNREACHABLE = "PromptsUnreachable"
     DISK_FULL = "DiskFull"
+    ENGINE_NOT_FOUND = "EngineNotFound"
+    ENGINE_CORRUPT = "EngineCorrupt"
     COMPILATION_FAILED = "CompilationFailed"
     VALIDATION_FAILED = "ValidationFailed"
     CANCELLED = "Cancelled"

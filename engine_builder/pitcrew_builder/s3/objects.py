@@ -20,7 +20,9 @@ from botocore.session import Session
 from pitcrew_builder.errors import StorageChanged, StorageUnreachable
 from pitcrew_builder.s3.address import S3Address
 from pitcrew_builder.s3.faults import code, status, translated
+from pitcrew_builder.s3.keys import Keys
 
+NO_KEYS = Keys()
 BLOCK = 1 << 20
 DELETE_BATCH = 1000
 RESUMES = 5
@@ -52,7 +54,8 @@ class ObjectInfo:
 class Objects:
     """The objects below one address. Safe to use from several threads."""
 
-    def __init__(self, address: S3Address) -> None:
+    def __init__(self, address: S3Address, keys: Keys = NO_KEYS) -> None:
+        """Sign with `keys`, or with what the SDK finds. Raises `StorageRefused`."""
         self.address = address
         # Path style is what every compatible server understands; AWS wants the bucket in the host.
         style = {"addressing_style": "path" if address.endpoint else "auto"}
@@ -64,6 +67,7 @@ class Objects:
                 "s3",
                 region_name=region,
                 endpoint_url=address.endpoint,
+                **keys.arguments(),
                 config=_CONFIG.merge(Config(s3=style)),
             )
 

@@ -1,5 +1,6 @@
 """From what a user writes after `--store` to a store."""
 
+import os
 from pathlib import Path
 from typing import TypeAlias
 
@@ -11,9 +12,12 @@ StoreAddress: TypeAlias = Path | S3Address
 """A directory, or a place in object storage."""
 
 
-def parse_store(text: str, endpoint: str | None = None) -> StoreAddress:
+_PREFIX = "PITCREW_STORE_"
+
+
+def parse_store(text: str, endpoint: str | None = None, region: str | None = None) -> StoreAddress:
     """Read a directory or `s3://bucket/prefix`. Raises `InvalidSpec`."""
-    return S3Address.parse(text, endpoint) if text.startswith(SCHEME) else Path(text)
+    return S3Address.parse(text, endpoint, region) if text.startswith(SCHEME) else Path(text)
 
 
 def open_store(address: StoreAddress, work: Path) -> EngineStore:
@@ -21,7 +25,8 @@ def open_store(address: StoreAddress, work: Path) -> EngineStore:
     if isinstance(address, Path):
         return Store(address)
     # The SDK takes a second to import, and most builds need none.
+    from pitcrew_builder.s3.keys import Keys
     from pitcrew_builder.s3.objects import Objects
     from pitcrew_builder.store.s3 import S3Store
 
-    return S3Store(Objects(address), work)
+    return S3Store(Objects(address, Keys.of(os.environ, _PREFIX)), work)

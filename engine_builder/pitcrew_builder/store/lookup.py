@@ -1,12 +1,13 @@
 """Finding the engine that a person means."""
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
-from pitcrew_builder.errors import EngineNotFound, InvalidSpec
+from pitcrew_builder.errors import EngineCorrupt, EngineNotFound, InvalidSpec
 from pitcrew_builder.manifest import MANIFEST_NAME
 from pitcrew_builder.store.local import Store
-from pitcrew_builder.store.protocol import EngineStore, Kept
+from pitcrew_builder.store.protocol import DEPTH, EngineStore, Kept
 
 SHORTEST = 4
 """Hex digits of an id that may name an engine."""
@@ -20,6 +21,11 @@ def resolve(store: EngineStore, name: str) -> tuple[EngineStore, str]:
     directory = Path(name)
     if (directory / MANIFEST_NAME).is_file():
         return Store(directory.parent), directory.name
+    if name.count("/") == DEPTH - 1:
+        # A whole path needs no look at every engine of the store.
+        with suppress(EngineCorrupt):
+            store.open(name, digests=False)
+            return store, name
     fitting = [kept.path for kept in store.engines() if fits(kept, name)]
     if not fitting:
         raise EngineNotFound(

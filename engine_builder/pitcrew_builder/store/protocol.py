@@ -9,6 +9,9 @@ from typing import Protocol, TypeAlias
 
 from pitcrew_builder.manifest import Identity, Manifest
 
+DEPTH = 4
+"""Parts of an engine's path: model, commit, target, id."""
+
 OnBytes: TypeAlias = Callable[[int], None]
 """Is told of each amount of bytes that moved."""
 

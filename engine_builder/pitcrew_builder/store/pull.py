@@ -32,11 +32,22 @@ def pull(store: EngineStore, path: str, target: Path, on_bytes: OnBytes = unwatc
         staged.mkdir()
         fetched = store.fetch(path, staged, on_bytes)
         sync_tree(staged)
-        staged.rename(target)
-        sync(target.parent)
+        placed = _place(staged, target, fetched)
     with suppress(OSError):  # another pull is under way
         (target.parent / STAGING).rmdir()
-    return fetched
+    return placed
+
+
+def _place(staged: Path, target: Path, manifest: Manifest) -> Manifest:
+    try:
+        staged.rename(target)
+    except OSError:
+        # Somebody who shares the directory was faster.
+        if not target.exists():
+            raise
+        return _present(target, manifest)
+    sync(target.parent)
+    return manifest
 
 
 def _present(target: Path, wanted: Manifest) -> Manifest:

@@ -27,7 +27,7 @@ from pitcrew_builder.s3.objects import ObjectInfo, Objects
 from pitcrew_builder.s3.upload import abort_uploads, upload
 from pitcrew_builder.store import staging
 from pitcrew_builder.store.engine import inside, parse_manifest
-from pitcrew_builder.store.protocol import Kept, OnBytes, unwatched
+from pitcrew_builder.store.protocol import DEPTH, Kept, OnBytes, unwatched
 
 UPLOAD = "upload.json"
 FILES = "files"
@@ -35,7 +35,6 @@ GRACE = timedelta(hours=24)
 """How long after its last write a path without a manifest is taken for somebody's work."""
 
 ATTEMPTS = 4
-_DEPTH = 4
 
 
 def _now() -> datetime:
@@ -46,14 +45,14 @@ class S3Store:
     """Engines below one address. Builds are staged under `work`, on this machine."""
 
     def __init__(self, objects: Objects, work: Path, clock: Callable[[], datetime] = _now) -> None:
-        self._objects = objects
+        self.objects = objects
         self._work = work
         self._clock = clock
 
     @property
     def location(self) -> str:
         """The address, as `s3://bucket/prefix`."""
-        return self._objects.address.url
+        return self.objects.address.url
 
     def staging(self) -> AbstractContextManager[Path]:
         """An empty local directory to build in; what is left of it at the end is removed."""
@@ -64,7 +63,7 @@ class S3Store:
         before = self._clock() - GRACE
         return (
             staging.clean(self._work)
-            + abort_uploads(self._objects, before)
+            + abort_uploads(self.objects, before)
             + sum(
                 self._sweep(path, before)
                 for path, items in self._tree().items()
@@ -85,17 +84,17 @@ class S3Store:
         path = identity.relative_path
         content = (staged / MANIFEST_NAME).read_bytes()
         manifest = parse_manifest(content, str(staged / MANIFEST_NAME))
-        self._objects.put(f"{path}/{UPLOAD}", json.dumps({"engineId": manifest.engine_id}).encode())
+        self.objects.put(f"{path}/{UPLOAD}", json.dumps({"engineId": manifest.engine_id}).encode())
         for _ in range(ATTEMPTS):
             self._upload_files(staged, path, manifest, on_bytes)
-            self._objects.put_new(f"{path}/{MANIFEST_NAME}", content)
+            self.objects.put_new(f"{path}/{MANIFEST_NAME}", content)
             # A sweep that had begun before our first write may have taken files meanwhile, and
             # another builder's manifest may stand there: whatever is visible has to be whole.
             published = self.find(identity)
             if published is not None:
-                self._objects.delete([f"{path}/{UPLOAD}"])
+                self.objects.delete([f"{path}/{UPLOAD}"])
                 return published
-            self._objects.delete([f"{path}/{MANIFEST_NAME}"])
+            self.objects.delete([f"{path}/{MANIFEST_NAME}"])
         raise StorageUnreachable(
             f"{self.location}/{path}: files vanish while they are uploaded; see who cleans the "
             f"bucket, and try again"
@@ -125,7 +124,7 @@ class S3Store:
             self._check(path, entry, stored, digests=False)
             file = inside(target, entry)
             file.parent.mkdir(parents=True, exist_ok=True)
-            self._objects.download(stored[entry.sha256], file, on_bytes)
+            self.objects.download(stored[entry.sha256], file, on_bytes)
             if sha256(file) != entry.sha256:
                 raise self._damaged(path, entry, "does not have the digest of its manifest")
         (target / MANIFEST_NAME).write_bytes(content)
@@ -137,7 +136,7 @@ class S3Store:
         entry = next((item for item in manifest.files if item.path == name), None)
         if entry is None:
             raise EngineCorrupt(f"{self.location}/{path} lists no {name}; build the engine again")
-        content = self._objects.read(_file(path, entry), limit=entry.size)
+        content = self.objects.read(_file(path, entry), limit=entry.size)
         if content is None or hashlib.sha256(content).hexdigest() != entry.sha256:
             raise self._damaged(path, entry, "is missing or damaged")
         return content
@@ -145,8 +144,8 @@ class S3Store:
     def remove(self, path: str) -> None:
         """Make an engine invisible; its files follow after `GRACE`."""
         # The mark is written first: it holds off the sweep from readers that have begun.
-        self._objects.put(f"{path}/{UPLOAD}", json.dumps({"removed": True}).encode())
-        self._objects.delete([f"{path}/{MANIFEST_NAME}"])
+        self.objects.put(f"{path}/{UPLOAD}", json.dumps({"removed": True}).encode())
+        self.objects.delete([f"{path}/{MANIFEST_NAME}"])
 
     def _upload_files(self, staged: Path, path: str, manifest: Manifest, on_bytes: OnBytes) -> None:
         stored = self._stored(path)
@@ -155,10 +154,10 @@ class S3Store:
             if present is not None and present.size == entry.size:
                 on_bytes(entry.size)
                 continue
-            upload(self._objects, _file(path, entry), inside(staged, entry), on_bytes)
+            upload(self.objects, _file(path, entry), inside(staged, entry), on_bytes)
 
     def _manifest(self, path: str) -> bytes:
-        content = self._objects.read(f"{path}/{MANIFEST_NAME}")
+        content = self.objects.read(f"{path}/{MANIFEST_NAME}")
         if content is None:
             raise EngineCorrupt(
                 f"{self.location}/{path} holds no {MANIFEST_NAME}; it is no engine, or was removed"
@@ -167,7 +166,7 @@ class S3Store:
 
     def _stored(self, path: str) -> Mapping[str, ObjectInfo]:
         """The files below an engine's path, by digest."""
-        items = self._objects.list(f"{path}/{FILES}/")
+        items = self.objects.list(f"{path}/{FILES}/")
         return {item.path.rpartition("/")[2]: item for item in items}
 
     def _check(
@@ -178,7 +177,7 @@ class S3Store:
             raise self._damaged(path, entry, "is missing")
         if found.size != entry.size:
             raise self._damaged(path, entry, f"has {found.size} bytes instead of {entry.size}")
-        if digests and self._objects.digest(found) != entry.sha256:
+        if digests and self.objects.digest(found) != entry.sha256:
             raise self._damaged(path, entry, "does not have the digest of its manifest")
 
     def _damaged(self, path: str, entry: FileEntry, told: str) -> EngineCorrupt:
@@ -194,10 +193,10 @@ class S3Store:
     def _tree(self, below: str = "") -> dict[str, dict[str, ObjectInfo]]:
         """Every engine's path with what lies below it."""
         tree: dict[str, dict[str, ObjectInfo]] = defaultdict(dict)
-        for item in self._objects.list(below):
+        for item in self.objects.list(below):
             parts = item.path.split("/")
-            if len(parts) > _DEPTH:
-                tree["/".join(parts[:_DEPTH])]["/".join(parts[_DEPTH:])] = item
+            if len(parts) > DEPTH:
+                tree["/".join(parts[:DEPTH])]["/".join(parts[DEPTH:])] = item
         return tree
 
     def _sweep(self, path: str, before: datetime) -> int:
@@ -206,7 +205,7 @@ class S3Store:
         items = self._tree(f"{path}/").get(path, {})
         if not _old(items, before):
             return 0
-        self._objects.delete(item.path for item in items.values())
+        self.objects.delete(item.path for item in items.values())
         return 1
 
 

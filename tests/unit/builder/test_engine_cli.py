@@ -7,12 +7,16 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from pitcrew_builder.engine_cli import main
-from pitcrew_builder.manifest import MANIFEST_NAME
-from pitcrew_builder.store import STAGING, open_engine
+from pitcrew_builder.manifest import MANIFEST_NAME, Manifest
+from pitcrew_builder.store import STAGING, Store, open_engine
+from pitcrew_builder.store.lookup import resolve
+from pitcrew_builder.store.protocol import OnBytes, unwatched
+from pitcrew_builder.store.pull import pull
 from tests.unit.builder import checkpoints
 from tests.unit.builder.conftest import Run
 from tests.unit.builder.s3_server import S3Server
@@ -163,9 +167,11 @@ def test_a_damaged_engine_is_told_and_the_others_are_checked(
     (engines[0] / MANIFEST_NAME).write_text("{")
     (engines[1] / "rank0" / "model.onnx").write_bytes(b"?")
     store = str(tmp_path / "store")
-    assert main(["verify", "--store", store]) == 2
+    log = tmp_path / "termination-log"
+    assert main(["verify", "--store", store, "--termination-log", str(log)]) == 2
     out = capsys.readouterr().out
     assert (out.count("DAMAGED"), out.count("files agree")) == (2, 1)
+    assert re.fullmatch(r"EngineCorrupt: .+ \(and 1 more\)\n", log.read_text())
     assert main(["ls", "--store", store]) == 0
     assert "damaged" in capsys.readouterr().out
     assert main(["show", str(engines[2])]) == 0
@@ -192,3 +198,39 @@ def test_an_age_that_is_none_is_refused(age: str, capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit, match="2"):
         main(["gc", f"--older-than={age}"])
     assert "write 30m, 12h or 7d" in capsys.readouterr().err
+
+
+def test_a_termination_log_that_cannot_be_written_hides_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nowhere = str(tmp_path / "no" / "log")
+    words = ["pull", "abcd", "--to", str(tmp_path / "engine"), "--store", str(tmp_path)]
+    assert main([*words, "--termination-log", nowhere]) == 2
+    errors = capsys.readouterr().err
+    assert "holds no engine 'abcd'" in errors
+    assert nowhere in errors
+
+
+def test_a_whole_path_is_found_without_a_look_at_the_others(tmp_path: Path, run_build: Run) -> None:
+    class Blind(Store):
+        def engines(self) -> NoReturn:
+            raise AssertionError("every engine of the store was read")
+
+    built = run_build(checkpoints.write(tmp_path / "tiny"))
+    store = Blind(built.store)
+    assert resolve(store, built.succeeded.path) == (store, built.succeeded.path)
+
+
+def test_of_two_who_pull_to_one_place_both_have_the_engine(tmp_path: Path, run_build: Run) -> None:
+    built = run_build(checkpoints.write(tmp_path / "tiny"))
+    path, target = built.succeeded.path, tmp_path / "pulled" / "engine"
+
+    class Overtaken(Store):
+        def fetch(self, path: str, target_: Path, on_bytes: OnBytes = unwatched) -> Manifest:
+            fetched = super().fetch(path, target_, on_bytes)
+            pull(Store(built.store), path, target)
+            return fetched
+
+    found = pull(Overtaken(built.store), path, target)
+    assert found == open_engine(target)
+    assert [item.name for item in target.parent.iterdir()] == ["engine"]

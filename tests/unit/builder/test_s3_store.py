@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from botocore.awsrequest import AWSPreparedRequest
 
 from pitcrew_builder.errors import (
     EngineCorrupt,
@@ -22,6 +23,7 @@ from pitcrew_builder.s3.objects import Objects
 from pitcrew_builder.s3.upload import abort_uploads, upload
 from pitcrew_builder.spec import BuildSpec, LocalSource
 from pitcrew_builder.store import Store, open_engine
+from pitcrew_builder.store.address import open_store
 from pitcrew_builder.store.s3 import GRACE, UPLOAD, S3Store
 from tests.unit.builder import checkpoints
 from tests.unit.builder.s3_server import CutOff, S3Server, cut_off_at, watching
@@ -329,3 +331,24 @@ def test_a_copy_from_a_volume_is_verified_too(engine: Path, tmp_path: Path) -> N
     (tmp_path / "copy").mkdir()
     manifest = Store(root).fetch(str(path), tmp_path / "copy")
     assert open_engine(tmp_path / "copy") == manifest
+
+
+def test_the_store_has_keys_of_its_own_where_they_are_given(
+    s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checkpoint and engines may lie with two owners."""
+    monkeypatch.setenv("PITCREW_STORE_AWS_ACCESS_KEY_ID", "of-the-store")
+    monkeypatch.setenv("PITCREW_STORE_AWS_SECRET_ACCESS_KEY", "secret")
+    source = s3.bucket()
+    store = open_store(source.address, tmp_path)
+    assert isinstance(store, S3Store)
+    signed: list[str] = []
+
+    def see(request: AWSPreparedRequest) -> None:
+        signed.append(str(request.headers["Authorization"]))
+
+    for objects in (source, store.objects):
+        with watching(objects, see):
+            assert list(objects.list()) == []
+    assert "Credential=test/" in signed[0]
+    assert "Credential=of-the-store/" in signed[1]
