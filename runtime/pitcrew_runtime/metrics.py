@@ -122,5 +122,5 @@ class _EngineState(Collector):
         yield CounterMetricFamily(
             "pitcrew_preemptions",
             "Sequences that gave back their pages to be computed again.",
-            now.preemptions,
+            now.counts.preemptions,
         )

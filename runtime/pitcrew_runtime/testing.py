@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from pitcrew_runtime.core.adapters import NO_ADAPTER
 from pitcrew_runtime.core.batch import Row, StepBatch
+from pitcrew_runtime.core.executor import Chosen
 from pitcrew_runtime.core.request import Sampled
 
 VOCABULARY = 256
@@ -51,18 +52,44 @@ class EchoExecutor:
         """Pages in the pool."""
         return len(self._pool)
 
-    def execute(self, batch: StepBatch) -> list[Sampled | None]:
+    def execute(self, batch: StepBatch) -> list[Chosen]:
         """Write all rows, then read all back: what one row writes over another is seen."""
         self._slots |= {slot: adapter.identity for slot, adapter in batch.adapters.items()}
+        for source, target in batch.copies:
+            self._pool[target] = self._pool[source].copy()
         for row in batch.rows:
             for position, token in enumerate(row.tokens, row.start):
                 self._pool[row.pages[position // self._page_size]][position % self._page_size] = (
                     token
                 )
-        return [self._answer(row) if row.sampling else None for row in batch.rows]
+        return [self._answer(row) if row.sampling else () for row in batch.rows]
 
-    def _answer(self, row: Row) -> Sampled:
-        size = self._page_size
+    def _answer(self, row: Row) -> Chosen:
+        """The next token, and one more after each guess that is right."""
+        size, adapter = self._page_size, self._slots[row.slot]
         tokens = [self._pool[row.pages[p // size]][p % size] for p in range(row.end)]
-        token = next_token(tokens, self._slots[row.slot])
-        return Sampled(token, logprob=-1.0, top=((token, -1.0),))
+        chosen = []
+        for end in range(row.end - row.drafts, row.end + 1):
+            token = next_token(tokens[:end], adapter)
+            chosen.append(Sampled(token, logprob=-1.0, top=((token, -1.0),)))
+            if tokens[end : end + 1] != [token]:
+                break
+        return chosen
+
+
+class NullExecutor:
+    """Computes nothing and always chooses the same token."""
+
+    def __init__(self, pages: int) -> None:
+        self._chosen = (Sampled(0),)
+        self._pages = pages
+
+    @property
+    def pages(self) -> int:
+        """Pages in the pool."""
+        return self._pages
+
+    def execute(self, batch: StepBatch) -> list[Chosen]:
+        """One token for each row that asks for one."""
+        chosen = self._chosen
+        return [chosen if row.sampling is not None else () for row in batch.rows]

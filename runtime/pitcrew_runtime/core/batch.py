@@ -1,33 +1,40 @@
 """What one step computes: the message from the scheduler to an executor."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
 
 from pitcrew_runtime.core.adapters import NO_ADAPTER, Adapter
 from pitcrew_runtime.core.request import Sampling
 
 
-class Row(NamedTuple):
+@dataclass(slots=True, eq=False)
+class Row:
     """New tokens of one sequence.
 
     The tokens stand at positions `start`, `start + 1`, …; the `start` tokens before them are in
-    `pages`, which have room for the new ones too. `pages` is a live view that stays as it is until
-    the step is committed or rolled back.
+    `pages`, which have room for the new ones too. A row stays as it is from the plan of a step to
+    its commit or rollback; a decoding sequence's is moved on and used again, for making one anew
+    for each of hundreds of sequences in every step is what would cost most.
     """
 
     sequence_id: int
     tokens: Sequence[int]
     start: int
     pages: Sequence[int]
+    """A live view."""
     sampling: Sampling | None
     """None: a chunk in the middle of a prompt, whose next token is already known."""
-    slot: int = NO_ADAPTER
-    """Where the executor has the sequence's adapter."""
     history: Sequence[int] = ()
-    """All tokens up to `end`, for whoever picks the next by what has been said: a live view."""
+    """All tokens of the sequence that are known, for whoever picks the next by what has been said: a
+    live view."""
     prompt_length: int = 0
     """How many of these are the prompt."""
+    slot: int = NO_ADAPTER
+    """Where the executor has the sequence's adapter."""
+    lookahead: int = 0
+    """So many tokens beyond the next one would be welcome; the pages have room for them."""
+    drafts: int = 0
+    """The last so many of `tokens` are guesses, to be checked and not yet in `history`."""
 
     @property
     def end(self) -> int:
@@ -39,12 +46,19 @@ class Row(NamedTuple):
 class StepBatch:
     """The rows of one step, in no order that matters."""
 
-    rows: tuple[Row, ...]
+    rows: Sequence[Row]
     page_size: int
     adapters: Mapping[int, Adapter] = field(default_factory=dict)
     """What has to lie in the slots of the rows when they are computed."""
+    copies: Sequence[tuple[int, int]] = ()
+    """(from, to): pages to be copied before any row is computed."""
 
     @property
     def tokens(self) -> int:
         """New tokens in all rows."""
         return sum(len(row.tokens) for row in self.rows)
+
+    def of(self, rows: Sequence[Row]) -> "StepBatch":
+        """The same step with these of the rows only."""
+        pages = {page for row in rows for page in row.pages}
+        return replace(self, rows=rows, copies=[copy for copy in self.copies if copy[1] in pages])

@@ -2,27 +2,34 @@
 
 `submit` and `cancel` may be called from any thread; `step` from one. The lock is held while the
 scheduler thinks (well under a millisecond), never while the executor computes.
+
+A step whose execution fails is rolled back and comes again. When the next one fails too, its rows
+are tried in halves, down to single ones: only requests whose rows fail alone end with an error.
 """
 
 import logging
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from pitcrew_runtime.core.executor import Executor
-from pitcrew_runtime.core.request import Request, Sampled, Update
-from pitcrew_runtime.core.scheduler import Limits, Plan, Scheduler
+from pitcrew_runtime.core.batch import StepBatch
+from pitcrew_runtime.core.executor import Chosen, Executor
+from pitcrew_runtime.core.limits import Limits
+from pitcrew_runtime.core.plan import Plan
+from pitcrew_runtime.core.request import Request, Update
+from pitcrew_runtime.core.scheduler import Counts, Scheduler
 
 logger = logging.getLogger(__name__)
 
-TRIES_PER_BATCH = 2
-"""A batch whose execution fails this often in a row ends with an error."""
-FAILURES_TOLERATED = 6
-"""So many failed executions in a row mean that the executor will not come back."""
+TRIES_TOGETHER = 2
+"""Executions that may fail in a row before rows are tried apart."""
+BARREN_STEPS_TOLERATED = 3
+"""So many steps in a row in which not one row could be computed, however it was tried, mean that
+the executor will not come back."""
 
 
 class ExecutorBroken(Exception):
-    """The executor has failed too often in a row."""
+    """The executor computes nothing any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +50,11 @@ class Gauges:
     waiting: int
     running: int
     pages_used: int
+    pages_cached: int
+    """Nobody's, kept for prompts that begin alike."""
     pages_total: int
-    preemptions: int
+    counts: Counts
+    """Since the start."""
 
 
 class Engine:
@@ -55,6 +65,7 @@ class Engine:
         self._executor = executor
         self._lock = threading.Lock()
         self._failures = 0
+        self._barren = 0
 
     def submit(self, request: Request) -> None:
         """Queue a request; raises `QueueFull` or `InvalidRequest`."""
@@ -69,28 +80,27 @@ class Engine:
     def step(self, now: float) -> StepReport:
         """Schedule, execute, record. Raises `InvariantViolated` or `ExecutorBroken`: the end."""
         with self._lock:
-            plan = self._scheduler.plan()
-        waited = tuple(now - s.request.arrival for s in plan.admitted if not s.started)
-        results = self._execute(plan)
+            plan = self._scheduler.plan(now)
+        waited = tuple(now - one.request.arrival for one in plan.admitted if not one.started)
+        results = self._compute(plan)
         with self._lock:
-            updates = self._record(plan, results)
-        return StepReport(
-            tuple(updates),
-            waited if results is not None else (),
-            len(plan.batch.rows),
-            plan.batch.tokens,
-        )
+            if results is None:
+                self._scheduler.rollback(plan)
+                return StepReport(plan.ended, (), 0, 0)
+            updates = self._scheduler.commit(plan, results)
+        return StepReport(tuple(updates), waited, len(plan.batch.rows), plan.batch.tokens)
 
     def gauges(self) -> Gauges:
         """Counts for metrics."""
         with self._lock:
-            pages = self._scheduler.pages
+            scheduler, pages = self._scheduler, self._scheduler.pages
             return Gauges(
-                self._scheduler.waiting,
-                self._scheduler.running,
+                scheduler.waiting,
+                scheduler.running,
                 pages.used,
+                pages.cached,
                 pages.total,
-                self._scheduler.preemptions,
+                replace(scheduler.counts),
             )
 
     @property
@@ -104,25 +114,51 @@ class Engine:
         with self._lock:
             return self._scheduler.idle
 
-    def _execute(self, plan: Plan) -> Sequence[Sampled | None] | None:
-        """The executor's answer; None where it failed."""
+    def _compute(self, plan: Plan) -> Sequence[Chosen | None] | None:
+        """A result for each row; None for the whole where it is to be rolled back."""
         if not plan.batch.rows:
             return ()
-        try:
-            results = self._executor.execute(plan.batch)
-        except Exception:
+        results: Sequence[Chosen | None] | None = self._attempt(plan.batch)
+        if results is None:
             self._failures += 1
-            logger.exception("A batch of %d rows failed to execute", len(plan.batch.rows))
-            return None
+            if self._failures < TRIES_TOGETHER:
+                return None
+            results = self._isolate(plan.batch)
+        else:
+            self._barren = 0
         self._failures = 0
         return results
 
-    def _record(self, plan: Plan, results: Sequence[Sampled | None] | None) -> list[Update]:
-        if results is not None:
-            return self._scheduler.commit(plan, results)
-        self._scheduler.rollback(plan)
-        if self._failures >= FAILURES_TOLERATED:
-            raise ExecutorBroken(f"the executor failed {self._failures} times in a row")
-        if self._failures % TRIES_PER_BATCH:
-            return list(plan.ended)
-        return [*plan.ended, *self._scheduler.fail(plan)]
+    def _attempt(self, batch: StepBatch) -> Sequence[Chosen] | None:
+        """The executor's answer; None where it failed."""
+        try:
+            return self._executor.execute(batch)
+        except Exception:
+            logger.exception("A batch of %d rows failed to execute", len(batch.rows))
+            return None
+
+    def _isolate(self, batch: StepBatch) -> list[Chosen | None]:
+        """Results of all rows that can be computed; raises `ExecutorBroken`."""
+        results = self._apart(batch)
+        alone = [
+            row.sequence_id for row, one in zip(batch.rows, results, strict=True) if one is None
+        ]
+        logger.error(
+            "Requests %s cannot be computed, %d others can", alone, len(results) - len(alone)
+        )
+        self._barren = self._barren + 1 if len(alone) == len(results) else 0
+        if self._barren >= BARREN_STEPS_TOLERATED:
+            raise ExecutorBroken(f"{self._barren} steps in a row computed nothing")
+        return results
+
+    def _apart(self, batch: StepBatch) -> list[Chosen | None]:
+        """The rows of a batch that has failed, in halves."""
+        if len(batch.rows) == 1:
+            return [None]
+        middle = len(batch.rows) // 2
+        results: list[Chosen | None] = []
+        for half in (batch.rows[:middle], batch.rows[middle:]):
+            part = batch.of(half)
+            computed = self._attempt(part)
+            results += self._apart(part) if computed is None else computed
+        return results

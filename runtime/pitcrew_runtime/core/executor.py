@@ -6,6 +6,10 @@ from typing import Protocol
 from pitcrew_runtime.core.batch import StepBatch
 from pitcrew_runtime.core.request import Sampled
 
+Chosen = Sequence[Sampled]
+"""The tokens that follow a row: none where it has no sampling, else one, and after it at most
+`Row.lookahead` more, each of which is what the row's sampling picks after the ones before it."""
+
 
 class Executor(Protocol):
     """Computes batches over a pool of KV pages that it owns."""
@@ -13,10 +17,13 @@ class Executor(Protocol):
     @property
     def pages(self) -> int:
         """Pages in the pool, numbered from 0."""
+        ...
 
-    def execute(self, batch: StepBatch) -> Sequence[Sampled | None]:
-        """Write each row's keys and values into its pages and pick its next token.
+    def execute(self, batch: StepBatch) -> Sequence[Chosen]:
+        """Copy pages, write each row's keys and values into its pages and pick what follows.
 
-        Returns one result per row, None where the row has no sampling. May raise anything; then
-        nothing is assumed to be computed, and the same rows may come again.
+        Returns one result per row. May raise anything; then nothing is assumed to be computed, and
+        the same rows may come again, all or some of them: each must give the same tokens whatever
+        stands beside it and however often it was tried.
         """
+        ...

@@ -1,14 +1,18 @@
 """Who holds which page of the KV pool.
 
 Two records are kept: the table (owner -> its pages, in the order of its tokens) and the holders of
-each page. They must tell the same story: before a step writes into a page, `check_exclusive` asks
+each page. They must tell the same story: before a step writes into a page, `check_writers` asks
 the second record whether the first is right, so a bookkeeping fault ends the step and cannot put
 one sequence's keys under another's eyes. Pages are counted by reference: `share` lets a second
-owner read what the first has written. The file knows no tensor and no scheduler.
+owner read what the first has written, and from then on nobody writes it. Full pages may be
+published under a key (`prefix`); they outlive their owners until the room is needed. The file
+knows no tensor and no scheduler.
 """
 
 from collections.abc import Collection, Iterable, Sequence
 
+from pitcrew_runtime.core.batch import Row
+from pitcrew_runtime.core.prefix import Key, PrefixIndex
 from pitcrew_runtime.errors import InvariantViolated
 
 
@@ -26,16 +30,25 @@ class PageAllocator:
         self._free = list(range(total - 1, -1, -1))
         self._table: dict[int, list[int]] = {}
         self._holders: list[set[int]] = [set() for _ in range(total)]
+        self._writer: list[int | None] = [None] * total
+        self._references = 0
+        self._published = PrefixIndex()
+        self._inspected: list[int] = []
 
     @property
     def free(self) -> int:
-        """Pages that nobody holds."""
-        return len(self._free)
+        """Pages that nobody holds, those that are kept for their contents among them."""
+        return len(self._free) + self._published.idle
 
     @property
     def used(self) -> int:
         """Pages with at least one owner."""
-        return self.total - len(self._free)
+        return self.total - self.free
+
+    @property
+    def cached(self) -> int:
+        """Published pages that nobody holds."""
+        return self._published.idle
 
     @property
     def owners(self) -> Collection[int]:
@@ -43,22 +56,27 @@ class PageAllocator:
         return self._table.keys()
 
     def pages_of(self, owner: int) -> Sequence[int]:
-        """The owner's pages in token order: a live view, stable while nothing is allocated."""
+        """The owner's pages in token order: a live view for as long as it holds any."""
         return self._table.get(owner, ())
 
     def extend(self, owner: int, count: int) -> None:
         """Give `owner` that many more pages of its own, or raise `OutOfPages` and change nothing."""
-        if count > len(self._free):
-            raise OutOfPages(f"{count} pages wanted, {len(self._free)} of {self.total} free")
-        for page in [self._free.pop() for _ in range(count)]:
+        if count > self.free:
+            raise OutOfPages(f"{count} pages wanted, {self.free} of {self.total} free")
+        for _ in range(count):
+            page = self._free.pop() if self._free else self._published.evict()
             self._hold(owner, page)
+            self._writer[page] = owner
 
     def share(self, owner: int, pages: Iterable[int]) -> None:
-        """Let `owner` read pages that others hold; they are freed when the last owner lets go."""
+        """Let `owner` read pages that others hold or that are published; nobody may write them."""
         for page in pages:
-            if not self._holders[page]:
+            if self._published.is_idle(page):
+                self._published.wake(page)
+            elif not self._holders[page]:
                 raise InvariantViolated(f"page {page} is free and cannot be shared with {owner}")
             self._hold(owner, page)
+            self._writer[page] = None
 
     def shrink(self, owner: int, count: int) -> None:
         """Take back the owner's last `count` pages."""
@@ -69,35 +87,88 @@ class PageAllocator:
             self._table.pop(owner, None)
 
     def release(self, owner: int) -> None:
-        """Take back everything that `owner` holds."""
+        """Take back everything that `owner` holds, last page first: see `PrefixIndex`."""
         for page in reversed(self._table.pop(owner, [])):
             self._drop(owner, page)
 
-    def check_exclusive(self, owner: int, pages: Iterable[int]) -> None:
-        """Raise `InvariantViolated` unless each page has this owner and no other."""
-        for page in pages:
-            holders = self._holders[page]
-            if len(holders) != 1 or owner not in holders:
-                raise InvariantViolated(
-                    f"page {page} is to be written by {owner} but is held by {sorted(holders)}"
-                )
+    def find(self, key: Key) -> int | None:
+        """The page that was published under a key and still has its contents."""
+        return self._published.find(key)
+
+    def is_idle(self, page: int) -> bool:
+        """A published page that nobody holds: it counts as free."""
+        return self._published.is_idle(page)
+
+    def publish(self, owner: int, index: int, key: Key) -> None:
+        """Tell that the owner's page `index` is full, and of what.
+
+        Where another page has these contents already, the owner gets that one and gives back its
+        own.
+        """
+        pages = self._table[owner]
+        known = self._published.find(key)
+        if known == pages[index]:
+            return
+        if known is None:
+            self._published.put(key, pages[index])
+            self._writer[pages[index]] = None
+            return
+        mine = pages[index]
+        self.share(owner, (known,))
+        pages[index] = pages.pop()
+        self._drop(owner, mine)
+
+    def check_writers(self, rows: Iterable[Row], page_size: int) -> None:
+        """Raise `InvariantViolated` unless each page that a row writes is its owner's alone."""
+        writer = self._writer
+        for row in rows:
+            start, end = row.start, row.start + len(row.tokens) + row.lookahead
+            pages = row.pages
+            for index in range(start // page_size, -(-end // page_size)):
+                if writer[pages[index]] != row.sequence_id:
+                    self._deny(row.sequence_id, pages[index])
+
+    def check_books(self, inspected: int) -> None:
+        """Compare the two records cheaply; raises `InvariantViolated`.
+
+        Every call compares their totals, and `inspected` entries of the table with the holders,
+        in turn: each entry's turn comes, whatever happens in between.
+        """
+        if sum(map(len, self._table.values())) != self._references:
+            raise InvariantViolated("the page table and the pages' holders differ in number")
+        if not self._inspected:
+            self._inspected = list(self._table)
+        while self._inspected and inspected > 0:
+            owner = self._inspected.pop()
+            for page in self._table.get(owner, ()):
+                if owner not in self._holders[page]:
+                    raise InvariantViolated(f"{owner} has page {page} in its table only")
+            inspected -= 1 + len(self._table.get(owner, ()))
 
     def audit(self) -> None:
-        """Compare both records over the whole pool; O(pages). Raises `InvariantViolated`."""
+        """Compare all records over the whole pool; O(pages). Raises `InvariantViolated`."""
         told: list[set[int]] = [set() for _ in range(self.total)]
         for owner, pages in self._table.items():
             for page in pages:
                 told[page].add(owner)
         if told != self._holders:
             raise InvariantViolated("the page table and the pages' holders differ")
-        if sorted(self._free) != [page for page in range(self.total) if not told[page]]:
+        if sum(map(len, told)) != self._references:
+            raise InvariantViolated("the references are miscounted")
+        unheld = [p for p in range(self.total) if not told[p] and p not in self._published]
+        if sorted(self._free) != unheld:
             raise InvariantViolated("the free list is not the pages without an owner")
+        for page, writer in enumerate(self._writer):
+            if writer is not None and (told[page] != {writer} or page in self._published):
+                raise InvariantViolated(f"page {page} can be written by {writer}, not alone")
+        self._published.audit(self._holders)
 
     def _hold(self, owner: int, page: int) -> None:
         holders = self._holders[page]
         if owner in holders:
             raise InvariantViolated(f"{owner} already holds page {page}")
         holders.add(owner)
+        self._references += 1
         self._table.setdefault(owner, []).append(page)
 
     def _drop(self, owner: int, page: int) -> None:
@@ -105,5 +176,16 @@ class PageAllocator:
         if owner not in holders:
             raise InvariantViolated(f"{owner} gives back page {page}, which it does not hold")
         holders.remove(owner)
-        if not holders:
+        self._references -= 1
+        if holders:
+            return
+        self._writer[page] = None
+        if page in self._published:
+            self._published.rest(page)
+        else:
             self._free.append(page)
+
+    def _deny(self, owner: int, page: int) -> None:
+        raise InvariantViolated(
+            f"page {page} is to be written by {owner} but is held by {sorted(self._holders[page])}"
+        )

@@ -1,7 +1,9 @@
 """What a caller wants of the engine: frozen, in token ids, decided in every detail."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import NamedTuple
 
 from pitcrew_runtime.core.adapters import Adapter
@@ -73,6 +75,23 @@ class Request:
     """Ending tokens: the model's own (unless they are to be ignored) and the caller's."""
     adapter: Adapter | None = None
     """What the network is changed by. Its identity decides keys and values as the tokens do."""
+    tenant: str = ""
+    """Pages with a common beginning are shared among the requests of one tenant only."""
+    priority: int = 0
+    """Lower numbers are admitted earlier and preempted later."""
+    deadline: float | None = None
+    """When the answer is of no use any more, on the clock of `arrival`."""
+    fork_of: int | None = None
+    """Another request, submitted before, with the same prompt, adapter and tenant: this one starts
+    from that one's pages instead of computing the prompt again."""
+
+    def begins_like(self, other: "Request") -> bool:
+        """The keys and values of both prompts are the same, and the two may share them."""
+        return (self.prompt, self.adapter, self.tenant) == (
+            other.prompt,
+            other.adapter,
+            other.tenant,
+        )
 
 
 class Finish(StrEnum):
@@ -81,6 +100,8 @@ class Finish(StrEnum):
     STOP = "stop"
     LENGTH = "length"
     CANCELLED = "cancelled"
+    TIMEOUT = "timeout"
+    """Its deadline passed."""
     ERROR = "error"
 
 
@@ -102,3 +123,8 @@ class Update(NamedTuple):
     request_id: int
     sampled: Sampled | None = None
     finish: Finish | None = None
+
+
+news: Callable[[tuple[int, Sampled | None, Finish | None]], Update] = partial(tuple.__new__, Update)
+"""An `Update` of a tuple of its fields, in half the time that its own constructor takes: every row
+of every step makes one."""

@@ -2,9 +2,10 @@
 
 A step is a transaction: `plan` reserves pages and names the rows, and exactly one of `commit` (the
 executor answered) and `rollback` (it did not) follows. Every step mixes decoding sequences with
-prompt chunks under one token budget. When pages run out, the sequence admitted last gives its own
-back and waits to be computed again; the oldest can always go on, and every accepted request fits
-into the pool alone, so the whole always makes progress. Cancelling marks; the next plan reaps.
+prompt chunks under one token budget. When pages run out, the sequence of the least priority, among
+equals the one admitted last, gives its own back and waits to be computed again; the first can
+always go on, and every accepted request fits into the pool alone, so the whole always makes
+progress. Cancelling marks; the next plan reaps.
 
 Knows neither tensors nor clocks nor threads: one caller at a time.
 """
@@ -12,288 +13,276 @@ Knows neither tensors nor clocks nor threads: one caller at a time.
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
-from pitcrew_runtime.core.adapters import NO_ADAPTER, AdapterSlots
+from pitcrew_runtime.core.adapters import AdapterSlots
 from pitcrew_runtime.core.batch import Row, StepBatch
+from pitcrew_runtime.core.executor import Chosen
+from pitcrew_runtime.core.limits import Limits
 from pitcrew_runtime.core.pages import PageAllocator
-from pitcrew_runtime.core.request import Finish, Request, Sampled, Update
-from pitcrew_runtime.core.sequence import Sequence
-from pitcrew_runtime.core.waiting import Policy, WaitingRoom
+from pitcrew_runtime.core.placement import HeadStart, Placement
+from pitcrew_runtime.core.plan import Draft, Plan
+from pitcrew_runtime.core.prefix import KeyChain, root_key
+from pitcrew_runtime.core.request import Finish, Request, Update, news
+from pitcrew_runtime.core.roster import Roster
+from pitcrew_runtime.core.sequence import Sequence, State
+from pitcrew_runtime.core.waiting import WaitingRoom
 from pitcrew_runtime.errors import InvalidRequest, InvariantViolated, QueueFull
 
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What the scheduler may use."""
-
-    max_running: int
-    """Sequences in one batch."""
-    max_step_tokens: int
-    """New tokens in one step; the longest prompt chunk."""
-    max_waiting: int
-    """Requests that may wait beside the running ones."""
-    max_sequence_length: int
-    """Prompt and output tokens of one sequence."""
-    page_size: int
-    """Tokens in a page."""
-    policy: Policy = Policy.FCFS
-
-    def __post_init__(self) -> None:
-        for name in ("max_running", "max_waiting", "page_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: {getattr(self, name)}; at least 1 is needed")
-        if self.max_step_tokens <= self.max_running:
-            raise ValueError(
-                f"max_step_tokens: {self.max_step_tokens}; more than max_running "
-                f"({self.max_running}) are needed, or prompts would starve beside a full batch"
-            )
+_ENTRIES_INSPECTED = 64
+"""Of the page table in each step, beside the pages that are written."""
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """One step, reserved and not yet run."""
+@dataclass(slots=True)
+class Counts:
+    """What has happened since the start."""
 
-    batch: StepBatch
-    sequences: tuple[Sequence, ...]
-    """Parallel to the batch's rows."""
-    admitted: tuple[Sequence, ...]
-    """Those of the rows that left the waiting room for this step."""
-    reserved: tuple[tuple[int, int], ...]
-    """(owner, pages) handed to sequences that ran before."""
-    ended: tuple[Update, ...]
-    """Requests that were cancelled since the last step."""
-
-
-class _Draft:
-    """A plan in the making."""
-
-    def __init__(self, budget: int) -> None:
-        self.budget = budget
-        self.rows: list[Row] = []
-        self.sequences: list[Sequence] = []
-        self.admitted: list[Sequence] = []
-        self.reserved: list[tuple[int, int]] = []
+    preemptions: int = 0
+    known_tokens: int = 0
+    """Of admitted sequences, prompts and what a preemption took away."""
+    reused_tokens: int = 0
+    """Those of them that were found in pages."""
 
 
 class Scheduler:
-    """Waiting and running sequences, and the pages and adapter slots between them."""
+    """Waiting and running sequences, and the pages and adapter slots between them.
+
+    `engine_id` is part of what decides keys and values: see `prefix`.
+    """
 
     def __init__(
-        self, limits: Limits, pages: PageAllocator, slots: AdapterSlots | None = None
+        self,
+        limits: Limits,
+        pages: PageAllocator,
+        slots: AdapterSlots | None = None,
+        engine_id: str = "",
     ) -> None:
         self.limits = limits
         self.pages = pages
         self.slots = slots or AdapterSlots(0)
-        self.preemptions = 0
-        self._waiting = WaitingRoom(limits.policy)
-        self._running: list[Sequence] = []
-        self._live: dict[int, Sequence] = {}
-        self._cancelled: set[int] = set()
+        self.counts = Counts()
+        self._engine_id = engine_id
+        self._placement = Placement(limits, pages)
+        self._roster = Roster(WaitingRoom(limits.policy), self._placement, self.slots)
         self._serial = 0
 
     @property
     def waiting(self) -> int:
         """Requests that have no pages now."""
-        return len(self._waiting)
+        return self._roster.waiting
 
     @property
     def running(self) -> int:
         """Requests that have pages now."""
-        return len(self._running)
+        return self._roster.running
 
     @property
     def idle(self) -> bool:
         """Nothing waits, runs or is to be reaped."""
-        return not self._live
+        return not self._roster.live
 
     def add(self, request: Request) -> None:
         """Queue a request; raises `QueueFull`, or `InvalidRequest` where it can never run."""
-        self._check_fits(request)
-        if len(self._waiting) >= self.limits.max_waiting:
-            raise QueueFull(f"{len(self._waiting)} requests are waiting already; retry later")
-        if request.id in self._live:
+        if request.adapter is not None and not self.slots.count:
+            raise InvalidRequest("this engine takes no adapters; name its own model", param="model")
+        self.limits.check(request, self.pages.total)
+        if self.waiting >= self.limits.max_waiting:
+            raise QueueFull(f"{self.waiting} requests are waiting already; retry later")
+        if request.id in self._roster.live:
             raise ValueError(f"request {request.id} is already here")
         self._serial += 1
-        sequence = Sequence(request, self._serial)
-        self._live[request.id] = sequence
-        self._waiting.push(sequence)
+        root = root_key(self._engine_id, _identity(request), request.tenant)
+        sequence = Sequence(request, self._serial, KeyChain(root, self.limits.page_size))
+        self._roster.arrive(sequence)
 
     def cancel(self, request_id: int) -> None:
         """End a request at the next plan; unknown and ended ones are ignored."""
-        if request_id in self._live:
-            self._cancelled.add(request_id)
+        self._roster.cancel(request_id)
 
-    def plan(self) -> Plan:
-        """Reserve the next step. Empty rows: there is nothing to compute."""
-        ended = self._reap()
-        draft = _Draft(self.limits.max_step_tokens)
+    def plan(self, now: float) -> Plan:
+        """Reserve the step that begins at `now`. Empty rows: there is nothing to compute."""
+        ended = self._reap(now)
+        draft = Draft(self.limits.max_step_tokens)
         self._continue_decoding(draft)
         self._continue_prefilling(draft)
         self._admit(draft)
-        self._check_owners()
-        return Plan(
-            StepBatch(tuple(draft.rows), self.limits.page_size, dict(self.slots.pinned)),
-            tuple(draft.sequences),
-            tuple(draft.admitted),
-            tuple(draft.reserved),
-            ended,
-        )
+        if self.limits.lookahead:
+            self._look_ahead(draft)
+        self._check_books(draft)
+        batch = StepBatch(draft.rows, self.limits.page_size, dict(self.slots.pinned), draft.copies)
+        return Plan(batch, draft.sequences, draft.admitted, draft.reserved, draft.reused, ended)
 
-    def commit(self, plan: Plan, results: Seq[Sampled | None]) -> list[Update]:
-        """Record what the executor computed; the news of every request that has any."""
+    def commit(self, plan: Plan, results: Seq[Chosen | None]) -> list[Update]:
+        """Record what the executor computed; the news of every request that has any.
+
+        None: the row cannot be computed, and its request ends with an error.
+        """
         if len(results) != len(plan.sequences):
             raise ValueError(f"{len(results)} results for {len(plan.sequences)} rows")
+        self._count(plan)
         updates = list(plan.ended)
-        for sequence, row, sampled in zip(plan.sequences, plan.batch.rows, results, strict=True):
-            sequence.computed, sequence.started = row.end, True
-            if sampled is not None:
+        for sequence, row, chosen in zip(plan.sequences, plan.batch.rows, results, strict=True):
+            if chosen is None:
+                self._roster.end(sequence)
+                updates.append(Update(sequence.id, None, Finish.ERROR))
+                continue
+            finish = None
+            for sampled in chosen:
                 finish = sequence.accept(sampled)
-                updates.append(Update(sequence.id, sampled, finish))
+                updates.append(news((sequence.id, sampled, finish)))
                 if finish is not None:
-                    self._end(sequence)
+                    break
+            # Of the last token that was chosen nothing is computed, whatever came before it.
+            sequence.computed = len(sequence.tokens) - 1 if chosen else row.end
+            sequence.started = True
+            if finish is not None:
+                self._roster.end(sequence)
+            else:
+                self._move_on(sequence, row)
         return updates
 
     def rollback(self, plan: Plan) -> None:
         """Undo the plan's reservations; its rows come again. Cancellations and preemptions stand:
         they lose no token.
         """
-        for owner, count in reversed(plan.reserved):
-            self.pages.shrink(owner, count)
+        for sequence, count in reversed(plan.reserved):
+            if sequence.running:  # or it was preempted after all
+                self._placement.shrink(sequence, count)
         for sequence in reversed(plan.admitted):
-            self._evict(sequence)
+            self._roster.evict(sequence)
 
-    def fail(self, plan: Plan) -> list[Update]:
-        """After a rollback: end all the plan's requests with an error."""
-        for sequence in plan.sequences:
-            self._end(sequence)
-        return [Update(sequence.id, None, Finish.ERROR) for sequence in plan.sequences]
+    def _reap(self, now: float) -> tuple[Update, ...]:
+        ended = []
+        for sequence, finish in self._roster.due(now):
+            self._roster.end(sequence)
+            ended.append(Update(sequence.id, None, finish))
+        return tuple(ended)
 
-    def _check_fits(self, request: Request) -> None:
-        if request.adapter is not None and not self.slots.count:
-            raise InvalidRequest("this engine takes no adapters; name its own model", param="model")
-        length = len(request.prompt) + request.max_tokens
-        if not request.prompt or request.max_tokens < 1:
-            raise InvalidRequest("a request needs at least one prompt token and one to generate")
-        if length > self.limits.max_sequence_length:
-            raise InvalidRequest(
-                f"{len(request.prompt)} prompt tokens and {request.max_tokens} to generate make "
-                f"{length}, but a sequence may have {self.limits.max_sequence_length}; shorten "
-                "the prompt or lower max_tokens",
-                param="max_tokens",
-            )
-        if self._pages_for(length) > self.pages.total:
-            raise InvalidRequest(
-                f"{length} tokens need {self._pages_for(length)} KV pages, but the pool has "
-                f"{self.pages.total}; shorten the request or give the server more --kv-memory",
-                param="max_tokens",
-            )
+    def _continue_decoding(self, draft: Draft) -> None:
+        """One token for each decoding sequence; where pages lack, the last ones pay."""
+        for sequence in [one for one in self._roster.decoding if one.computed >= one.capacity]:
+            if sequence.state is State.DECODING:  # or it has paid for another
+                self._grow(sequence, draft)
+        draft.sequences = self._roster.decoding.copy()
+        draft.rows = [one.row for one in draft.sequences if one.row is not None]
+        draft.budget -= len(draft.rows)
 
-    def _continue_decoding(self, draft: _Draft) -> None:
-        """One token for each decoding sequence, oldest first; the newest pay with their pages."""
-        index = 0
-        while index < len(self._running):
-            sequence = self._running[index]
-            if sequence.remaining > 1:
-                index += 1
-            elif self._reserve(sequence, draft):
-                self._row(draft, sequence, 1)
-                index += 1
+    def _grow(self, sequence: Sequence, draft: Draft) -> None:
+        """One page more, or none and its own place lost."""
+        self._placement.publish(sequence)
+        while not self.pages.free:
+            victim = self._roster.last()
+            self._roster.evict(victim)
+            self.counts.preemptions += 1
+            if victim is sequence:
+                return
+        self._placement.extend(sequence, 1)
+        draft.reserved.append((sequence, 1))
 
-    def _continue_prefilling(self, draft: _Draft) -> None:
-        """Further chunks, oldest first. Their pages were reserved at admission."""
-        for sequence in self._running:
-            if sequence.remaining > 1 and draft.budget:
-                self._row(draft, sequence, min(sequence.remaining, draft.budget))
+    def _continue_prefilling(self, draft: Draft) -> None:
+        """Further chunks. Their pages were reserved at admission."""
+        for sequence in self._roster.prefilling:
+            if draft.budget:
+                self._chunk(draft, sequence)
 
-    def _admit(self, draft: _Draft) -> None:
+    def _admit(self, draft: Draft) -> None:
         """The next ones, as long as there is room for them.
 
         Those that need no adapter may pass one that waits for a slot. Those that need one may not:
         they could pin the slots for ever.
         """
-        adapters = True
-        while draft.budget and len(self._running) < self.limits.max_running:
-            sequence = self._waiting.peek(adapters=adapters)
+        adapters, room = True, self._roster.room
+        while draft.budget and self.running < self.limits.max_running:
+            sequence = room.peek(adapters=adapters)
             if sequence is None:
                 return
             if not self.slots.has_room(sequence.request.adapter):
                 adapters = False
                 continue
-            if not self._has_room(sequence):
+            start = self._placement.head_start(sequence)
+            if not self._has_room(sequence, start):
                 return
-            self._running.append(self._waiting.pop(adapters=adapters))
-            sequence.slot = self.slots.take(sequence.request.adapter)
-            self.pages.extend(sequence.id, self._pages_for(len(sequence.tokens)))
+            self._roster.admit(room.pop(adapters=adapters))
+            draft.copies += self._placement.place(sequence, start)
+            draft.reused += start.computed
             draft.admitted.append(sequence)
-            self._row(draft, sequence, min(sequence.remaining, draft.budget))
+            self._chunk(draft, sequence)
 
-    def _check_owners(self) -> None:
-        """Only running sequences hold pages, and all of them do: a page that leaked would show."""
-        if len(self.pages.owners) != len(self._running):
-            raise InvariantViolated(
-                f"{len(self.pages.owners)} owners hold pages, {len(self._running)} sequences run"
-            )
-
-    def _has_room(self, sequence: Sequence) -> bool:
+    def _has_room(self, sequence: Sequence, start: HeadStart) -> bool:
         """All its known tokens fit, and each running sequence can still cross into a next page."""
-        return self._pages_for(len(sequence.tokens)) + len(self._running) <= self.pages.free or (
-            not self._running
-        )
+        cost = self._placement.cost(sequence, start)
+        return cost + self.running <= self.pages.free or not self.running
 
-    def _reserve(self, sequence: Sequence, draft: _Draft) -> bool:
-        """Pages for every known token; False where that cost the sequence its own place."""
-        missing = self._pages_for(len(sequence.tokens)) - len(self.pages.pages_of(sequence.id))
-        while missing > self.pages.free:
-            victim = self._running[-1]
-            self._evict(victim)
-            self.preemptions += 1
-            if victim is sequence:
-                return False
-        if missing > 0:
-            self.pages.extend(sequence.id, missing)
-            draft.reserved.append((sequence.id, missing))
-        return True
-
-    def _row(self, draft: _Draft, sequence: Sequence, count: int) -> None:
-        start, end = sequence.computed, sequence.computed + count
-        pages = self.pages.pages_of(sequence.id)
-        size = self.limits.page_size
-        self.pages.check_exclusive(sequence.id, pages[start // size : self._pages_for(end)])
-        sampling = sequence.request.sampling if end == len(sequence.tokens) else None
-        tokens = sequence.tokens[start:end]
-        prompt = len(sequence.request.prompt)
-        draft.rows.append(
-            Row(sequence.id, tokens, start, pages, sampling, sequence.slot, sequence.tokens, prompt)
-        )
+    def _chunk(self, draft: Draft, sequence: Sequence) -> None:
+        """A row of as many of its known tokens as the budget allows."""
+        count = min(sequence.remaining, draft.budget)
+        draft.rows.append(_row(sequence, count, self.pages.pages_of(sequence.id)))
         draft.sequences.append(sequence)
         draft.budget -= count
 
-    def _evict(self, sequence: Sequence) -> None:
-        """From running back to waiting, without pages."""
-        self._stop(sequence)
-        sequence.computed = 0
-        self._waiting.push(sequence)
+    def _look_ahead(self, draft: Draft) -> None:
+        """Let decoding sequences guess with what the budget has left, into pages that are free."""
+        decoding = self._roster.decoding
+        each = min(self.limits.lookahead, draft.budget // (len(decoding) or 1))
+        for sequence in decoding:
+            want = min(each, sequence.longest - len(sequence.tokens) - 1)
+            have = sequence.capacity // self.limits.page_size
+            missing = self.limits.pages_for(len(sequence.tokens) + want) - have
+            if missing > self.pages.free:
+                want = sequence.capacity - len(sequence.tokens)
+            elif missing > 0:
+                self._placement.extend(sequence, missing)
+                draft.reserved.append((sequence, missing))
+            if sequence.row is not None:
+                sequence.row.lookahead = want
 
-    def _end(self, sequence: Sequence) -> None:
-        """Forget a sequence wherever it is: only running ones hold pages."""
-        if self.pages.pages_of(sequence.id):
-            self._stop(sequence)
-        else:
-            self._waiting.discard(sequence)
-        del self._live[sequence.id]
-        self._cancelled.discard(sequence.id)
+    def _move_on(self, sequence: Sequence, row: Row) -> None:
+        """After a step that was not its last."""
+        if sequence.state is State.DECODING:
+            row.tokens, row.start = sequence.tokens[-1:], sequence.computed
+            if row.lookahead:
+                self._give_back_unused(sequence)
+            return
+        self._placement.publish(sequence)
+        if row.sampling is not None:
+            pages = self.pages.pages_of(sequence.id)
+            self._roster.decode(sequence, _row(sequence, 1, pages))
 
-    def _stop(self, sequence: Sequence) -> None:
-        """Take back what a running sequence holds."""
-        self._running.remove(sequence)
-        self.pages.release(sequence.id)
-        self.slots.release(sequence.slot)
-        sequence.slot = NO_ADAPTER
+    def _give_back_unused(self, sequence: Sequence) -> None:
+        """Pages beyond the next token, reserved for guesses that were wrong."""
+        needed = self.limits.pages_for(len(sequence.tokens))
+        unused = sequence.capacity // self.limits.page_size - needed
+        if unused > 0:
+            self._placement.shrink(sequence, unused)
 
-    def _reap(self) -> tuple[Update, ...]:
-        ended = sorted(self._cancelled)
-        for request_id in ended:
-            self._end(self._live[request_id])
-        return tuple(Update(request_id, None, Finish.CANCELLED) for request_id in ended)
+    def _check_books(self, draft: Draft) -> None:
+        """Only running sequences hold pages, each writes its own, and both records agree."""
+        self.pages.check_writers(draft.rows, self.limits.page_size)
+        if len(self.pages.owners) != self.running:
+            raise InvariantViolated(
+                f"{len(self.pages.owners)} owners hold pages, {self.running} sequences run"
+            )
+        self.pages.check_books(_ENTRIES_INSPECTED)
 
-    def _pages_for(self, tokens: int) -> int:
-        return -(-tokens // self.limits.page_size)
+    def _count(self, plan: Plan) -> None:
+        self.counts.reused_tokens += plan.reused
+        for sequence in plan.admitted:
+            self.counts.known_tokens += len(sequence.tokens)
+
+
+def _row(sequence: Sequence, count: int, pages: Seq[int]) -> Row:
+    """The next `count` tokens that are not computed."""
+    tokens, start = sequence.tokens, sequence.computed
+    last = start + count == len(tokens)
+    return Row(
+        sequence_id=sequence.id,
+        tokens=tokens[start : start + count],
+        start=start,
+        pages=pages,
+        sampling=sequence.request.sampling if last else None,
+        history=tokens,
+        prompt_length=len(sequence.request.prompt),
+        slot=sequence.slot,
+    )
+
+
+def _identity(request: Request) -> str:
+    return request.adapter.identity if request.adapter is not None else ""

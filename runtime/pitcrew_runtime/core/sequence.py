@@ -1,12 +1,25 @@
 """The state of one request inside the scheduler."""
 
-from dataclasses import dataclass, field
+from enum import Enum, auto
 
 from pitcrew_runtime.core.adapters import NO_ADAPTER
+from pitcrew_runtime.core.batch import Row
+from pitcrew_runtime.core.prefix import KeyChain
 from pitcrew_runtime.core.request import Finish, Request, Sampled
 
 
-@dataclass(slots=True, eq=False)
+class State(Enum):
+    """Where a sequence is."""
+
+    WAITING = auto()
+    """In the waiting room, without pages."""
+    HELD = auto()
+    """Until the sequence that it forks from has computed their prompt."""
+    PREFILLING = auto()
+    DECODING = auto()
+    ENDED = auto()
+
+
 class Sequence:
     """A request and how far it has come.
 
@@ -14,23 +27,56 @@ class Sequence:
     them are in pages. A preempted sequence keeps its tokens and computes them again.
     """
 
-    request: Request
-    serial: int
-    """Order of arrival."""
-    tokens: list[int] = field(default_factory=list)
-    computed: int = 0
-    started: bool = False
-    """Some of it was computed once: it waits ahead of those that never ran."""
-    slot: int = NO_ADAPTER
-    """Of its adapter, pinned while it runs."""
+    __slots__ = (
+        "capacity",
+        "chain",
+        "computed",
+        "id",
+        "longest",
+        "parent",
+        "published",
+        "request",
+        "row",
+        "serial",
+        "slot",
+        "started",
+        "state",
+        "stop_tokens",
+        "tokens",
+        "turn",
+    )
 
-    def __post_init__(self) -> None:
-        self.tokens.extend(self.request.prompt)
+    def __init__(self, request: Request, serial: int, chain: KeyChain) -> None:
+        self.request = request
+        self.serial = serial
+        """Order of arrival."""
+        self.chain = chain
+        self.id = request.id
+        """The owner of its pages."""
+        self.stop_tokens = request.stop_tokens
+        self.tokens = list(request.prompt)
+        self.longest = len(request.prompt) + request.max_tokens
+        self.state = State.WAITING
+        self.parent: Sequence | None = None
+        """Has computed the same prompt: while it runs, its pages can be shared."""
+        self.started = False
+        """Some of it was computed once: it waits ahead of those that never ran."""
+        self.slot = NO_ADAPTER
+        """Of its adapter, pinned while it runs."""
+        self.turn = 0
+        """Order of admission, while it runs."""
+        self.computed = 0
+        self.capacity = 0
+        """Tokens that its pages have room for."""
+        self.published = 0
+        """Its first so many pages can be found by others."""
+        self.row: Row | None = None
+        """While it decodes: the row that it has in every step."""
 
     @property
-    def id(self) -> int:
-        """The request's id: the owner of its pages."""
-        return self.request.id
+    def running(self) -> bool:
+        """It has pages."""
+        return self.state is State.PREFILLING or self.state is State.DECODING
 
     @property
     def remaining(self) -> int:
@@ -39,9 +85,10 @@ class Sequence:
 
     def accept(self, sampled: Sampled) -> Finish | None:
         """Append a token; the reason to end, if it is the last."""
-        self.tokens.append(sampled.token)
-        if sampled.token in self.request.stop_tokens:
+        token = sampled.token
+        self.tokens.append(token)
+        if token in self.stop_tokens:
             return Finish.STOP
-        if len(self.tokens) - len(self.request.prompt) >= self.request.max_tokens:
+        if len(self.tokens) >= self.longest:
             return Finish.LENGTH
         return None

@@ -5,9 +5,9 @@ the urgency n - rate * (t - a). As t is the same for all, sorting by n + rate * 
 urgency, and that key never changes. First-come-first-served is the key without its prompt.
 """
 
-import heapq
 from enum import StrEnum
 
+from pitcrew_runtime.core.heap import SequenceHeap
 from pitcrew_runtime.core.sequence import Sequence
 
 AGEING_TOKENS_PER_SECOND = 256.0
@@ -21,18 +21,23 @@ class Policy(StrEnum):
     SHORTEST_FIRST = "shortest-first"
 
 
-_Key = tuple[int, float, int]
+_Key = tuple[int, int, float, int]
 
 
 class WaitingRoom:
-    """Sequences by urgency. Preempted ones come first: they hold text that somebody reads."""
+    """Sequences by priority, then urgency.
+
+    Within a priority, preempted ones come first, for they hold text that somebody reads, and forks
+    of running ones, for they need little.
+    """
 
     def __init__(
         self, policy: Policy = Policy.FCFS, ageing: float = AGEING_TOKENS_PER_SECOND
     ) -> None:
         self._policy = policy
         self._ageing = ageing
-        self._plain, self._adapted = _Lane(), _Lane()
+        self._plain: SequenceHeap[_Key] = SequenceHeap()
+        self._adapted: SequenceHeap[_Key] = SequenceHeap()
 
     def __len__(self) -> int:
         return len(self._plain) + len(self._adapted)
@@ -57,52 +62,19 @@ class WaitingRoom:
         """Forget a sequence that waits here."""
         self._lane_of(sequence).discard(sequence)
 
-    def _lane_of(self, sequence: Sequence) -> "_Lane":
+    def _lane_of(self, sequence: Sequence) -> SequenceHeap[_Key]:
         return self._plain if sequence.request.adapter is None else self._adapted
 
-    def _first(self, adapters: bool) -> "_Lane | None":
+    def _first(self, adapters: bool) -> SequenceHeap[_Key] | None:
         """The lane with the most urgent head; None where nobody waits."""
         lanes = (self._plain, self._adapted) if adapters else (self._plain,)
-        return min(filter(len, lanes), key=_Lane.head, default=None)
+        return min(filter(len, lanes), key=lambda lane: lane.head()[0], default=None)
 
     def _key(self, sequence: Sequence) -> _Key:
-        if sequence.started:
-            return (0, 0.0, sequence.serial)
+        priority = sequence.request.priority
+        if sequence.started or sequence.parent is not None:
+            return (priority, 0, 0.0, sequence.serial)
         if self._policy is Policy.FCFS:
-            return (1, 0.0, sequence.serial)
+            return (priority, 1, 0.0, sequence.serial)
         aged = len(sequence.request.prompt) + self._ageing * sequence.request.arrival
-        return (1, aged, sequence.serial)
-
-
-class _Lane:
-    """A heap of sequences, and which of its entries still count."""
-
-    def __init__(self) -> None:
-        self._heap: list[tuple[_Key, Sequence]] = []
-        self._live: set[int] = set()
-
-    def __len__(self) -> int:
-        return len(self._live)
-
-    def push(self, key: _Key, sequence: Sequence) -> None:
-        heapq.heappush(self._heap, (key, sequence))
-        self._live.add(sequence.serial)
-
-    def head(self) -> tuple[_Key, Sequence]:
-        """The most urgent entry of a lane that is not empty."""
-        while self._heap[0][1].serial not in self._live:
-            heapq.heappop(self._heap)
-        return self._heap[0]
-
-    def pop(self) -> Sequence:
-        self.head()
-        sequence = heapq.heappop(self._heap)[1]
-        self._live.remove(sequence.serial)
-        return sequence
-
-    def discard(self, sequence: Sequence) -> None:
-        """Its entry stays until it surfaces, and a heap that is half dead is rebuilt: O(1) amortized."""
-        self._live.remove(sequence.serial)
-        if len(self._heap) > 2 * len(self._live) + 64:
-            self._heap = [entry for entry in self._heap if entry[1].serial in self._live]
-            heapq.heapify(self._heap)
+        return (priority, 1, aged, sequence.serial)

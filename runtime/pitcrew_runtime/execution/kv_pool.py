@@ -72,6 +72,14 @@ class KVPool:
         for pool, array in zip(self._flat, new, strict=True):
             pool[slots] = array.reshape(-1, *pool.shape[1:])[take]
 
+    def copy(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Make the second page of each pair what the first is."""
+        if not pairs:
+            return
+        sources, targets = (list(pages) for pages in zip(*pairs, strict=True))
+        for array in self.arrays:
+            array[targets] = array[sources]
+
 
 def _touched(dims: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """Zeros that are resident from the start: too large a pool fails now, not under load."""

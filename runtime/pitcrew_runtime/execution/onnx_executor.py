@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pitcrew_runtime.core.batch import Row, StepBatch
-from pitcrew_runtime.core.request import Sampled
+from pitcrew_runtime.core.executor import Chosen
 from pitcrew_runtime.errors import EngineIncompatible
+from pitcrew_runtime.execution.choosing import choose
 from pitcrew_runtime.execution.grouping import group
 from pitcrew_runtime.execution.kv_pool import KVPool, PoolShape
-from pitcrew_runtime.execution.sampler import Draw, sample
+from pitcrew_runtime.execution.packing import pack
 
 _FLOAT8_E4M3FN = 17
 """The value of ONNX's `TensorProto.DataType`; NumPy has no such type."""
@@ -69,28 +70,32 @@ class OnnxExecutor:
         """Pages in the pool."""
         return self._shape.pages
 
-    def execute(self, batch: StepBatch) -> list[Sampled | None]:
+    def execute(self, batch: StepBatch) -> list[Chosen]:
         """See `Executor`. Raises `NonFiniteLogits` and whatever ONNX Runtime raises."""
-        results: list[Sampled | None] = [None] * len(batch.rows)
+        self._pool.copy(batch.copies)
+        results: list[Chosen] = [()] * len(batch.rows)
         for indices in group(batch.rows):
             rows = [batch.rows[index] for index in indices]
-            for index, sampled in zip(indices, self._run(rows), strict=True):
-                results[index] = sampled
+            for index, chosen in zip(indices, self._run(rows), strict=True):
+                results[index] = chosen
         return results
 
-    def _run(self, rows: Sequence[Row]) -> list[Sampled | None]:
+    def _run(self, rows: Sequence[Row]) -> Sequence[Chosen]:
         inputs, slots, take = pack(rows, self._shape.page_size)
-        logits, new = self._outputs(*inputs["input_ids"].shape)
+        batch, length = inputs["input_ids"].shape
+        logits, new = self._outputs(batch, length, inputs["logit_indices"].shape[1])
         for name in _SMALL_INPUTS:
             self._binding.bind_ortvalue_input(name, self._value(inputs[name]))
         self._session.run_with_iobinding(self._binding)
         self._pool.write(slots, new, take)
-        return _sample(rows, logits[:, 0])
+        return choose(rows, logits)
 
-    def _outputs(self, batch: int, length: int) -> tuple[NDArray[np.float32], list[NDArray[Any]]]:
-        """Arrays for the graph to write into: logits [B, 1, vocabulary], and one per pool."""
+    def _outputs(
+        self, batch: int, length: int, wanted: int
+    ) -> tuple[NDArray[np.float32], list[NDArray[Any]]]:
+        """Arrays for the graph to write into: logits [B, K, vocabulary], and one per pool."""
         shape = self._shape
-        logits = np.empty((batch, 1, self._vocabulary), np.float32)
+        logits = np.empty((batch, wanted, self._vocabulary), np.float32)
         self._binding.bind_ortvalue_output("logits", self._value(logits))
         dims = (len(shape.names), batch, length, shape.kv_heads, shape.head_dim)
         new = list(np.empty(dims, shape.dtype))
@@ -107,56 +112,8 @@ def _wrapper_of_new(kv_dtype: str) -> Callable[[NDArray[Any]], Any]:
     if kv_dtype == "float8_e4m3fn":
         typed = ort.OrtValue.ortvalue_from_numpy_with_onnx_type
         return lambda array: typed(array, _FLOAT8_E4M3FN)
-    return ort.OrtValue.ortvalue_from_numpy
-
-
-def pack(
-    rows: Sequence[Row], page_size: int
-) -> tuple[dict[str, NDArray[np.int64]], NDArray[np.int64], NDArray[np.int64]]:
-    """The graph's small inputs, the pool slots of the new tokens, and where these are in [B x S].
-
-    Rows are padded on the right with token 0 at position 0. A block table lists the pages with
-    context only; entries beyond a row's own are page 0, which the mask hides.
-    """
-    batch, length = len(rows), max(len(row.tokens) for row in rows)
-    width = max(-(-row.start // page_size) for row in rows)
-    ids = np.zeros((batch, length), np.int64)
-    positions = np.zeros((batch, length), np.int64)
-    tables = np.zeros((batch, width), np.int64)
-    slots, take = [], []
-    for index, row in enumerate(rows):
-        count = len(row.tokens)
-        places = np.arange(row.start, row.end)
-        first = row.start // page_size
-        written = np.asarray(row.pages[first : -(-row.end // page_size)], np.int64)
-        ids[index, :count] = row.tokens
-        positions[index, :count] = places
-        used = row.pages[: -(-row.start // page_size)]
-        tables[index, : len(used)] = used
-        slots.append(written[places // page_size - first] * page_size + places % page_size)
-        take.append(np.arange(index * length, index * length + count))
-    inputs = {
-        "input_ids": ids,
-        "positions": positions,
-        "block_tables": tables,
-        "context_lengths": np.asarray([row.start for row in rows], np.int64),
-        "logit_indices": np.asarray([[len(row.tokens) - 1] for row in rows], np.int64),
-    }
-    return inputs, np.concatenate(slots), np.concatenate(take)
-
-
-def _sample(rows: Sequence[Row], logits: NDArray[np.float32]) -> list[Sampled | None]:
-    wanted = [index for index, row in enumerate(rows) if row.sampling is not None]
-    if not wanted:
-        return [None] * len(rows)
-    draws = [
-        Draw(sampling, row.end, row.history, row.prompt_length)
-        for row in rows
-        if (sampling := row.sampling) is not None
-    ]
-    sampled = sample(logits[wanted], draws)
-    found = dict(zip(wanted, sampled, strict=True))
-    return [found.get(index) for index in range(len(rows))]
+    plain: Callable[[NDArray[Any]], Any] = ort.OrtValue.ortvalue_from_numpy
+    return plain
 
 
 def _check_inputs(session: Any, shape: PoolShape) -> None:  # noqa: ANN401

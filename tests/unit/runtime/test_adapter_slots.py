@@ -3,9 +3,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from pitcrew_runtime.core.adapters import NO_ADAPTER, AdapterSlots, NoSlotFree
+from pitcrew_runtime.core.limits import Limits
 from pitcrew_runtime.core.pages import PageAllocator
 from pitcrew_runtime.core.request import Finish, Request
-from pitcrew_runtime.core.scheduler import Limits, Scheduler
+from pitcrew_runtime.core.scheduler import Scheduler
 from pitcrew_runtime.errors import InvalidRequest, InvariantViolated
 from pitcrew_runtime.testing import EchoExecutor, NamedAdapter
 
@@ -90,7 +91,7 @@ def scheduler(slots: int) -> Scheduler:
 
 
 def running(heart: Scheduler, executor: EchoExecutor) -> list[int]:
-    plan = heart.plan()
+    plan = heart.plan(0.0)
     heart.commit(plan, executor.execute(plan.batch))
     return [row.sequence_id for row in plan.batch.rows]
 
@@ -110,7 +111,7 @@ def test_cancelling_who_waits_for_a_slot_lets_the_next_one_in() -> None:
         heart.add(Request(number, (1,), 8, 0.0, adapter=adapter))
     assert running(heart, executor) == [0]
     heart.cancel(1)
-    plan = heart.plan()
+    plan = heart.plan(0.0)
     assert [(update.request_id, update.finish) for update in plan.ended] == [(1, Finish.CANCELLED)]
     assert [row.slot for row in plan.batch.rows] == [1, 1]
 

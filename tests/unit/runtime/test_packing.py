@@ -3,7 +3,7 @@ import numpy as np
 from pitcrew_runtime.core.batch import Row
 from pitcrew_runtime.core.request import GREEDY
 from pitcrew_runtime.execution.grouping import group
-from pitcrew_runtime.execution.onnx_executor import pack
+from pitcrew_runtime.execution.packing import pack
 
 
 def row(start: int, tokens: list[int], pages: list[int]) -> Row:

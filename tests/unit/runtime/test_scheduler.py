@@ -1,11 +1,16 @@
+from dataclasses import replace
+
 import pytest
 
+from pitcrew_runtime.core.batch import StepBatch
 from pitcrew_runtime.core.engine import Engine, ExecutorBroken
+from pitcrew_runtime.core.executor import Chosen
+from pitcrew_runtime.core.limits import Limits
 from pitcrew_runtime.core.pages import PageAllocator
-from pitcrew_runtime.core.request import Finish, Request
-from pitcrew_runtime.core.scheduler import Limits, Scheduler
+from pitcrew_runtime.core.request import Finish, Request, Update
+from pitcrew_runtime.core.scheduler import Scheduler
 from pitcrew_runtime.errors import InvalidRequest, InvariantViolated, QueueFull
-from pitcrew_runtime.testing import EchoExecutor
+from pitcrew_runtime.testing import EchoExecutor, continuation
 
 LIMITS = Limits(
     max_running=4, max_step_tokens=8, max_waiting=3, max_sequence_length=64, page_size=4
@@ -25,7 +30,7 @@ def test_decoding_and_prompt_chunks_share_a_step() -> None:
     engine.submit(request(1, prompt=2))
     engine.step(0.0)
     engine.submit(request(2, prompt=20))
-    plan = heart.plan()
+    plan = heart.plan(0.0)
     rows = {row.sequence_id: (row.start, len(row.tokens), row.sampling) for row in plan.batch.rows}
     assert rows[1][:2] == (2, 1)
     assert rows[2] == (0, 7, None), "the rest of the budget, and no token yet"
@@ -65,12 +70,12 @@ def test_a_budget_without_room_for_prompts_is_refused() -> None:
 def test_cancelling_works_while_a_step_is_out() -> None:
     heart = scheduler()
     heart.add(request(1))
-    plan = heart.plan()
+    plan = heart.plan(0.0)
     heart.cancel(1)
     executor = EchoExecutor(32, 4)
     (update,) = heart.commit(plan, executor.execute(plan.batch))
     assert update.finish is None
-    (end,) = heart.plan().ended
+    (end,) = heart.plan(0.0).ended
     assert (end.request_id, end.finish) == (1, Finish.CANCELLED)
     assert heart.idle
     assert heart.pages.free == 32
@@ -79,15 +84,15 @@ def test_cancelling_works_while_a_step_is_out() -> None:
 def test_a_page_in_foreign_hands_stops_the_step() -> None:
     heart = scheduler()
     heart.add(request(1))
-    plan = heart.plan()
+    plan = heart.plan(0.0)
     heart.commit(plan, EchoExecutor(32, 4).execute(plan.batch))
     heart.pages.share(99, heart.pages.pages_of(1))
     with pytest.raises(InvariantViolated, match="is to be written by 1"):
-        heart.plan()
+        heart.plan(0.0)
 
 
 class Broken(EchoExecutor):
-    def execute(self, batch: object) -> list[None]:  # type: ignore[override]
+    def execute(self, batch: StepBatch) -> list[Chosen]:
         raise RuntimeError("no device")
 
 
@@ -103,8 +108,50 @@ def test_an_executor_that_stays_broken_fails_requests_then_the_engine() -> None:
         engine.step(0.0)
     engine.submit(request(4))
     engine.step(0.0)
-    with pytest.raises(ExecutorBroken, match="6 times"):
+    with pytest.raises(ExecutorBroken, match="3 steps in a row"):
         engine.step(0.0)
+
+
+class Poisoned(EchoExecutor):
+    """Fails whenever one of these requests is in the batch, after it has scribbled."""
+
+    def __init__(self, *requests: int) -> None:
+        super().__init__(32, 4)
+        self._requests = set(requests)
+
+    def execute(self, batch: StepBatch) -> list[Chosen]:
+        results = super().execute(batch)
+        if self._requests & {row.sequence_id for row in batch.rows}:
+            raise RuntimeError("poison")
+        return results
+
+
+@pytest.mark.parametrize("poison", [(0,), (3,), (1, 2)])
+def test_only_those_end_that_cannot_be_computed_alone(poison: tuple[int, ...]) -> None:
+    heart = Scheduler(replace(LIMITS, max_waiting=9), PageAllocator(32))
+    engine = Engine(heart, Poisoned(*poison))
+    requests = [request(number, prompt=1 + number) for number in range(4)]
+    for one in requests[:3]:
+        engine.submit(one)
+    updates = list(engine.step(0.0).updates)
+    engine.submit(requests[3])
+    updates += finish(engine)
+    for one in requests:
+        mine = [update for update in updates if update.request_id == one.id]
+        tokens = [update.sampled.token for update in mine if update.sampled is not None]
+        ends = [update.finish for update in mine if update.finish is not None]
+        if one.id in poison:
+            assert (tokens, ends) == ([], [Finish.ERROR])
+        else:
+            assert (tokens, ends) == (continuation(one.prompt, 4), [Finish.LENGTH])
+    assert engine.gauges().pages_used == 0
+
+
+def finish(engine: Engine) -> list[Update]:
+    updates: list[Update] = []
+    while not engine.idle:
+        updates += engine.step(0.0).updates
+    return updates
 
 
 def test_queue_time_is_told_once() -> None:
@@ -112,3 +159,107 @@ def test_queue_time_is_told_once() -> None:
     engine.submit(request(1))
     assert engine.step(2.5).queue_seconds == (2.5,)
     assert engine.step(3.0).queue_seconds == ()
+
+
+def test_who_comes_too_late_ends_waiting_or_running() -> None:
+    heart = scheduler()
+    engine = Engine(heart, EchoExecutor(32, 4))
+    engine.submit(replace(request(1, tokens=60), deadline=2.0))
+    engine.step(1.0)
+    engine.submit(replace(request(2), deadline=1.5))
+    engine.submit(replace(request(3), deadline=9.0))
+    (late,) = heart.plan(1.5).ended
+    assert (late.request_id, late.finish) == (2, Finish.TIMEOUT)
+    assert [end.request_id for end in heart.plan(2.0).ended] == [1]
+    updates = finish(engine)
+    assert [one.request_id for one in updates if one.finish is Finish.LENGTH] == [3]
+
+
+def test_the_least_important_pays_for_pages() -> None:
+    engine = Engine(heart := scheduler(pages=4), EchoExecutor(4, 4))
+    engine.submit(replace(request(1, prompt=4, tokens=8), priority=1))
+    engine.submit(Request(2, (9, 9, 9, 9), 8, 0.0))
+    engine.step(0.0)
+    updates = finish(engine)
+    assert heart.counts.preemptions
+    ends = [update.request_id for update in updates if update.finish is not None]
+    assert ends == [2, 1], "although 1 came first"
+
+
+def test_a_prompt_that_begins_alike_starts_where_it_differs() -> None:
+    engine = Engine(heart := scheduler(), EchoExecutor(32, 4))
+    engine.submit(Request(1, tuple(range(10)), 2, 0.0))
+    finish(engine)
+    for number, tenant in ((2, ""), (3, "other")):
+        engine.submit(Request(number, (*range(8), 99), 2, 0.0, tenant=tenant))
+    rows = {row.sequence_id: row for row in heart.plan(0.0).batch.rows}
+    assert (rows[2].start, list(rows[2].tokens)) == (8, [99])
+    assert rows[3].start == 0, "another tenant must not profit"
+    shared = rows[2].pages[:2]
+    assert not set(shared) & set(rows[3].pages)
+
+
+def test_a_prompt_that_is_all_known_still_computes_its_last_page() -> None:
+    engine = Engine(heart := scheduler(), EchoExecutor(32, 4))
+    for number in (1, 2):
+        engine.submit(Request(number, tuple(range(8)), 1, 0.0))
+        plan = heart.plan(0.0)
+        heart.rollback(plan)
+        assert plan.batch.rows[0].start == (0 if number == 1 else 4)
+        finish(engine)
+
+
+def test_the_cache_can_be_switched_off() -> None:
+    heart = Scheduler(replace(LIMITS, prefix_cache=False), PageAllocator(32))
+    engine = Engine(heart, EchoExecutor(32, 4))
+    for number in (1, 2):
+        engine.submit(Request(number, tuple(range(8)), 1, 0.0))
+        finish(engine)
+    assert heart.counts.reused_tokens == 0
+    assert heart.pages.cached == 0
+
+
+def test_forks_share_full_pages_and_copy_the_last() -> None:
+    heart = Scheduler(replace(LIMITS, prefix_cache=False), PageAllocator(32))
+    engine = Engine(heart, EchoExecutor(32, 4))
+    engine.submit(first := Request(1, tuple(range(7)), 9, 0.0))
+    for number in (2, 3):
+        engine.submit(replace(first, id=number, fork_of=1))
+    assert engine.step(0.0).rows == 1, "the forks wait for the prompt"
+    plan = heart.plan(0.0)
+    rows = {row.sequence_id: row for row in plan.batch.rows}
+    for number in (2, 3):
+        assert (rows[number].start, list(rows[number].tokens)) == (6, [6])
+        assert rows[number].pages[0] == rows[1].pages[0]
+        assert (rows[1].pages[1], rows[number].pages[1]) in plan.batch.copies
+    heart.rollback(plan)
+    updates = finish(engine)
+    for number in (2, 3):
+        tokens = [one.sampled.token for one in updates if one.request_id == number and one.sampled]
+        assert tokens == continuation(range(7), 9)
+    assert heart.counts.reused_tokens == 12
+
+
+@pytest.mark.parametrize("when", [0, 1])
+def test_forks_survive_the_end_of_the_one_they_wait_for(when: int) -> None:
+    engine = Engine(scheduler(), EchoExecutor(32, 4))
+    engine.submit(first := Request(1, tuple(range(20)), 2, 0.0))
+    engine.submit(replace(first, id=2, fork_of=1))
+    engine.submit(replace(first, id=3, fork_of=1))
+    for _ in range(when):
+        engine.step(0.0)
+    engine.cancel(1)
+    engine.cancel(3)
+    updates = finish(engine)
+    ends = {one.request_id: one.finish for one in updates if one.finish is not None}
+    assert ends == {1: Finish.CANCELLED, 2: Finish.LENGTH, 3: Finish.CANCELLED}
+    tokens = [one.sampled.token for one in updates if one.request_id == 2 and one.sampled]
+    assert tokens == continuation(range(20), 2)
+
+
+def test_a_fork_of_another_prompt_is_refused() -> None:
+    heart = scheduler()
+    heart.add(request(1))
+    with pytest.raises(ValueError, match="request 2 forks 1, whose prompt is another"):
+        heart.add(replace(request(2, prompt=5), fork_of=1))
+    assert heart.waiting == 1

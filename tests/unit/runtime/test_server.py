@@ -23,9 +23,10 @@ from pitcrew_builder.manifest import (
 from pitcrew_builder.spec import Parallelism, Precision, Target
 from pitcrew_runtime.core.batch import StepBatch
 from pitcrew_runtime.core.engine import Engine
+from pitcrew_runtime.core.executor import Chosen
+from pitcrew_runtime.core.limits import Limits
 from pitcrew_runtime.core.pages import PageAllocator
-from pitcrew_runtime.core.request import Sampled
-from pitcrew_runtime.core.scheduler import Limits, Scheduler
+from pitcrew_runtime.core.scheduler import Scheduler
 from pitcrew_runtime.errors import CanaryMismatch, InvariantViolated
 from pitcrew_runtime.frontend import Frontend
 from pitcrew_runtime.loop import EngineLoop, Hooks
@@ -97,7 +98,7 @@ class Gate(EchoExecutor):
         self.entered = threading.Event()
         self.fault: BaseException | None = None
 
-    def execute(self, batch: StepBatch) -> list[Sampled | None]:
+    def execute(self, batch: StepBatch) -> list[Chosen]:
         self.entered.set()
         assert self.open.wait(30)
         if self.fault is not None:
@@ -301,7 +302,7 @@ async def test_a_request_cut_off_by_the_drain_is_no_answer() -> None:
         last = asyncio.create_task(rig.post(max_tokens=60))
         await rig.until(rig.gate.entered.is_set)
         drained = asyncio.create_task(rig.frontend.drain(0))
-        await rig.until(lambda: bool(rig.engine._scheduler._cancelled))
+        await rig.until(lambda: bool(rig.engine._scheduler._roster._cancelled))
         rig.gate.open.set()
         assert not await drained
         answer = await last
@@ -324,7 +325,7 @@ def test_the_warm_up_runs_every_bucket_and_the_canary() -> None:
     sizes: list[int] = []
 
     class Watching(EchoExecutor):
-        def execute(self, batch: StepBatch) -> list[Sampled | None]:
+        def execute(self, batch: StepBatch) -> list[Chosen]:
             sizes.append(len(batch.rows))
             return super().execute(batch)
 

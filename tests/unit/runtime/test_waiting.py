@@ -1,3 +1,4 @@
+from pitcrew_runtime.core.prefix import KeyChain
 from pitcrew_runtime.core.request import Request
 from pitcrew_runtime.core.sequence import Sequence
 from pitcrew_runtime.core.waiting import Policy, WaitingRoom
@@ -5,9 +6,17 @@ from pitcrew_runtime.testing import NamedAdapter
 
 
 def sequence(
-    serial: int, length: int = 1, arrival: float = 0.0, adapter: NamedAdapter | None = None
+    serial: int,
+    length: int = 1,
+    arrival: float = 0.0,
+    adapter: NamedAdapter | None = None,
+    *,
+    number: int | None = None,
+    priority: int = 0,
 ) -> Sequence:
-    return Sequence(Request(serial, (0,) * length, 1, arrival, adapter=adapter), serial)
+    number = serial if number is None else number
+    request = Request(number, (0,) * length, 1, arrival, adapter=adapter, priority=priority)
+    return Sequence(request, serial, KeyChain(b"", 4))
 
 
 def order(room: WaitingRoom) -> list[int]:
@@ -65,9 +74,28 @@ def test_who_needs_no_adapter_can_be_asked_for() -> None:
 
 def test_an_id_that_comes_back_is_somebody_new() -> None:
     room = WaitingRoom()
-    gone = Sequence(Request(5, (0,), 1, 0.0), serial=1)
+    gone = sequence(1, number=5)
     room.push(gone)
     room.discard(gone)
-    room.push(Sequence(Request(5, (7,), 1, 0.0), serial=2))
-    assert room.pop().request.prompt == (7,)
+    room.push(sequence(2, length=7, number=5))
+    assert len(room.pop().request.prompt) == 7
     assert room.peek() is None
+
+
+def test_priority_comes_before_everything_else() -> None:
+    room = WaitingRoom(Policy.SHORTEST_FIRST)
+    preempted = sequence(1)
+    preempted.started = True
+    room.push(preempted)
+    room.push(sequence(2, length=1000, arrival=9.0, priority=-1))
+    room.push(sequence(3, priority=1))
+    assert order(room) == [2, 1, 3]
+
+
+def test_forks_of_running_ones_are_not_made_to_queue_again() -> None:
+    room = WaitingRoom()
+    fork = sequence(2)
+    fork.parent = sequence(0)
+    room.push(sequence(1))
+    room.push(fork)
+    assert order(room) == [2, 1]

@@ -1,0 +1,55 @@
+"""From the logits of a run to the tokens of its rows; guesses are checked here.
+
+A guess is accepted where it is the token that the row's sampling picks anyway, from the same logits
+and with the same random number as without guesses; the first one that differs is replaced by the
+token picked, and what follows is dropped. So guessing changes no token, greedy or sampled, and a
+seed repeats its text whether or not there were guesses. A guess d is a fixed token, and is accepted
+with its probability p(d): just what the rejection rule min(1, p / q) of Leviathan et al. 2023 and
+Chen et al. 2023 gives for a proposal that is certain, q(d) = 1, and the token in place of a rejected
+one follows p without d, as there.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pitcrew_runtime.core.batch import Row
+from pitcrew_runtime.core.executor import Chosen
+from pitcrew_runtime.core.request import Sampled
+from pitcrew_runtime.execution.sampler import Draw, sample
+
+
+def choose(rows: Sequence[Row], logits: NDArray[np.float32]) -> Sequence[Chosen]:
+    """The tokens of each row from `logits` [B, K, vocabulary], laid out as `pack` asks for them.
+
+    Raises `NonFiniteLogits`.
+    """
+    chosen: list[list[Sampled]] = [[] for _ in rows]
+    going = [index for index, row in enumerate(rows) if row.sampling is not None]
+    place = 0
+    while going:
+        draws = [draw for index in going if (draw := _draw(rows[index], place)) is not None]
+        for index, sampled in zip(going, sample(logits[going, place], draws), strict=True):
+            chosen[index].append(sampled)
+        going = [index for index in going if _right(rows[index], place, chosen[index])]
+        place += 1
+    return chosen
+
+
+def _draw(row: Row, place: int) -> Draw | None:
+    """What decides the token after the first `place` guesses of a row."""
+    if row.sampling is None:
+        return None
+    history = row.history
+    if place and row.sampling.shapes_logits:
+        history = [*history, *_guesses(row)[:place]]
+    return Draw(row.sampling, row.end - row.drafts + place, history, row.prompt_length)
+
+
+def _right(row: Row, place: int, chosen: Sequence[Sampled]) -> bool:
+    return place < row.drafts and _guesses(row)[place] == chosen[place].token
+
+
+def _guesses(row: Row) -> Sequence[int]:
+    return row.tokens[len(row.tokens) - row.drafts :]
