@@ -5,11 +5,12 @@ apart in the weights file; that is done here, where weights are still recipes.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 
 import numpy as np
 
 from pitcrew_builder.graph.ir import Graph, Literal, Node, Value, Weight
+from pitcrew_builder.graph.recipe import PackedFloats, packed_in
 
 
 def optimize(graph: Graph) -> Graph:
@@ -44,8 +45,20 @@ def _groups(graph: Graph, weights: dict[Value, Weight]) -> list[list[Node]]:
     for node in graph.nodes:
         constants = node.inputs[1:]
         if node.op == "Gemm" and all(name in weights and uses[name] == 1 for name in constants):
-            groups[node.inputs[0], len(constants), node.attributes].append(node)
+            form = _form(weights[constants[0]])
+            groups[node.inputs[0], len(constants), node.attributes, form].append(node)
     return [group for group in groups.values() if len(group) > 1]
+
+
+def _form(matrix: Weight) -> Hashable:
+    """What matrices that become one must share: numbers, or codes in the same groups of inputs."""
+    packed = packed_in(matrix.parts[0])
+    if packed is None:
+        return None
+    if isinstance(packed, PackedFloats):
+        return packed.block, packed.input_scale is None
+    # Each matrix has an order of its own.
+    return matrix.name if packed.groups else (packed.bits, packed.group_count)
 
 
 def _join(group: list[Node], weights: dict[Value, Weight]) -> tuple[Node, Node, Literal]:

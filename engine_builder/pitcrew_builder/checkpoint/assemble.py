@@ -7,13 +7,17 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from pitcrew_builder.checkpoint.coded import Coded
 from pitcrew_builder.checkpoint.reader import CHUNK, WeightReader
 from pitcrew_builder.checkpoint.safetensors import TensorInfo
+from pitcrew_builder.checkpoint.unpack import Unpacker
 from pitcrew_builder.graph.recipe import (
     Columns,
     Entry,
     LowRank,
     Mxfp4,
+    PackedFloats,
+    PackedIntegers,
     Plus,
     Rows,
     Source,
@@ -38,6 +42,7 @@ class Assembler:
     def __init__(self, tensors: Mapping[str, TensorInfo], reader: WeightReader) -> None:
         self._tensors = tensors
         self._reader = reader
+        self._unpacker = Unpacker(tensors, reader)
 
     def stream(self, source: Source) -> Iterator[Floats]:
         """The elements of `source` in order, as arrays of a chunk's size or less.
@@ -71,6 +76,20 @@ class Assembler:
                 return self._low_rank(source, start, stop)
             case Mxfp4():
                 return self._mxfp4(source, start, stop)
+            case PackedIntegers() | PackedFloats():
+                return self.coded(source).part(slice(start, stop), slice(None)).decoded()
+
+    def coded(self, source: Source) -> Coded:
+        """The codes of a packed matrix, or of a part of one. Raises `CheckpointCorrupt`."""
+        match source:
+            case PackedIntegers() | PackedFloats():
+                return self._unpacker.read(source)
+            case Rows(inner, start, stop, 1):
+                return self.coded(inner).part(slice(start, stop), slice(None))
+            case Columns(inner, start, stop):
+                return self.coded(inner).part(slice(None), slice(start, stop))
+            case _:
+                raise AssertionError(f"no part of a packed matrix: {source}")
 
     def _range(self, ref: TensorRef, start: int, stop: int, row: tuple[int, ...]) -> Floats:
         """Rows of a tensor that is seen as one long column of rows of shape `row`."""

@@ -34,7 +34,10 @@ class Kind:
     """What names the weights, where they are several."""
 
 
-MODEL = Kind(CONFIG, TOKENIZER_FILES, SINGLE, INDEX)
+GPTQ_CONFIG, MODELOPT_CONFIG = "quantize_config.json", "hf_quant_config.json"
+"""Where AutoGPTQ and ModelOpt say how they quantized, beside the configuration or alone."""
+
+MODEL = Kind(CONFIG, (*TOKENIZER_FILES, GPTQ_CONFIG, MODELOPT_CONFIG), SINGLE, INDEX)
 ADAPTER = Kind("adapter_config.json", ("adapter_config.json",), "adapter_model.safetensors", None)
 
 SMALL_FILE_LIMIT = 128 << 20

@@ -9,8 +9,6 @@ from pitcrew_builder.errors import CheckpointCorrupt
 from pitcrew_builder.graph.recipe import TensorRef
 
 SHOWN = 4
-PACKED = "U8"
-"""The type of tensors that hold a packed format."""
 
 
 def check_match(
@@ -32,8 +30,12 @@ def check_match(
             ],
         ),
         _listed(
-            f"of a type other than {', '.join(READABLE)} (or, where packed, {PACKED})",
-            [f"{ref.name} ({info.dtype})" for ref, info in present if not _readable(ref, info)],
+            "of another type",
+            [
+                f"{ref.name} ({info.dtype}, not {' or '.join(_types(ref))})"
+                for ref, info in present
+                if info.dtype not in _types(ref)
+            ],
         ),
         _listed("unexpected", _leftover(found, refs, tuple(ignored))),
     ]
@@ -45,8 +47,8 @@ def check_match(
         )
 
 
-def _readable(ref: TensorRef, info: TensorInfo) -> bool:
-    return info.dtype == PACKED if ref.raw else info.dtype in READABLE
+def _types(ref: TensorRef) -> tuple[str, ...]:
+    return ref.packed or tuple(READABLE)
 
 
 def _leftover(

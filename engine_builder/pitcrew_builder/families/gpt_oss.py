@@ -28,6 +28,7 @@ from pitcrew_builder.graph.recipe import (
 from pitcrew_builder.manifest import ResolvedShapes
 
 MXFP4 = "mxfp4"
+BYTES = ("U8",)
 _DEFAULT_ROPE = {
     "rope_type": "yarn",
     "factor": 32.0,
@@ -146,8 +147,8 @@ def _plain(config: GptOssConfig, name: str, index: int, rows: int) -> Source:
 def _packed(config: GptOssConfig, name: str, index: int, rows: int) -> Source:
     groups = _columns(config, name) // MXFP4_BLOCK
     shape = (config.num_local_experts, rows, groups)
-    blocks = TensorRef(f"{name}_blocks", (*shape, MXFP4_BLOCK // 2), raw=True)
-    return Mxfp4(blocks, TensorRef(f"{name}_scales", shape, raw=True), index)
+    blocks = TensorRef(f"{name}_blocks", (*shape, MXFP4_BLOCK // 2), BYTES)
+    return Mxfp4(blocks, TensorRef(f"{name}_scales", shape, BYTES), index)
 
 
 def _columns(config: GptOssConfig, name: str) -> int:

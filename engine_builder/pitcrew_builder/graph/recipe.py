@@ -1,12 +1,13 @@
 """Recipes: how the elements of a weight are made from tensors of the checkpoint.
 
 A recipe is a small expression over tensors, never bytes. It says which part of which tensor stands
-where, so that fused projections, stacks of experts, slices for ranks, merged adapters and block
+where, so that fused projections, stacks of experts, slices for ranks, merged adapters and packed
 formats are all one thing to those who place and stream weights. `checkpoint.assemble` reads them.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import TypeAlias
 
 Shape: TypeAlias = tuple[int, ...]
@@ -21,8 +22,8 @@ class TensorRef:
 
     name: str
     shape: Shape
-    raw: bool = False
-    """Bytes of a packed format, not numbers."""
+    packed: tuple[str, ...] = ()
+    """The types that a packed format may be stored in; empty where the elements are numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ class Columns:
 
 @dataclass(frozen=True, slots=True)
 class Transposed:
-    """A matrix turned over. The only recipe that is read whole."""
+    """A matrix turned over."""
 
     source: "Source"
 
@@ -126,7 +127,67 @@ class Mxfp4:
         return (rows, groups * MXFP4_BLOCK)
 
 
-Source: TypeAlias = TensorRef | Entry | Rows | Columns | Transposed | Plus | LowRank | Mxfp4
+class Packing(StrEnum):
+    """How integer codes share 32-bit words, lowest bits first; n codes in a word."""
+
+    AWQ = "awq"
+    """Codes [inputs, outputs / n], the outputs of a word in the order 0 2 4 6 1 3 5 7."""
+    GPTQ = "gptq"
+    """Codes [inputs / n, outputs]. Zero points are stored less one."""
+    GPTQ_V2 = "gptq_v2"
+    """The same, with zero points as they are."""
+    COMPRESSED = "compressed"
+    """Codes [outputs, inputs / n], zero points [outputs / n, groups]."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackedIntegers:
+    """A matrix [outputs, inputs] of integers: (code - zero) * scale, both by output and group.
+
+    Scales are [groups, outputs], of `Packing.COMPRESSED` [outputs, groups]; a group is a run of
+    inputs, or what `groups` [inputs] says of each.
+    """
+
+    shape: Shape
+    packing: Packing
+    bits: int
+    codes: TensorRef
+    scales: TensorRef
+    zeros: TensorRef | None
+    """None where zero is the middle code."""
+    groups: TensorRef | None
+
+    @property
+    def group_count(self) -> int:
+        """Groups of inputs."""
+        return self.scales.shape[1 if self.packing is Packing.COMPRESSED else 0]
+
+
+@dataclass(frozen=True, slots=True)
+class PackedFloats:
+    """A matrix [outputs, inputs] of E4M3 numbers times a scale.
+
+    `scales` has one number, one for each output, or one for each tile of `block` outputs and inputs.
+    """
+
+    codes: TensorRef
+    scales: TensorRef
+    block: tuple[int, int] | None
+    input_scale: TensorRef | None
+    """The matrix's input is rounded to E4M3 by this scale; None: it is not rounded."""
+
+    @property
+    def shape(self) -> Shape:
+        """The shape of the codes."""
+        return self.codes.shape
+
+
+Packed: TypeAlias = PackedIntegers | PackedFloats
+"""A matrix that was quantized before it came here."""
+
+Source: TypeAlias = (
+    TensorRef | Entry | Rows | Columns | Transposed | Plus | LowRank | Mxfp4 | Packed
+)
 
 
 def tensors_of(source: Source) -> Iterator[TensorRef]:
@@ -139,6 +200,10 @@ def tensors_of(source: Source) -> Iterator[TensorRef]:
                 yield from tensors_of(each)
         case Mxfp4(blocks, scales):
             yield from (blocks, scales)
+        case PackedIntegers():
+            yield from filter(None, (source.codes, source.scales, source.zeros, source.groups))
+        case PackedFloats():
+            yield from filter(None, (source.codes, source.scales, source.input_scale))
         case _:
             yield from tensors_of(source.source)
 
@@ -146,12 +211,12 @@ def tensors_of(source: Source) -> Iterator[TensorRef]:
 def map_tensors(source: Source, change: Callable[[TensorRef], Source]) -> Source:
     """The recipe with other tensors, or recipes, in place of the ones that it changes.
 
-    Entries of stacks, packed or not, keep theirs.
+    Entries of stacks and packed matrices keep theirs.
     """
     match source:
         case TensorRef():
             return change(source)
-        case Entry() | Mxfp4():
+        case Entry() | Mxfp4() | PackedIntegers() | PackedFloats():
             return source
         case _:
             return replace(source, source=map_tensors(source.source, change))
@@ -160,7 +225,7 @@ def map_tensors(source: Source, change: Callable[[TensorRef], Source]) -> Source
 def reads_whole(source: Source) -> bool:
     """Whether a few rows of the recipe cost as much as all of them."""
     match source:
-        case Transposed():
+        case Transposed() | PackedIntegers() | PackedFloats():
             return True
         case TensorRef() | Mxfp4():
             return False
@@ -176,3 +241,14 @@ def cut(source: Source, parts: Mapping[int, range]) -> Source:
     if columns is not None and len(columns) < source.shape[1]:
         source = Columns(source, columns.start, columns.stop)
     return source
+
+
+def packed_in(source: Source) -> Packed | None:
+    """The packed matrix of which a recipe is a part, if it is."""
+    match source:
+        case PackedIntegers() | PackedFloats():
+            return source
+        case Rows() | Columns():
+            return packed_in(source.source)
+        case _:
+            return None

@@ -39,7 +39,7 @@ ARRAYS: dict[str, npt.NDArray[np.generic]] = {
 
 
 def _ref(name: str) -> TensorRef:
-    return TensorRef(name, ARRAYS[name].shape, raw=ARRAYS[name].dtype == np.uint8)
+    return TensorRef(name, ARRAYS[name].shape, packed=("U8",) if ARRAYS[name].dtype == np.uint8 else ())
 
 
 def _array(name: str) -> Floats:
@@ -94,7 +94,7 @@ def tensors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TensorInfo]:
 def test_a_recipe_streams_its_elements_in_order(name: str, tensors: dict[str, TensorInfo]) -> None:
     source, expected = RECIPES[name]
     with WeightReader() as reader:
-        chunks = list(Assembler(tensors, reader).stream(source))
+        chunks = [chunk.copy() for chunk in Assembler(tensors, reader).stream(source)]
     assert source.shape == expected.shape
     streamed = np.concatenate([chunk.reshape(-1) for chunk in chunks])
     np.testing.assert_allclose(streamed.reshape(expected.shape), expected, rtol=1e-5, atol=1e-5)
@@ -115,7 +115,7 @@ def test_any_rows_of_a_recipe_are_those_of_the_whole(
 @pytest.mark.parametrize("name", RECIPES)
 def test_mapping_reaches_every_tensor_that_is_no_stack(name: str) -> None:
     source, _ = RECIPES[name]
-    renamed = map_tensors(source, lambda ref: TensorRef(f"new {ref.name}", ref.shape, ref.raw))
+    renamed = map_tensors(source, lambda ref: TensorRef(f"new {ref.name}", ref.shape, ref.packed))
     assert renamed.shape == source.shape
     stacked = {"stack", "blocks", "scales", "up", "down"}
     for before, after in zip(tensors_of(source), tensors_of(renamed), strict=True):
