@@ -1,130 +1,180 @@
-"""Writing constants to the graph's data file: placed first, then streamed, hashed on the way."""
+"""Writing constants to the graph's data files: placed first, then streamed, hashed on the way.
+
+A file is the unit of parallel work: one thread reads, widens, hashes and writes it block by block,
+each block while it is in the caches. All of that leaves Python's lock.
+"""
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from threading import Event, Lock
+from types import TracebackType
+from typing import Self
 
-import numpy as np
-
-from pitcrew_builder.checkpoint.assemble import Assembler
 from pitcrew_builder.checkpoint.reader import WeightReader
 from pitcrew_builder.checkpoint.safetensors import TensorInfo
-from pitcrew_builder.errors import InvalidSpec
-from pitcrew_builder.graph.ir import Array, Graph, Literal, Value, Weight
-from pitcrew_builder.graph.proto import Extent, is_inline
-from pitcrew_builder.graph.recipe import TensorRef
+from pitcrew_builder.constants import blocks, nbytes, stored
+from pitcrew_builder.graph.ir import Graph, Literal, Value, Weight
+from pitcrew_builder.graph.proto import Extent, data_name
 from pitcrew_builder.manifest import FileEntry
 
 ALIGNMENT = 4096
-"""Bytes. A runtime maps tensors of the file straight into memory, by pages."""
+"""Bytes. A runtime maps tensors of a file straight into memory, by pages."""
+
+FILE_BYTES = 256 << 20
+"""A file takes no further constant beyond this: several are written, and verified, at once."""
+
+MOST_FILES = 64
+"""Files of larger networks grow instead, so that about so many are enough."""
+
+THREADS = 4
+"""At most: volumes are not faster for more."""
+
+UNSYNCED = 64 << 20
+"""Bytes that gather before the disk is told to take them, while the next ones are made."""
 
 
-def place(graph: Graph) -> dict[Value, Extent]:
-    """Give every constant that is not inline its place in the data file, in graph order."""
+def place(graph: Graph, file_bytes: int = FILE_BYTES) -> dict[Value, Extent]:
+    """Give every constant that is not inline its place in the data files, in graph order."""
+    items = list(stored(graph))
+    limit = max(file_bytes, sum(nbytes(item) for item in items) // MOST_FILES)
     extents: dict[Value, Extent] = {}
-    offset = 0
-    for item in _stored(graph):
-        length = item.nbytes if isinstance(item, Weight) else item.array.nbytes
-        extents[item.name] = Extent(offset, length)
+    file, offset = 0, 0
+    for item in items:
+        length = nbytes(item)
+        if offset and offset + length > limit:
+            file, offset = file + 1, 0
+        extents[item.name] = Extent(offset, length, file)
         offset += length + -(offset + length) % ALIGNMENT
     return extents
 
 
 def size(extents: Mapping[Value, Extent]) -> int:
-    """Bytes of the data file."""
-    return max((extent.offset + extent.length for extent in extents.values()), default=0)
+    """Bytes of all data files."""
+    ends: dict[int, int] = {}
+    for extent in extents.values():
+        ends[extent.file] = max(ends.get(extent.file, 0), extent.offset + extent.length)
+    return sum(ends.values())
 
 
 def write_data(
-    path: Path,
-    entry_path: str,
+    stem: Path,
+    folder: str,
     graph: Graph,
     extents: Mapping[Value, Extent],
     tensors: Mapping[str, TensorInfo],
     on_bytes: Callable[[int], None],
-) -> FileEntry:
-    """Stream all constants to `path`, make them durable, and return the file's manifest entry.
+) -> tuple[FileEntry, ...]:
+    """Write all constants to `stem` and its numbered neighbours, durably.
 
-    While a block is written, the next one is read and widened and this one is hashed: all three
-    leave Python for the time that they take, so two cores work where one would.
+    Returns the manifest entries of the files, which lie in `folder` of the engine. `on_bytes` is
+    told of every block, by one thread at a time. The first file that cannot be written ends all.
     """
-    digest, written = hashlib.sha256(), 0
-    with (
-        path.open("wb", buffering=0) as out,
-        WeightReader() as reader,
-        ThreadPoolExecutor(max_workers=2) as pool,
-    ):
-        for block in _ahead(_stream(graph, extents, tensors, reader), pool):
-            hashed = pool.submit(digest.update, block)
-            _write_all(out.fileno(), block)
-            hashed.result()
-            written += block.nbytes
-            on_bytes(block.nbytes)
-        os.fsync(out.fileno())
-    return FileEntry(path=entry_path, size=written, sha256=digest.hexdigest())
+    files: dict[int, list[Weight | Literal]] = {}
+    for item in stored(graph):
+        files.setdefault(extents[item.name].file, []).append(item)
+    with ThreadPoolExecutor(min(THREADS, len(os.sched_getaffinity(0)))) as pool:
+        work = _Work(stem, folder, extents, tensors, on_bytes)
+        tasks = [pool.submit(work.write, file, files[file]) for file in _by_size(files, extents)]
+        try:
+            wait(tasks, return_when=FIRST_EXCEPTION)
+        finally:
+            work.stopped.set()
+    written = [entry for task in tasks if (entry := task.result()) is not None]
+    return tuple(sorted(written, key=lambda entry: entry.path))
 
 
-def _ahead(blocks: Iterator[memoryview], pool: ThreadPoolExecutor) -> Iterator[memoryview]:
-    """The same blocks, each made while its predecessor is used."""
-    pending = pool.submit(next, blocks, None)
-    while (block := pending.result()) is not None:
-        pending = pool.submit(next, blocks, None)
-        yield block
+def _by_size(
+    files: Mapping[int, Sequence[Weight | Literal]], extents: Mapping[Value, Extent]
+) -> list[int]:
+    """The largest first: one that began last would keep everybody waiting."""
+    return sorted(files, key=lambda file: -sum(extents[each.name].length for each in files[file]))
 
 
-def _stream(
-    graph: Graph,
-    extents: Mapping[Value, Extent],
-    tensors: Mapping[str, TensorInfo],
-    reader: WeightReader,
-) -> Iterator[memoryview]:
-    """The data file from its first byte to its last, gaps included."""
-    position = 0
-    for item in _stored(graph):
-        extent = extents[item.name]
-        if extent.offset > position:
-            yield memoryview(bytes(extent.offset - position))
-        yield from blocks(item, tensors, reader)
-        position = extent.offset + extent.length
+class _Work:
+    """What the threads that write data files share."""
+
+    def __init__(
+        self,
+        stem: Path,
+        folder: str,
+        extents: Mapping[Value, Extent],
+        tensors: Mapping[str, TensorInfo],
+        on_bytes: Callable[[int], None],
+    ) -> None:
+        self.stopped = Event()
+        self._stem = stem
+        self._folder = folder
+        self._extents = extents
+        self._tensors = tensors
+        self._on_bytes = on_bytes
+        self._lock = Lock()
+
+    def write(self, file: int, items: Sequence[Weight | Literal]) -> FileEntry | None:
+        """Write one file; None where the work was stopped before its end."""
+        name = data_name(self._stem.name, file)
+        digest, written = hashlib.sha256(), 0
+        with _Output(self._stem.with_name(name)) as output, WeightReader() as reader:
+            for block in self._stream(items, reader):
+                if self.stopped.is_set():
+                    return None
+                digest.update(block)
+                output.write(block)
+                written += block.nbytes
+                with self._lock:
+                    self._on_bytes(block.nbytes)
+            output.finish()
+        return FileEntry(path=f"{self._folder}/{name}", size=written, sha256=digest.hexdigest())
+
+    def _stream(
+        self, items: Sequence[Weight | Literal], reader: WeightReader
+    ) -> Iterator[memoryview]:
+        """A data file from its first byte to its last, gaps included."""
+        position = 0
+        for item in items:
+            extent = self._extents[item.name]
+            if extent.offset > position:
+                yield memoryview(bytes(extent.offset - position))
+            yield from blocks(item, self._tensors, reader)
+            position = extent.offset + extent.length
 
 
-def _stored(graph: Graph) -> Iterator[Weight | Literal]:
-    yield from graph.weights
-    yield from (literal for literal in graph.literals if not is_inline(literal))
+class _Output:
+    """A file that goes to the disk while it is written, so that its end has little to wait for."""
 
+    def __init__(self, path: Path) -> None:
+        self._path = path
 
-def blocks(
-    item: Weight | Literal, tensors: Mapping[str, TensorInfo], reader: WeightReader
-) -> Iterator[memoryview]:
-    """The bytes of one constant, chunk by chunk, as they stand in a data file."""
-    if isinstance(item, Literal):
-        yield memoryview(item.array.tobytes())
-        return
-    assembler = Assembler(tensors, reader)
-    for part in item.parts:
-        if isinstance(part, TensorRef) and item.type.is_encoded:
-            yield from reader.raw(tensors[part.name])
-            continue
-        for chunk in assembler.stream(part):
-            yield _stored_as(item, chunk).reshape(-1).view(np.uint8).data
+    def __enter__(self) -> Self:
+        self._disk = ThreadPoolExecutor(1)
+        self._file = self._path.open("wb", buffering=0)
+        self._sync: Future[None] | None = None
+        self._unsynced = 0
+        return self
 
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # Only then: a descriptor that is closed may soon be another file's.
+        self._disk.shutdown()
+        self._file.close()
 
-def _stored_as(weight: Weight, chunk: Array) -> Array:
-    """The chunk in the weight's own type. Raises `InvalidSpec` where that type is too narrow."""
-    if chunk.dtype == weight.type.dtype:
-        return chunk
-    with np.errstate(over="ignore"):
-        narrow = chunk.astype(weight.type.dtype)
-    if not np.isfinite(narrow).all():
-        raise InvalidSpec(
-            f"precision: weight '{weight.name}' holds {np.abs(chunk).max():.3g}, more than "
-            f"{weight.type} can; choose bf16 or fp32"
-        )
-    return narrow
+    def write(self, block: memoryview) -> None:
+        """Append a block."""
+        self._unsynced += block.nbytes
+        while block.nbytes:
+            block = block[os.write(self._file.fileno(), block) :]
+        if self._unsynced >= UNSYNCED and (self._sync is None or self._sync.done()):
+            self._sync = self._disk.submit(os.fdatasync, self._file.fileno())
+            self._unsynced = 0
 
-
-def _write_all(descriptor: int, block: memoryview) -> None:
-    while block.nbytes:
-        block = block[os.write(descriptor, block) :]
+    def finish(self) -> None:
+        """Make all of it durable."""
+        if self._sync is not None:
+            self._sync.result()
+        os.fsync(self._file.fileno())

@@ -14,10 +14,10 @@ from pitcrew_builder.errors import CheckpointCorrupt
 Floats: TypeAlias = npt.NDArray[np.float32]
 
 CHUNK = 1 << 21
-"""Elements converted at a time: 8 MiB as float32, so that a chunk stays near the caches."""
+"""Elements of a recipe that are made at a time: 8 MiB as float32."""
 
-RAW_CHUNK = 1 << 23
-"""Bytes copied at a time."""
+BLOCK = 1 << 19
+"""Elements read at a time: with their float32 (2 MiB) they stay in the caches until they are used."""
 
 READABLE: Mapping[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"),
@@ -28,10 +28,16 @@ READABLE: Mapping[str, np.dtype[Any]] = {
 
 
 class WeightReader:
-    """Reads tensors in chunks. Keeps one file open, as neighbours lie together."""
+    """Reads tensors in blocks. Keeps one file open, as neighbours lie together.
+
+    Its two buffers are its only memory, used again and again: a fresh page costs more than what is
+    done with it here. One thread at a time.
+    """
 
     def __init__(self) -> None:
         self._stream: FileIO | None = None
+        self._bytes = np.empty(BLOCK * 4, np.uint8)
+        self._floats = np.empty(BLOCK, np.float32)
 
     def __enter__(self) -> Self:
         return self
@@ -45,43 +51,65 @@ class WeightReader:
         self._close()
 
     def chunks(self, tensor: TensorInfo) -> Iterator[Floats]:
-        """The elements in order, as float32; every chunk is an array of its own.
+        """The elements in order, as float32; every chunk is valid until the next one is asked for.
 
         Raises `CheckpointCorrupt` for a type that is no weight's, a short file, NaN or infinity.
         """
         stored = _stored(tensor)
-        stream = self._open(tensor)
-        stream.seek(tensor.offset)
-        remaining = tensor.length // stored.itemsize
-        while remaining:
-            floats = _read(stream, tensor, stored, min(remaining, CHUNK))
-            remaining -= floats.size
+        count = tensor.length // stored.itemsize
+        for start in range(0, count, BLOCK):
+            floats = self._floats[: min(BLOCK, count - start)]
+            self._read(tensor, stored, start, floats)
             yield floats
 
     def elements(self, tensor: TensorInfo, start: int, count: int) -> Floats:
-        """`count` elements from the `start`-th, in storage order, as float32. Raises as `chunks`."""
+        """`count` elements from the `start`-th, in storage order, as float32: an array of its own.
+
+        Raises as `chunks`.
+        """
         stored = _stored(tensor)
-        stream = self._open(tensor)
-        stream.seek(tensor.offset + start * stored.itemsize)
-        return _read(stream, tensor, stored, count)
+        floats = np.empty(count, np.float32)
+        for first in range(0, count, BLOCK):
+            self._read(tensor, stored, start + first, floats[first : first + BLOCK])
+        return floats
 
     def packed(self, tensor: TensorInfo, start: int, count: int) -> npt.NDArray[np.uint8]:
         """`count` bytes of a packed tensor from the `start`-th. Raises for a short file."""
-        stream = self._open(tensor)
-        stream.seek(tensor.offset + start)
-        return _fill(stream, tensor, np.empty(count, dtype=np.uint8))
+        content = np.empty(count, dtype=np.uint8)
+        self._fill(tensor, start, content)
+        return content
 
     def raw(self, tensor: TensorInfo) -> Iterator[memoryview]:
-        """The bytes as they are stored, in chunks. Raises `CheckpointCorrupt` for a short file."""
+        """The bytes as they are stored; every block is valid until the next one is asked for.
+
+        Raises `CheckpointCorrupt` for a short file.
+        """
+        for start in range(0, tensor.length, len(self._bytes)):
+            block = self._bytes[: tensor.length - start]
+            self._fill(tensor, start, block)
+            yield block.data
+
+    def _read(self, tensor: TensorInfo, stored: np.dtype[Any], start: int, floats: Floats) -> None:
+        """Fill `floats`, a block or less, with the elements from the `start`-th."""
+        if tensor.dtype == "F32":
+            self._fill(tensor, start * stored.itemsize, floats)
+        else:
+            narrow = self._bytes[: floats.size * stored.itemsize].view(stored)
+            self._fill(tensor, start * stored.itemsize, narrow)
+            _widen(narrow, tensor.dtype, floats)
+        if not _all_finite(floats):
+            raise _corrupt(tensor, "holds NaN or infinity")
+
+    def _fill(self, tensor: TensorInfo, start: int, target: npt.NDArray[Any]) -> None:
+        """Fill `target` from byte `start` on. One read may bring less than what is there."""
         stream = self._open(tensor)
-        stream.seek(tensor.offset)
-        remaining = tensor.length
-        while remaining:
-            block = memoryview(bytearray(min(remaining, RAW_CHUNK)))
-            if stream.readinto(block) != block.nbytes:
+        stream.seek(tensor.offset + start)
+        room = target.data.cast("B")
+        while room.nbytes:
+            count = stream.readinto(room)
+            if not count:
                 raise _corrupt(tensor, "ends before its last byte")
-            remaining -= block.nbytes
-            yield block
+            room = room[count:]
 
     def _open(self, tensor: TensorInfo) -> FileIO:
         if self._stream is None or self._stream.name != str(tensor.file):
@@ -102,32 +130,14 @@ def _stored(tensor: TensorInfo) -> np.dtype[Any]:
     return stored
 
 
-def _read(stream: FileIO, tensor: TensorInfo, stored: np.dtype[Any], count: int) -> Floats:
-    raw = _fill(stream, tensor, np.empty(count, dtype=stored))
-    floats = _widen(raw, tensor.dtype)
-    if not _all_finite(floats):
-        raise _corrupt(tensor, "holds NaN or infinity")
-    return floats
-
-
-def _fill(stream: FileIO, tensor: TensorInfo, target: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Fill `target` from where the stream stands. One read may bring less than what is there."""
-    room = target.data.cast("B")
-    while room.nbytes:
-        count = stream.readinto(room)
-        if not count:
-            raise _corrupt(tensor, "ends before its last byte")
-        room = room[count:]
-    return target
-
-
-def _widen(raw: npt.NDArray[np.generic], dtype: str) -> Floats:
+def _widen(narrow: npt.NDArray[Any], dtype: str, floats: Floats) -> None:
     if dtype != "BF16":
-        return raw.astype(np.float32, copy=False)
+        floats[:] = narrow
+        return
     # bfloat16 is the upper half of a float32.
-    wide = raw.astype(np.uint32)
-    np.left_shift(wide, 16, out=wide)
-    return wide.view(np.float32)
+    bits = floats.view(np.uint32)
+    bits[:] = narrow
+    np.left_shift(bits, 16, out=bits)
 
 
 def _all_finite(floats: Floats) -> bool:

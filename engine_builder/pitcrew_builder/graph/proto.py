@@ -1,4 +1,4 @@
-"""From `Graph` to an ONNX model. The proto holds no weight bytes: it points into a data file."""
+"""From `Graph` to an ONNX model. The proto holds no weight bytes: it points into data files."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -44,10 +44,16 @@ _KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """Where a constant's bytes lie in the data file."""
+    """Where a constant's bytes lie in the data files."""
 
     offset: int
     length: int
+    file: int = 0
+
+
+def data_name(stem: str, file: int) -> str:
+    """What a data file is called: the first one `stem`, the next one `stem.1`."""
+    return f"{stem}.{file}" if file else stem
 
 
 def is_inline(literal: Literal) -> bool:
@@ -56,17 +62,19 @@ def is_inline(literal: Literal) -> bool:
 
 
 def to_proto(
-    graph: Graph, extents: Mapping[Value, Extent], data_file: str, metadata: Mapping[str, str]
+    graph: Graph, extents: Mapping[Value, Extent], data_stem: str, metadata: Mapping[str, str]
 ) -> ModelProto:
-    """Translate. `extents` places every weight and every literal that is not inline."""
+    """Translate. `extents` places every weight and every literal that is not inline, in files that
+    `data_name` calls after `data_stem`.
+    """
     inline = [_inline(item.name, item.array) for item in graph.literals if is_inline(item)]
     literals = [
-        _external(item.name, item.array.shape, _type_of(item.array), extents[item.name], data_file)
+        _external(item.name, item.array.shape, _type_of(item.array), extents[item.name], data_stem)
         for item in graph.literals
         if not is_inline(item)
     ]
     weights = [
-        _external(item.name, item.shape, item.type, extents[item.name], data_file)
+        _external(item.name, item.shape, item.type, extents[item.name], data_stem)
         for item in graph.weights
     ]
     model = oh.make_model(
@@ -133,11 +141,15 @@ def _inline(name: Value, array: Array) -> TensorProto:
 
 
 def _external(
-    name: Value, shape: tuple[int, ...], kind: ElementType, extent: Extent, data_file: str
+    name: Value, shape: tuple[int, ...], kind: ElementType, extent: Extent, data_stem: str
 ) -> TensorProto:
     proto = TensorProto(name=name, dims=shape, data_type=_TYPES[kind])
     proto.data_location = TensorProto.EXTERNAL
-    entries = {"location": data_file, "offset": str(extent.offset), "length": str(extent.length)}
+    entries = {
+        "location": data_name(data_stem, extent.file),
+        "offset": str(extent.offset),
+        "length": str(extent.length),
+    }
     for key, text in entries.items():
         proto.external_data.add(key=key, value=text)
     return proto

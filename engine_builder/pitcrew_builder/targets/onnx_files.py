@@ -1,4 +1,4 @@
-"""A rank as ONNX graphs, and beside them one file with the bytes of their constants."""
+"""A rank as ONNX graphs, and beside them files with the bytes of their constants."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -37,7 +37,7 @@ def write_onnx(
         parts = tuple(_write_segments(directory, network.graph, extents, metadata))
         data = serialize.write_data(
             directory / DATA,
-            f"{folder}/{DATA}",
+            folder,
             network.graph,
             extents,
             network.tensors,
@@ -50,7 +50,7 @@ def write_onnx(
         lora=network.lora,
     )
     graphs = [interface.graph, *(part.graph for part in parts)]
-    files = (*(file_entry(root, path) for path in graphs), data)
+    files = (*(file_entry(root, path) for path in graphs), *data)
     return Written(interface, files, Proof(root, interface))
 
 
