@@ -63,7 +63,7 @@ def weights(logits: Logits, sampling: Sampling) -> Weights:
     `logits` [vocabulary] are shaped already and the temperature is above 0. Tokens are cut by min_p,
     then by top_k, then by top_p of what is left.
     """
-    found = logits - logits.max()
+    found: Weights = logits - logits.max()
     found /= np.float32(sampling.temperature)
     np.exp(found, out=found)
     if sampling.min_p > 0.0:

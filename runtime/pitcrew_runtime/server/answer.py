@@ -6,7 +6,8 @@ goes away closes the generation, which frees its pages within a step.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import replace
 
 import orjson
 from starlette.requests import Request as HttpRequest
@@ -19,6 +20,7 @@ from pitcrew_runtime.frontend import Generation
 from pitcrew_runtime.server import problems
 from pitcrew_runtime.server.choice import Choice, Delta
 from pitcrew_runtime.server.formats import Format, Json, Usage
+from pitcrew_runtime.text.tool_calls import CallPiece
 
 DONE = b"data: [DONE]\n\n"
 _CLIENT_CLOSED = 499
@@ -71,7 +73,7 @@ class Answer:
             for opening in self._format.opening(len(self._choices)):
                 yield _event({**opening, **extra})
             async for delta in self._deltas():
-                if delta.text or delta.finish or self._says_more(delta):
+                if delta.text or delta.calls or delta.finish or self._says_more(delta):
                     yield _event({**self._format.chunk(delta), **extra})
             if include_usage:
                 yield _event(self._format.closing(self._usage()))
@@ -118,7 +120,19 @@ def _joined(index: int, deltas: list[Delta]) -> Delta:
         tuple(token for delta in deltas for token in delta.token_ids),
         tuple(one for delta in deltas for one in delta.sampled),
         deltas[-1].finish if deltas else None,
+        _whole_calls(piece for delta in deltas for piece in delta.calls),
     )
+
+
+def _whole_calls(pieces: Iterable[CallPiece]) -> tuple[CallPiece, ...]:
+    """The parts of each call as one."""
+    calls: dict[int, CallPiece] = {}
+    for piece in pieces:
+        begun = calls.get(piece.index)
+        if begun is not None:
+            piece = replace(begun, arguments=begun.arguments + piece.arguments)
+        calls[piece.index] = piece
+    return tuple(calls.values())
 
 
 def _event(document: Json) -> bytes:

@@ -1,11 +1,16 @@
-"""One choice of an answer: tokens in, certain text out."""
+"""One choice of an answer: tokens in, certain text and calls out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pitcrew_runtime.core.guide import Guide
 from pitcrew_runtime.core.request import Finish, Sampled, Update
+from pitcrew_runtime.errors import InvalidRequest
 from pitcrew_runtime.text.stops import StopFinder
 from pitcrew_runtime.text.tokenizer import Tokenizer
+from pitcrew_runtime.text.tool_calls import CallPiece, CallReader, Read
+
+TOOL_CALLS = "tool_calls"
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,44 +24,78 @@ class Delta:
     """The tokens that stand in the text: all but those that end it."""
     finish: str | None = None
     """OpenAI's finish reason, in the last delta of a choice."""
+    calls: tuple[CallPiece, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What a choice's text is searched for."""
+
+    stops: Sequence[str] = ()
+    shown: bool = False
+    """The stop string itself belongs to the text."""
+    min_tokens: int = 0
+    """Nothing ends the text before so many tokens."""
 
 
 class Choice:
-    """Detokenizes one sequence and ends it at a stop string.
+    """Detokenizes one sequence, ends it at a stop string and finds its calls.
 
     `tokenizer` is None for an engine without one: its choices have token ids and no text. `prefix`
     is an echoed prompt: it comes before the text and is not searched for stop strings.
     """
 
     def __init__(
-        self, index: int, tokenizer: Tokenizer | None, stops: Sequence[str], prefix: str = ""
+        self,
+        index: int,
+        tokenizer: Tokenizer | None,
+        ending: Ending,
+        prefix: str = "",
+        guide: Guide | None = None,
+        reader: CallReader | None = None,
     ) -> None:
         self.index = index
         self._prefix = prefix
+        self._guide = guide
+        self._reader = reader
+        self._called = False
         self.tokens = 0
         """Generated so far, the ones that end the text included."""
         self._detokenizer = tokenizer.detokenizer() if tokenizer else None
-        self._stops = StopFinder(stops)
+        self._min_tokens = ending.min_tokens
+        self._stops = StopFinder(ending.stops, ending.shown)
 
     def feed(self, update: Update) -> Delta:
-        """Take an update; a `finish` of "stop" without one in the update asks to drop the rest."""
+        """Take an update; a `finish` of "stop" without one in the update asks to drop the rest.
+
+        Raises `InvalidRequest` where the text could not be held to its constraint to the end.
+        """
         sampled = (update.sampled,) if update.sampled is not None else ()
         self.tokens += len(sampled)
         shown = () if update.finish is Finish.STOP else sampled
         text = "".join(self._text(one.token) for one in shown)
         if update.finish is not None and not self._stops.found:
+            self._check_guide()
             text += self._rest()
+        finish = Finish.STOP.value if self._stops.found else update.finish
+        read = self._read(text, finish is not None)
+        if finish == Finish.STOP and self._called:
+            finish = TOOL_CALLS
         prefix, self._prefix = self._prefix, ""
         return Delta(
             self.index,
-            prefix + text,
+            prefix + read.text,
             tuple(one.token for one in sampled),
             shown,
-            Finish.STOP.value if self._stops.found else update.finish,
+            finish,
+            read.calls,
         )
 
     def _text(self, token: int) -> str:
-        return self._stops.feed(self._detokenizer.push(token)) if self._detokenizer else ""
+        if self._detokenizer is None:
+            return ""
+        text = self._detokenizer.push(token)
+        return self._stops.feed(text) if self.tokens > self._min_tokens else text
 
     def _rest(self) -> str:
         """At the end of the tokens: half characters and half stop strings are text after all."""
@@ -64,3 +103,18 @@ class Choice:
             return ""
         text = self._stops.feed(self._detokenizer.flush())
         return text if self._stops.found else text + self._stops.flush()
+
+    def _read(self, text: str, ended: bool) -> Read:
+        """Tell the calls from the text."""
+        if self._reader is None:
+            return Read(text)
+        read = self._reader.feed(text)
+        if ended:
+            rest = self._reader.flush()
+            read = Read(read.text + rest.text, read.calls + rest.calls)
+        self._called |= self._reader.chosen and bool(read.calls)
+        return read
+
+    def _check_guide(self) -> None:
+        if self._guide is not None and self._guide.fault is not None:
+            raise InvalidRequest(self._guide.fault)

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from pitcrew_runtime.core.request import Sampled
 from pitcrew_runtime.server.choice import Delta
 from pitcrew_runtime.text.tokenizer import Tokenizer
+from pitcrew_runtime.text.tool_calls import CallPiece
 
 Json = dict[str, Any]
 
@@ -134,12 +135,16 @@ class ChatFormat:
 
     def chunk(self, delta: Delta) -> Json:
         """One piece of the message."""
-        content = {"content": delta.text} if delta.text or not delta.finish else {}
-        return self._chunk(self._choice(delta, {"delta": content}))
+        said: Json = {}
+        if delta.text or not (delta.finish or delta.calls):
+            said["content"] = delta.text
+        if delta.calls:
+            said["tool_calls"] = [_call_piece(piece) for piece in delta.calls]
+        return self._chunk(self._choice(delta, {"delta": said}))
 
     def whole(self, deltas: Sequence[Delta], usage: Usage) -> Json:
         """All messages and the usage."""
-        choices = [self._choice(delta, {"message": _message(delta.text)}) for delta in deltas]
+        choices = [self._choice(delta, {"message": _message(delta)}) for delta in deltas]
         head = _head(self.envelope, "chat.completion")
         return {**head, "choices": choices, "usage": usage.json()}
 
@@ -185,8 +190,23 @@ def _head(envelope: Envelope, kind: str) -> Json:
     }
 
 
-def _message(text: str) -> Json:
-    return {"role": "assistant", "content": text, "refusal": None}
+def _message(delta: Delta) -> Json:
+    message: Json = {"role": "assistant", "content": delta.text, "refusal": None}
+    if delta.calls:
+        message["content"] = delta.text or None
+        message["tool_calls"] = [
+            {key: value for key, value in _call_piece(piece).items() if key != "index"}
+            for piece in delta.calls
+        ]
+    return message
+
+
+def _call_piece(piece: CallPiece) -> Json:
+    function: Json = {"arguments": piece.arguments}
+    if piece.id is None:
+        return {"index": piece.index, "function": function}
+    function = {"name": piece.name, **function}
+    return {"index": piece.index, "id": piece.id, "type": "function", "function": function}
 
 
 def _name(tokenizer: Tokenizer | None, token: int) -> str:

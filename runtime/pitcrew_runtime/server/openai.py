@@ -18,7 +18,7 @@ from pitcrew_runtime.errors import BodyTooLarge, ModelNotFound
 from pitcrew_runtime.frontend import Frontend, Prompt
 from pitcrew_runtime.server import problems
 from pitcrew_runtime.server.answer import Answer
-from pitcrew_runtime.server.choice import Choice
+from pitcrew_runtime.server.choice import Choice, Ending
 from pitcrew_runtime.server.formats import ChatFormat, CompletionFormat, Envelope, Json
 from pitcrew_runtime.server.schemas import ChatBody, CompletionBody
 from pitcrew_runtime.server.translate import Language
@@ -62,35 +62,47 @@ class OpenAI:
         """Text or token ids, continued."""
         body, size = await self._read(http, CompletionBody)
         self._check_model(body.model)
-        prompts = await _aside(size, lambda: self.language.completion(body))
+        held_to = await self.language.compiled(body)
+        prompts = await _aside(size, lambda: self.language.completion(body, held_to))
         tokenizer = self.language.tokenizer
         echoed = [
             tokenizer.decode(prompt.tokens) if body.echo and tokenizer else "" for prompt in prompts
         ]
         form = CompletionFormat(self._envelope("cmpl", body))
-        return await self._answer(http, body, prompts, echoed, form)
+        choices = [
+            Choice(index, tokenizer, _ending(body), text, prompts[index].sampling.guide)
+            for index, text in enumerate(echoed)
+        ]
+        return await self._answer(http, body, prompts, choices, form)
 
     async def chat(self, http: HttpRequest) -> Response:
         """The assistant's next message."""
         body, _ = await self._read(http, ChatBody)
         self._check_model(body.model)
+        held_to = await self.language.compiled(body)
         # Off the event loop whatever the size: a template may take its time.
-        prompts = await asyncio.to_thread(self.language.chat, body)
+        prompts = await asyncio.to_thread(self.language.chat, body, held_to)
         form = ChatFormat(self._envelope("chatcmpl", body))
-        return await self._answer(http, body, prompts, [""] * len(prompts), form)
+        choices = [
+            Choice(
+                index,
+                self.language.tokenizer,
+                _ending(body),
+                guide=prompt.sampling.guide,
+                reader=self.language.call_reader(body),
+            )
+            for index, prompt in enumerate(prompts)
+        ]
+        return await self._answer(http, body, prompts, choices, form)
 
     async def _answer(
         self,
         http: HttpRequest,
         body: CompletionBody | ChatBody,
         prompts: list[Prompt],
-        echoed: list[str],
+        choices: list[Choice],
         form: CompletionFormat | ChatFormat,
     ) -> Response:
-        choices = [
-            Choice(index, self.language.tokenizer, body.stops, text)
-            for index, text in enumerate(echoed)
-        ]
         # Choices of one prompt stand together: it is counted once.
         prompt_tokens = sum(len(prompt.tokens) for prompt in prompts[:: body.n or 1])
         answer = Answer(self.frontend.start(prompts), choices, form, prompt_tokens)
@@ -134,6 +146,10 @@ class OpenAI:
             return model.model_validate_json(raw), len(raw)
         except ValidationError as error:
             raise problems.invalid_body(error) from None
+
+
+def _ending(body: CompletionBody | ChatBody) -> Ending:
+    return Ending(body.stops, body.include_stop_str_in_output, body.min_tokens)
 
 
 async def read_body(http: HttpRequest, limit: int) -> bytes:

@@ -24,6 +24,8 @@ from pitcrew_runtime.errors import (
 _FIELD = re.compile(r"(?!(str|int|list|float|bool)$)[a-z_]+|[0-9]+")
 """Parts of a fault's place that a client has written; the others name pydantic's branches."""
 
+_NAMED = re.compile(r"([a-z_]+): ")
+
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
@@ -78,6 +80,9 @@ def invalid_body(error: ValidationError) -> InvalidRequest:
             f"{param}: this server does not know the field; remove it", param=param
         )
     message = fault["msg"].removeprefix("Value error, ")
+    if named := _NAMED.match(message):  # a rule about several fields names the one at fault
+        param = f"{param}.{named[1]}" if param else named[1]
+        message = message[named.end() :]
     return InvalidRequest(f"{param}: {message}" if param else message, param=param)
 
 

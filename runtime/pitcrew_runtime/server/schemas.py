@@ -5,58 +5,60 @@ Three kinds of field: those that are served; those that change nothing in the an
 with the value that asks for nothing, and refused by name otherwise. An unknown field is refused.
 """
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-MAX_CHOICES = 128
-MAX_LOGPROBS = 20
-MAX_STOPS = 16
-MAX_STOP_CHARACTERS = 256
+from pitcrew_runtime.constraints.constraint import Constraint
+from pitcrew_runtime.server.constraint_fields import ConstraintBody
+from pitcrew_runtime.server.fields import (
+    MAX_BIASES,
+    MAX_CHOICES,
+    MAX_LOGPROBS,
+    MAX_STOPS,
+    MAX_TOOLS,
+    Body,
+    ModelName,
+    Stop,
+    TokenId,
+    Unsupported,
+    neutral,
+)
+from pitcrew_runtime.server.messages import Message, Tool, ToolChoice
+from pitcrew_runtime.server.tools import forced_call
 
 _SEED_LIMIT = 1 << 63
 
-
-def _neutral(*allowed: object) -> AfterValidator:
-    """Only these values mean "not asked for"."""
-
-    def check(value: object) -> object:
-        if value not in allowed:
-            raise ValueError("not supported by this server; leave the field out")
-        return value
-
-    return AfterValidator(check)
+Bias = Annotated[float, Field(ge=-100, le=100)]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
 
 
-Unsupported = Annotated[Any, _neutral(None, [], {}, False)]
-NoPenalty = Annotated[float | None, _neutral(None, 0.0)]
-Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
-TokenId = Annotated[int, Field(ge=0)]
-
-
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
-
-
-class StreamOptions(_Body):
+class StreamOptions(Body):
     """What a stream holds beside the text."""
 
     include_usage: bool = False
     include_obfuscation: bool = False
 
 
-class SamplingBody(_Body):
+class SamplingBody(ConstraintBody):
     """What both endpoints share."""
 
-    model: Annotated[str, Field(max_length=256)]
+    model: ModelName
     max_tokens: Annotated[int, Field(ge=1)] | None = None
+    min_tokens: Annotated[int, Field(ge=0)] = 0
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=10)] | None = None
+    logit_bias: Annotated[dict[str, Bias], Field(max_length=MAX_BIASES)] | None = None
     seed: Annotated[int, Field(ge=-_SEED_LIMIT, lt=_SEED_LIMIT)] | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
     stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_CHOICES)] | None = None
+    include_stop_str_in_output: bool = False
     ignore_eos: bool = False
     return_token_ids: bool = False
     stream: bool | None = None
@@ -68,11 +70,6 @@ class SamplingBody(_Body):
     service_tier: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
-
-    presence_penalty: NoPenalty = None
-    frequency_penalty: NoPenalty = None
-    logit_bias: Unsupported = None
-    min_p: NoPenalty = None
 
     @model_validator(mode="after")
     def _stream_options_need_a_stream(self) -> Self:
@@ -100,8 +97,8 @@ class CompletionBody(SamplingBody):
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     echo: bool | None = None
 
-    best_of: Annotated[Any, _neutral(None, 1)] = None
-    suffix: Annotated[Any, _neutral(None, "")] = None
+    best_of: Annotated[Any, neutral(None, 1)] = None
+    suffix: Annotated[Any, neutral(None, "")] = None
 
     @model_validator(mode="after")
     def _echo_has_no_logprobs(self) -> Self:
@@ -115,35 +112,6 @@ class CompletionBody(SamplingBody):
         return self.logprobs
 
 
-class TextPart(_Body):
-    """One part of a message's content; only text is served."""
-
-    type: Literal["text"]
-    text: str
-
-
-class Message(_Body):
-    """One turn of a chat."""
-
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart]
-    name: str | None = None
-    refusal: Unsupported = None
-    annotations: Unsupported = None
-    audio: Unsupported = None
-    function_call: Unsupported = None
-    tool_calls: Unsupported = None
-    tool_call_id: Unsupported = None
-
-    def for_template(self) -> dict[str, str]:
-        """What chat templates read."""
-        text = self.content if isinstance(self.content, str) else None
-        if text is None:
-            text = "\n".join(part.text for part in self.content if isinstance(part, TextPart))
-        named = {"name": self.name} if self.name is not None else {}
-        return {"role": self.role, "content": text, **named}
-
-
 class ChatBody(SamplingBody):
     """`POST /v1/chat/completions`."""
 
@@ -151,14 +119,13 @@ class ChatBody(SamplingBody):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
-
-    tools: Unsupported = None
-    tool_choice: Annotated[Any, _neutral(None, "none", "auto")] = None
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
+
     functions: Unsupported = None
-    function_call: Annotated[Any, _neutral(None, "none", "auto")] = None
-    response_format: Annotated[Any, _neutral(None, {"type": "text"})] = None
-    modalities: Annotated[Any, _neutral(None, ["text"])] = None
+    function_call: Annotated[Any, neutral(None, "none", "auto")] = None
+    modalities: Annotated[Any, neutral(None, ["text"])] = None
     audio: Unsupported = None
     prediction: Unsupported = None
     reasoning_effort: Unsupported = None
@@ -175,7 +142,33 @@ class ChatBody(SamplingBody):
             raise ValueError("max_tokens: differs from max_completion_tokens; send one of them")
         return self
 
+    @model_validator(mode="after")
+    def _the_choice_is_among_the_tools(self) -> Self:
+        choice, names = self.tool_choice, [tool.function.name for tool in self.tools or ()]
+        if len(set(names)) < len(names):
+            raise ValueError("tools: two functions have the same name; rename one")
+        if choice in (None, "none", "auto"):
+            return self
+        if not names:
+            raise ValueError("tool_choice: there are no tools to choose from; send tools")
+        if not isinstance(choice, str) and choice.function.name not in names:
+            raise ValueError(f"tool_choice: {choice.function.name!r} is not among the tools")
+        if self.given_constraints():
+            raise ValueError("tool_choice: a forced call cannot be constrained otherwise too")
+        return self
+
     @property
     def wanted_logprobs(self) -> int | None:
         """Alternatives for each token; None for no log probabilities at all."""
         return (self.top_logprobs or 0) if self.logprobs else None
+
+    @property
+    def offered(self) -> list[Tool]:
+        """The tools that the model is told of."""
+        return [] if self.tool_choice == "none" else list(self.tools or ())
+
+    @property
+    def constraint(self) -> Constraint | None:
+        """What the text is held to: the caller's constraint, or a call that is forced."""
+        call = forced_call(self.offered, self.tool_choice, self.parallel_tool_calls is not False)
+        return call or super().constraint

@@ -1,31 +1,57 @@
 """From a validated body to prompts for the engine: token ids, limits, sampling."""
 
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pitcrew_builder.manifest import ModelFacts
-from pitcrew_runtime.core.request import Sampling
+from pitcrew_runtime.constraints.compiler import Compiled, Compiler
 from pitcrew_runtime.errors import InvalidRequest
 from pitcrew_runtime.frontend import Prompt
-from pitcrew_runtime.server.schemas import MAX_CHOICES, ChatBody, CompletionBody
+from pitcrew_runtime.server.fields import MAX_CHOICES
+from pitcrew_runtime.server.messages import Message, Tool
+from pitcrew_runtime.server.sampling import sampling
+from pitcrew_runtime.server.schemas import ChatBody, CompletionBody
+from pitcrew_runtime.server.tools import call_reader
 from pitcrew_runtime.text.template import ChatTemplate
 from pitcrew_runtime.text.tokenizer import Tokenizer
+from pitcrew_runtime.text.tool_calls import CallFormat, CallReader
 
 DEFAULT_COMPLETION_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Language:
-    """What stands between text and the engine. An engine may lack either of the first two."""
+    """What stands between text and the engine. Without a tokenizer there is only the model."""
 
     tokenizer: Tokenizer | None
     template: ChatTemplate | None
     model: ModelFacts
     max_length: int
     """Prompt and output tokens of one sequence."""
+    compiler: Compiler | None = None
+    call_format: CallFormat | None = None
+    """How the model writes the calls that it chooses to make."""
 
-    def completion(self, body: CompletionBody) -> list[Prompt]:
+    async def compiled(self, body: CompletionBody | ChatBody) -> Compiled | None:
+        """What the text is held to; raises `InvalidRequest`."""
+        constraint = body.constraint
+        if constraint is None:
+            return None
+        if self.compiler is None:
+            raise InvalidRequest(
+                f"{constraint.field}: this engine has no tokenizer, so its text cannot be "
+                "constrained; leave the field out",
+                param=constraint.field,
+            )
+        if body.ignore_eos:
+            raise InvalidRequest(
+                f"ignore_eos: a text held to {constraint.field} ends when it is complete; send one "
+                "of them",
+                param="ignore_eos",
+            )
+        return await self.compiler.compile(constraint)
+
+    def completion(self, body: CompletionBody, held_to: Compiled | None) -> list[Prompt]:
         """One prompt for each choice, in the order of their indices."""
         prompts = [self._ids(prompt) for prompt in _prompts(body)]
         if len(prompts) * (body.n or 1) > MAX_CHOICES:
@@ -36,18 +62,37 @@ class Language:
             )
         wanted = body.max_tokens or DEFAULT_COMPLETION_TOKENS
         default = body.max_tokens is None
-        return [one for ids in prompts for one in self._choices(body, ids, wanted, default)]
+        return [
+            one for ids in prompts for one in self._choices(body, ids, wanted, default, held_to)
+        ]
 
-    def chat(self, body: ChatBody) -> list[Prompt]:
+    def chat(self, body: ChatBody, held_to: Compiled | None) -> list[Prompt]:
         """One prompt for each choice. Without a limit, the answer may fill the sequence."""
+        ids = self.rendered(body.messages, body.offered)
+        wanted = body.max_completion_tokens or body.max_tokens
+        return self._choices(body, ids, wanted or self.max_length, wanted is None, held_to)
+
+    def rendered(self, messages: Sequence[Message], tools: Sequence[Tool]) -> tuple[int, ...]:
+        """The ids of a chat's prompt; raises `InvalidRequest`."""
         if self.tokenizer is None or self.template is None:
             raise InvalidRequest(
                 "this engine has no chat template; use /v1/completions", param="messages"
             )
-        text = self.template.render([message.for_template() for message in body.messages])
-        ids = tuple(self.tokenizer.encode_rendered(text))
-        wanted = body.max_completion_tokens or body.max_tokens
-        return self._choices(body, ids, wanted or self.max_length, wanted is None)
+        if tools and not self.template.has_tools:
+            raise InvalidRequest(
+                "tools: this model's chat template has no place for them; leave the field out",
+                param="tools",
+            )
+        text = self.template.render(
+            [message.for_template() for message in messages],
+            [tool.for_template() for tool in tools],
+        )
+        return tuple(self.tokenizer.encode_rendered(text))
+
+    def call_reader(self, body: ChatBody) -> CallReader | None:
+        """Finds the calls in one choice of a chat."""
+        parallel = body.parallel_tool_calls is not False
+        return call_reader(body.offered, body.tool_choice, parallel, self.call_format)
 
     def _ids(self, prompt: str | Sequence[int]) -> tuple[int, ...]:
         if isinstance(prompt, str):
@@ -65,7 +110,12 @@ class Language:
         return tuple(prompt)
 
     def _choices(
-        self, body: CompletionBody | ChatBody, ids: tuple[int, ...], wanted: int, default: bool
+        self,
+        body: CompletionBody | ChatBody,
+        ids: tuple[int, ...],
+        wanted: int,
+        default: bool,
+        held_to: Compiled | None,
     ) -> list[Prompt]:
         self._check_text_is_asked_of_a_tokenizer(body)
         room = self._room(ids)
@@ -76,11 +126,24 @@ class Language:
                 "can be generated here",
                 param="max_tokens",
             )
-        sampling = _sampling(body)
+        count = min(wanted, room)
+        if body.min_tokens > count:
+            raise InvalidRequest(
+                f"min_tokens: {body.min_tokens} are more than the {count} that may be generated",
+                param="min_tokens",
+            )
         stops = frozenset(() if body.ignore_eos else self.model.eos_token_ids)
         stops |= frozenset(body.stop_token_ids or ())
+        common = sampling(body, self.model.vocab_size, stops)
         return [
-            Prompt(ids, min(wanted, room), replace(sampling, seed=sampling.seed + choice), stops)
+            Prompt(
+                ids,
+                count,
+                replace(
+                    common, seed=common.seed + choice, guide=held_to.guide() if held_to else None
+                ),
+                stops,
+            )
             for choice in range(body.n or 1)
         ]
 
@@ -122,14 +185,3 @@ def _prompts(body: CompletionBody) -> list[str | Sequence[int]]:
         else:
             texts.append(entry)
     return texts or [ids]
-
-
-def _sampling(body: CompletionBody | ChatBody) -> Sampling:
-    """OpenAI's defaults; without a seed, one that nobody can guess."""
-    return Sampling(
-        temperature=1.0 if body.temperature is None else body.temperature,
-        top_k=max(0, body.top_k or 0),
-        top_p=1.0 if body.top_p is None else body.top_p,
-        seed=secrets.randbits(63) if body.seed is None else body.seed,
-        logprobs=body.wanted_logprobs,
-    )

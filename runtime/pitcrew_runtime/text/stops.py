@@ -7,11 +7,12 @@ class StopFinder:
     """Feed pieces of text; what comes out never holds a stop string, nor the start of one.
 
     The stop that ends first wins, the longest among those; so the result does not depend on how the
-    text was cut into pieces.
+    text was cut into pieces. With `shown`, the stop string itself comes out as the last of the text.
     """
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], shown: bool = False) -> None:
         self._stops = tuple(stops)
+        self._shown = shown
         self._held = ""
         self.found = False
 
@@ -36,9 +37,12 @@ class StopFinder:
         return held
 
     def _first_stop(self, text: str) -> int | None:
-        """Where the winning stop string starts."""
+        """Where the text is cut for the winning stop string."""
         found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
-        return min(found)[1] if found else None
+        if not found:
+            return None
+        end, start = min(found)
+        return end if self._shown else start
 
     def _possible_start(self, text: str) -> int:
         """Where the longest tail starts that a stop string starts with."""

@@ -58,6 +58,7 @@ class ChatTemplate:
     def __init__(
         self, source: str, special_tokens: Mapping[str, str], clock: Clock = time.monotonic
     ) -> None:
+        self.source = source
         self._special = dict(special_tokens)
         self._clock = clock
         self._environment = _environment()
@@ -68,25 +69,40 @@ class ChatTemplate:
             # Completions can still be served, so the server starts and chat requests are told.
             self._fault = f"the model's chat template is broken: {error}"
 
-    def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
+    @property
+    def has_tools(self) -> bool:
+        """Whether it tells the model of tools."""
+        return "tools" in self.source
+
+    def render(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> str:
         """The prompt that asks for the assistant's next message; raises `InvalidRequest`."""
         if self._fault is not None:
             raise InvalidRequest(f"{self._fault}; use /v1/completions", param="messages")
         try:
-            return self._render(messages)
+            return self._render([self._known_role(message) for message in messages], tools)
         except Exception as error:  # whatever a template does, the request is to blame
             raise InvalidRequest(
                 f"the chat template refused the messages: {type(error).__name__}: {error}",
                 param="messages",
             ) from error
 
-    def _render(self, messages: Sequence[Mapping[str, Any]]) -> str:
+    def _known_role(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
+        """`developer` is OpenAI's later name for `system`, which few templates have heard of."""
+        if message["role"] == "developer" and "developer" not in self.source:
+            return {**message, "role": "system"}
+        return message
+
+    def _render(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]
+    ) -> str:
         deadline = self._clock() + MAX_SECONDS
         pieces, size = [], 0
         for piece in self._template.generate(
             messages=messages,
             add_generation_prompt=True,
-            tools=None,
+            tools=list(tools) or None,
             documents=None,
             range=lambda *bounds: self._range(deadline, *bounds),
             **self._special,

@@ -1,0 +1,35 @@
+"""What the fields of all bodies are made of."""
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+MAX_CHOICES = 128
+MAX_LOGPROBS = 20
+MAX_STOPS = 16
+MAX_STOP_CHARACTERS = 256
+MAX_BIASES = 1024
+MAX_TOOLS = 128
+
+
+class Body(BaseModel):
+    """Strict: a wrong type or an unknown field is a fault of the request."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+
+def neutral(*allowed: object) -> AfterValidator:
+    """Only these values mean "not asked for"."""
+
+    def check(value: object) -> object:
+        if value not in allowed:
+            raise ValueError("not supported by this server; leave the field out")
+        return value
+
+    return AfterValidator(check)
+
+
+Unsupported = Annotated[Any, neutral(None, [], {}, False)]
+Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
+TokenId = Annotated[int, Field(ge=0)]
+ModelName = Annotated[str, Field(max_length=256)]

@@ -1,0 +1,214 @@
+"""Every text that a guide lets through is in the language that was asked for."""
+
+import json
+import random
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pitcrew_runtime.constraints.compiler import MAX_SOURCE, Compiler
+from pitcrew_runtime.constraints.constraint import Constraint, Kind
+from pitcrew_runtime.constraints.guide import GrammarGuide
+from pitcrew_runtime.core.guide import Guide
+from pitcrew_runtime.errors import InvalidRequest
+from pitcrew_runtime.server.schemas import CompletionBody
+from pitcrew_runtime.text.tokenizer import Tokenizer
+
+FOLDER = Path(__file__).parents[3] / "samples/models/tiny-kjv"
+SOURCE = (FOLDER / "tokenizer.json").read_text()
+TOKENIZER = Tokenizer.load(SOURCE.encode(), (FOLDER / "tokenizer_config.json").read_bytes())
+VOCABULARY, END = 2048, 1
+COMPILER = Compiler(SOURCE, [END], VOCABULARY)
+
+
+def guide(kind: Kind, source: str) -> GrammarGuide:
+    return COMPILER.build(Constraint(kind, source, "field")).guide()
+
+
+def tokens(mask: bytes) -> list[int]:
+    return [token for token in range(VOCABULARY) if mask[token >> 3] >> (token & 7) & 1]
+
+
+def babble(follow: Guide, rng: random.Random, most: int = 120) -> tuple[str, bool]:
+    """A text of random allowed tokens, and whether it came to its end."""
+    said: list[int] = []
+    while len(said) < most:
+        allowed = tokens(follow.allowed(said))
+        if END in allowed:
+            return TOKENIZER.decode(said), True
+        said.append(rng.choice(allowed))
+    return TOKENIZER.decode(said), False
+
+
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "king": {"enum": ["David", "Saul"]},
+        "years": {"type": "integer", "minimum": 0, "maximum": 99},
+    },
+    "required": ["king", "years"],
+    "additionalProperties": False,
+}
+
+
+@given(st.randoms(use_true_random=False))
+@settings(max_examples=20, deadline=None)
+def test_texts_follow_their_schema(rng: random.Random) -> None:
+    text, ended = babble(guide(Kind.JSON_SCHEMA, json.dumps(SCHEMA)), rng)
+    assert ended
+    found = json.loads(text)
+    assert set(found) == {"king", "years"}
+    assert found["king"] in ("David", "Saul")
+    assert found["years"] <= 99
+
+
+@pytest.mark.parametrize("pattern", ["[a-c]{2,5}", "(yea|nay), (David|Saul)!", "é+€?x"])
+def test_texts_match_their_expression(pattern: str) -> None:
+    text, ended = babble(guide(Kind.REGEX, pattern), random.Random(1))
+    assert ended
+    assert re.fullmatch(pattern, text)
+
+
+def test_texts_are_words_of_their_grammar() -> None:
+    grammar = 'start: sum\nsum: NUMBER ("+" NUMBER)*\nNUMBER: /[0-9]{1,3}/'
+    text, ended = babble(guide(Kind.GRAMMAR, grammar), random.Random(2))
+    assert ended
+    assert all(1 <= len(part) <= 3 and part.isdigit() for part in text.split("+"))
+
+
+@pytest.mark.parametrize("choices", [["yea", "nay"], ["a.b", "a|b", "(x)", "\n", "[é]{2}"]])
+def test_choices_are_literal(choices: list[str]) -> None:
+    constraint = CompletionBody(model="m", prompt="x", guided_choice=choices).constraint
+    assert constraint is not None
+    compiled = COMPILER.build(constraint)
+    assert {babble(compiled.guide(), random.Random(seed))[0] for seed in range(60)} == set(choices)
+
+
+@given(st.randoms(use_true_random=False), st.data())
+@settings(max_examples=30, deadline=None)
+def test_any_continuation_may_be_asked_about_in_any_order(
+    rng: random.Random, data: st.DataObject
+) -> None:
+    """Retries, preemptions and rejected drafts go back; the answer depends on the tokens alone."""
+    compiled = COMPILER.build(Constraint(Kind.JSON_SCHEMA, json.dumps(SCHEMA), "field"))
+    said: list[int] = []
+    first = compiled.guide()
+    while END not in (allowed := tokens(first.allowed(said))):
+        said.append(rng.choice(allowed))
+    wanderer = compiled.guide()
+    for _ in range(6):
+        length = data.draw(st.integers(0, len(said)))
+        asked = said[:length]
+        if data.draw(st.booleans()):
+            wanderer.allowed([*asked, data.draw(st.integers(2, VOCABULARY - 1))])
+        assert wanderer.allowed(asked) == compiled.guide().allowed(asked)
+    assert wanderer.fault is None
+
+
+def test_guides_of_one_grammar_do_not_see_each_other() -> None:
+    compiled = COMPILER.build(Constraint(Kind.REGEX, "ab|cd", "field"))
+    one, other = compiled.guide(), compiled.guide()
+    (a,) = TOKENIZER.encode("a")
+    before = other.allowed([])
+    one.allowed([a])
+    assert other.allowed([]) == before
+
+
+WRONG = [
+    (Kind.REGEX, "("),
+    (Kind.REGEX, "(" * 10_000),
+    (Kind.REGEX, "(?=look)"),
+    (Kind.GRAMMAR, ""),
+    (Kind.GRAMMAR, "start: nowhere"),
+    (Kind.JSON_SCHEMA, "{"),
+    (Kind.JSON_SCHEMA, '{"$ref": "#"}'),
+    (Kind.JSON_SCHEMA, '{"type": "sonnet"}'),
+    (Kind.JSON_SCHEMA, '{"$ref": "file:///etc/passwd"}'),
+    (Kind.REGEX, "x" * (MAX_SOURCE + 1)),
+]
+
+
+@pytest.mark.parametrize(("kind", "source"), WRONG, ids=lambda value: str(value)[:20])
+def test_what_cannot_be_compiled_is_the_requests_fault(kind: Kind, source: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"^field: ...") as refused:
+        guide(kind, source)
+    assert refused.value.param == "field"
+
+
+def test_a_model_that_cannot_end_cannot_be_constrained() -> None:
+    with pytest.raises(InvalidRequest, match="no end-of-text token"):
+        Compiler(SOURCE, [], VOCABULARY).build(Constraint(Kind.REGEX, "a", "field"))
+
+
+EXPLOSIVE = [
+    (Kind.REGEX, "((a{0,1000}){0,1000}){0,1000}"),
+    (Kind.REGEX, "(a+)+$"),
+    (Kind.REGEX, "(.*a.{200}){20}"),
+    (Kind.REGEX, "a" * MAX_SOURCE),
+    (Kind.REGEX, "|".join(f"{chr(97 + n % 26)}.{{{n}}}" for n in range(3000))),
+    (Kind.GRAMMAR, 'start: start start | "a"'),
+    (Kind.GRAMMAR, "start: X\nX: /.*a.{50}/ & /.*b.{50}/ & ~/.*c.{50}d.*/"),
+    (
+        Kind.GRAMMAR,
+        "start: "
+        + " ".join(f"(r{n})*" for n in range(1500))
+        + "".join(f"\nr{n}: start | /[a-z]+{n}/" for n in range(1500)),
+    ),
+    (Kind.JSON_SCHEMA, json.dumps({"type": "integer", "multipleOf": 999_999_937})),
+    (Kind.JSON_SCHEMA, json.dumps({"type": "array", "minItems": 10**9})),
+    (
+        Kind.JSON_SCHEMA,
+        json.dumps(
+            {
+                "allOf": [
+                    {"anyOf": [{"minimum": n}, {"maximum": m}]} for n in range(8) for m in range(3)
+                ]
+            }
+        ),
+    ),
+    (
+        Kind.JSON_SCHEMA,
+        json.dumps(
+            {"properties": {f"p{n}": {"type": "string", "minLength": n} for n in range(1300)}}
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize(("kind", "source"), EXPLOSIVE, ids=lambda value: str(value)[:20])
+def test_explosive_grammars_are_refused_or_followed_within_their_fuel(
+    kind: Kind, source: str
+) -> None:
+    """CVE-2025-48944's class. The fuel bounds processor time; the test's bound is a hundred times it."""
+    started = time.process_time()
+    try:
+        follow = guide(kind, source)
+    except InvalidRequest:
+        return
+    finally:
+        assert time.process_time() - started < 20
+    babble(follow, random.Random(3), 20)
+    assert time.process_time() - started < 20
+
+
+def test_a_grammar_that_is_given_up_ends_the_text_and_says_so() -> None:
+    properties = {f"p{n}": {"type": "string", "minLength": n} for n in range(1300)}
+    follow = guide(Kind.JSON_SCHEMA, json.dumps({"type": "object", "properties": properties}))
+    babble(follow, random.Random(4), 40)
+    assert follow.fault is not None
+    assert "too complex" in follow.fault
+    assert tokens(follow.allowed([])) == [END]
+
+
+async def test_equal_constraints_are_compiled_once() -> None:
+    compiler = Compiler(SOURCE, [END], VOCABULARY)
+    one = await compiler.compile(Constraint(Kind.REGEX, "a+", "guided_regex"))
+    again = await compiler.compile(Constraint(Kind.REGEX, "a+", "structured_outputs"))
+    other = await compiler.compile(Constraint(Kind.GRAMMAR, 'start: "a"+', "guided_grammar"))
+    assert one is again
+    assert other is not one
