@@ -19,6 +19,7 @@ import uvicorn
 
 from pitcrew_builder.manifest import Manifest
 from pitcrew_runtime.assembly import Tuning, assemble
+from pitcrew_runtime.constraints.compiler import Compiler
 from pitcrew_runtime.core.engine import Engine, StepReport
 from pitcrew_runtime.engine_directory import EngineDirectory, open_engine
 from pitcrew_runtime.errors import InvalidOption, StartupError
@@ -31,6 +32,7 @@ from pitcrew_runtime.server.openai import OpenAI
 from pitcrew_runtime.server.translate import Language
 from pitcrew_runtime.text.template import ChatTemplate, find_template
 from pitcrew_runtime.text.tokenizer import Tokenizer
+from pitcrew_runtime.text.tool_calls import format_of
 from pitcrew_runtime.warmup import warm_up
 
 logger = logging.getLogger(__name__)
@@ -78,7 +80,15 @@ def load_language(directory: EngineDirectory, max_length: int) -> Language:
         tokenizer.config, template_path.read_text(encoding="utf-8") if template_path else None
     )
     template = ChatTemplate(source, tokenizer.special_tokens) if source is not None else None
-    return Language(tokenizer, template, directory.manifest.model, max_length)
+    model = directory.manifest.model
+    return Language(
+        tokenizer,
+        template,
+        model,
+        max_length,
+        Compiler(tokenizer_path.read_text(encoding="utf-8"), model.eos_token_ids, model.vocab_size),
+        format_of(source) if source is not None else None,
+    )
 
 
 class _Server:
@@ -207,4 +217,5 @@ def _labels(manifest: Manifest) -> dict[str, str]:
         "tag": manifest.tag,
         "model": manifest.identity.model,
         "target": manifest.identity.target_tag,
+        "kv_dtype": manifest.ranks[0].kv_dtype,
     }
