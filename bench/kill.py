@@ -40,9 +40,6 @@ from tests.unit.builder.s3_server import serve
 
 Send = Callable[[Order], Ending]
 
-OF_LIBRARIES = {".ses"}
-"""Temporary files that are one and the same however many builds there are: ONNX Runtime's mark."""
-
 
 class Place(Protocol):
     """A store that builds are killed over."""
@@ -113,7 +110,7 @@ class Scene:
         """Whatever a build left that it should not have."""
         staged = self._cache / "staging"
         partial = list(self._cache.rglob("*.partial"))
-        temporary = {item.name for item in Path(os.environ["TMPDIR"]).iterdir()} - OF_LIBRARIES
+        temporary = list(Path(os.environ["TMPDIR"]).iterdir())
         left = len(partial) + len(temporary) + len(list(staged.glob("*")))
         return self.place.strays() + left
 

@@ -1,10 +1,14 @@
 """What every test needs."""
 
 import asyncio
+import os
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+
+# Some tests import ONNX Runtime before anything of ours tells it to keep its usage data.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 # How long an example takes says more about the machine's other guests than about the code.
 settings.register_profile("pitcrew", deadline=None)
