@@ -53,11 +53,6 @@ class StepBatch:
     copies: Sequence[tuple[int, int]] = ()
     """(from, to): pages to be copied before any row is computed."""
 
-    @property
-    def tokens(self) -> int:
-        """New tokens in all rows."""
-        return sum(len(row.tokens) for row in self.rows)
-
     def of(self, rows: Sequence[Row]) -> "StepBatch":
         """The same step with these of the rows only."""
         pages = {page for row in rows for page in row.pages}

@@ -88,7 +88,7 @@ class Engine:
                 self._scheduler.rollback(plan)
                 return StepReport(plan.ended, (), 0, 0)
             updates = self._scheduler.commit(plan, results)
-        return StepReport(tuple(updates), waited, len(plan.batch.rows), plan.batch.tokens)
+        return StepReport(tuple(updates), waited, len(plan.batch.rows), plan.tokens)
 
     def gauges(self) -> Gauges:
         """Counts for metrics."""

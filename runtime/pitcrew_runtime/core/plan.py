@@ -15,6 +15,8 @@ class Plan:
     batch: StepBatch
     sequences: Seq[Sequence]
     """Parallel to the batch's rows."""
+    tokens: int
+    """New tokens in all rows."""
     admitted: Seq[Sequence]
     """Those of the rows that left the waiting room for this step."""
     reserved: Seq[tuple[Sequence, int]]

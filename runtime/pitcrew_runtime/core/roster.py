@@ -15,7 +15,7 @@ from pitcrew_runtime.core.batch import Row
 from pitcrew_runtime.core.heap import SequenceHeap
 from pitcrew_runtime.core.placement import Placement
 from pitcrew_runtime.core.request import Finish
-from pitcrew_runtime.core.sequence import Sequence, State
+from pitcrew_runtime.core.sequence import NO_ROW, Sequence, State
 from pitcrew_runtime.core.waiting import WaitingRoom
 
 
@@ -122,7 +122,7 @@ class Roster:
         """Take back what a running sequence holds."""
         runs_in = self.decoding if sequence.state is State.DECODING else self.prefilling
         runs_in.remove(sequence)
-        sequence.row = None
+        sequence.row = NO_ROW
         self._placement.release(sequence)
         self._slots.release(sequence.slot)
         sequence.slot = NO_ADAPTER

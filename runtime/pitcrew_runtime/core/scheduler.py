@@ -108,7 +108,10 @@ class Scheduler:
             self._look_ahead(draft)
         self._check_books(draft)
         batch = StepBatch(draft.rows, self.limits.page_size, dict(self.slots.pinned), draft.copies)
-        return Plan(batch, draft.sequences, draft.admitted, draft.reserved, draft.reused, ended)
+        tokens = self.limits.max_step_tokens - draft.budget
+        return Plan(
+            batch, draft.sequences, tokens, draft.admitted, draft.reserved, draft.reused, ended
+        )
 
     def commit(self, plan: Plan, results: Seq[Chosen | None]) -> list[Update]:
         """Record what the executor computed; the news of every request that has any.
@@ -120,23 +123,21 @@ class Scheduler:
         self._count(plan)
         updates = list(plan.ended)
         for sequence, row, chosen in zip(plan.sequences, plan.batch.rows, results, strict=True):
-            if chosen is None:
-                self._roster.end(sequence)
-                updates.append(Update(sequence.id, None, Finish.ERROR))
+            if row is not sequence.row or row.lookahead or not chosen:
+                updates += self._record(sequence, row, chosen)
                 continue
-            finish = None
-            for sampled in chosen:
-                finish = sequence.accept(sampled)
-                updates.append(news((sequence.id, sampled, finish)))
-                if finish is not None:
-                    break
-            # Of the last token that was chosen nothing is computed, whatever came before it.
-            sequence.computed = len(sequence.tokens) - 1 if chosen else row.end
-            sequence.started = True
-            if finish is not None:
+            # One token of a decoding sequence: the loop where a step's time goes.
+            sampled = chosen[0]
+            token = sampled.token
+            tokens = sequence.tokens
+            row.start = sequence.computed = len(tokens)
+            row.tokens = (token,)
+            tokens.append(token)
+            if token in sequence.stop_tokens or len(tokens) >= sequence.longest:
+                updates.append(Update(sequence.id, sampled, sequence.finish))
                 self._roster.end(sequence)
             else:
-                self._move_on(sequence, row)
+                updates.append(news((sequence.id, sampled, None)))
         return updates
 
     def rollback(self, plan: Plan) -> None:
@@ -162,7 +163,7 @@ class Scheduler:
             if sequence.state is State.DECODING:  # or it has paid for another
                 self._grow(sequence, draft)
         draft.sequences = self._roster.decoding.copy()
-        draft.rows = [one.row for one in draft.sequences if one.row is not None]
+        draft.rows = [one.row for one in draft.sequences]
         draft.budget -= len(draft.rows)
 
     def _grow(self, sequence: Sequence, draft: Draft) -> None:
@@ -231,16 +232,33 @@ class Scheduler:
             elif missing > 0:
                 self._placement.extend(sequence, missing)
                 draft.reserved.append((sequence, missing))
-            if sequence.row is not None:
-                sequence.row.lookahead = want
+            sequence.row.lookahead = want
 
-    def _move_on(self, sequence: Sequence, row: Row) -> None:
-        """After a step that was not its last."""
-        if sequence.state is State.DECODING:
-            row.tokens, row.start = sequence.tokens[-1:], sequence.computed
-            if row.lookahead:
-                self._give_back_unused(sequence)
-            return
+    def _record(self, sequence: Sequence, row: Row, chosen: Chosen | None) -> list[Update]:
+        """The news of any row: see `commit`."""
+        if chosen is None:
+            self._roster.end(sequence)
+            return [Update(sequence.id, None, Finish.ERROR)]
+        updates = []
+        for sampled in chosen:
+            sequence.tokens.append(sampled.token)
+            updates.append(Update(sequence.id, sampled, sequence.finish))
+            if sequence.finish is not None:
+                break
+        # Of the last token that was chosen nothing is computed, whatever came before it.
+        sequence.computed = len(sequence.tokens) - 1 if chosen else row.end
+        if chosen and sequence.finish is not None:
+            self._roster.end(sequence)
+        elif row is sequence.row:
+            row.start, row.tokens = sequence.computed, sequence.tokens[-1:]
+            self._give_back_unused(sequence)
+        else:
+            self._finish_chunk(sequence, row)
+        return updates
+
+    def _finish_chunk(self, sequence: Sequence, row: Row) -> None:
+        """A part of its prompt is computed, or the whole and the first token chosen."""
+        sequence.started = True
         self._placement.publish(sequence)
         if row.sampling is not None:
             pages = self.pages.pages_of(sequence.id)
@@ -255,7 +273,8 @@ class Scheduler:
 
     def _check_books(self, draft: Draft) -> None:
         """Only running sequences hold pages, each writes its own, and both records agree."""
-        self.pages.check_writers(draft.rows, self.limits.page_size)
+        single = 0 if self.limits.lookahead else len(self._roster.decoding)
+        self.pages.check_writers(draft.rows, self.limits.page_size, single)
         if len(self.pages.owners) != self.running:
             raise InvariantViolated(
                 f"{len(self.pages.owners)} owners hold pages, {self.running} sequences run"

@@ -5,7 +5,7 @@ from enum import Enum, auto
 from pitcrew_runtime.core.adapters import NO_ADAPTER
 from pitcrew_runtime.core.batch import Row
 from pitcrew_runtime.core.prefix import KeyChain
-from pitcrew_runtime.core.request import Finish, Request, Sampled
+from pitcrew_runtime.core.request import Finish, Request
 
 
 class State(Enum):
@@ -18,6 +18,9 @@ class State(Enum):
     PREFILLING = auto()
     DECODING = auto()
     ENDED = auto()
+
+
+NO_ROW = Row(-1, (), 0, (), None)
 
 
 class Sequence:
@@ -70,7 +73,7 @@ class Sequence:
         """Tokens that its pages have room for."""
         self.published = 0
         """Its first so many pages can be found by others."""
-        self.row: Row | None = None
+        self.row = NO_ROW
         """While it decodes: the row that it has in every step."""
 
     @property
@@ -83,12 +86,9 @@ class Sequence:
         """Tokens known but not computed; 1 while decoding."""
         return len(self.tokens) - self.computed
 
-    def accept(self, sampled: Sampled) -> Finish | None:
-        """Append a token; the reason to end, if it is the last."""
-        token = sampled.token
-        self.tokens.append(token)
-        if token in self.stop_tokens:
+    @property
+    def finish(self) -> Finish | None:
+        """Why its last token, one that was generated, is the last."""
+        if self.tokens[-1] in self.stop_tokens:
             return Finish.STOP
-        if len(self.tokens) >= self.longest:
-            return Finish.LENGTH
-        return None
+        return Finish.LENGTH if len(self.tokens) >= self.longest else None
