@@ -4,12 +4,14 @@ import logging
 from dataclasses import dataclass, replace
 
 from pitcrew_builder.manifest import Manifest
+from pitcrew_runtime.core.adapters import AdapterSlots
 from pitcrew_runtime.core.engine import Engine
 from pitcrew_runtime.core.pages import PageAllocator
 from pitcrew_runtime.core.scheduler import Limits, Scheduler
 from pitcrew_runtime.core.waiting import Policy
 from pitcrew_runtime.engine_directory import EngineDirectory
 from pitcrew_runtime.errors import EngineCorrupt, InvalidOption, NotEnoughMemory
+from pitcrew_runtime.execution.adapter_pool import AdapterPool
 from pitcrew_runtime.execution.kv_pool import PoolShape
 from pitcrew_runtime.execution.onnx_executor import OnnxExecutor, open_session
 from pitcrew_runtime.execution.resources import free_memory, usable_cpus
@@ -30,6 +32,8 @@ class Tuning:
     kv_memory: int | None = None
     """Bytes for the KV pool."""
     threads: int | None = None
+    max_loras: int | None = None
+    """Adapters that one step may mix."""
 
 
 def assemble(directory: EngineDirectory, tuning: Tuning) -> Engine:
@@ -42,9 +46,13 @@ def assemble(directory: EngineDirectory, tuning: Tuning) -> Engine:
             f"the manifest lists no file {manifest.ranks[0].graph}; build the engine again"
         )
     session = open_session(graph, tuning.threads or usable_cpus())
+    slots = adapter_slots(manifest, tuning)
+    adapters = _adapter_pool(manifest, slots)
     pages = pool_pages(manifest, limits, tuning.kv_memory, free_memory())
     limits = within_pool(limits, pages)
-    executor = OnnxExecutor(session, _pool_shape(manifest, pages), manifest.model.vocab_size)
+    executor = OnnxExecutor(
+        session, _pool_shape(manifest, pages), manifest.model.vocab_size, adapters
+    )
     logger.info(
         "Engine %s: %d KV pages of %d tokens (%d MiB), batch %d, %d tokens a step",
         manifest.tag,
@@ -54,7 +62,7 @@ def assemble(directory: EngineDirectory, tuning: Tuning) -> Engine:
         limits.max_running,
         limits.max_step_tokens,
     )
-    return Engine(Scheduler(limits, PageAllocator(pages)), executor)
+    return Engine(Scheduler(limits, PageAllocator(pages), AdapterSlots(slots)), executor)
 
 
 def limits_for(manifest: Manifest, tuning: Tuning) -> Limits:
@@ -77,6 +85,18 @@ def limits_for(manifest: Manifest, tuning: Tuning) -> Limits:
         )
     except ValueError as error:
         raise InvalidOption(str(error)) from error
+
+
+def adapter_slots(manifest: Manifest, tuning: Tuning) -> int:
+    """Slots for adapters; raises `InvalidOption` where the engine has fewer."""
+    lora = manifest.identity.lora
+    room = lora.max_adapters if lora else 0
+    if tuning.max_loras is not None and tuning.max_loras > room:
+        raise InvalidOption(
+            f"--max-loras {tuning.max_loras}: the engine was built for {room}; lower it or build "
+            "with a larger lora.maxAdapters"
+        )
+    return room if tuning.max_loras is None else tuning.max_loras
 
 
 def pool_pages(manifest: Manifest, limits: Limits, wanted: int | None, free: int) -> int:
@@ -113,6 +133,15 @@ def within_pool(limits: Limits, pages: int) -> Limits:
             limits.max_sequence_length,
         )
     return replace(limits, max_sequence_length=longest)
+
+
+def _adapter_pool(manifest: Manifest, slots: int) -> AdapterPool | None:
+    lora = manifest.identity.lora
+    if lora is None:
+        return None
+    pool = AdapterPool(manifest.ranks[0].lora, slots, lora.max_rank)
+    logger.info("%d adapter slots of rank %d (%d MiB)", slots, lora.max_rank, pool.nbytes >> 20)
+    return pool
 
 
 def _pool_shape(manifest: Manifest, pages: int) -> PoolShape:

@@ -11,6 +11,7 @@
     │   └── CanaryMismatch      the engine does not repeat what its builder saw
     ├── RequestError            one request is refused or fails; the others go on
     │   ├── InvalidRequest, ModelNotFound, Unauthorized, BodyTooLarge
+    │   ├── InvalidAdapter, AdapterConflict, NotEnabled
     │   ├── QueueFull, NotReady, Draining
     │   └── GenerationFailed
     └── InvariantViolated       bookkeeping is wrong: nothing more may leave this process
@@ -92,6 +93,18 @@ class InvalidRequest(RequestError):
 
 class ModelNotFound(RequestError):
     """The request names a model that is not served here."""
+
+
+class InvalidAdapter(RequestError):
+    """A directory that holds no adapter, or none that this engine can serve."""
+
+
+class AdapterConflict(RequestError):
+    """The name that an adapter is to have, or the memory that it needs, is taken."""
+
+
+class NotEnabled(RequestError):
+    """The server was started without what the request asks for."""
 
 
 class Unauthorized(RequestError):

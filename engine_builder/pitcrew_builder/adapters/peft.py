@@ -34,7 +34,7 @@ _PLAIN: Mapping[str, object] = {
     "monteclora_config": None,
     "velora_config": None,
 }
-"""Fields that change what an adapter means, and the only value of each that is merged."""
+"""Fields that change what an adapter means, and the only value of each that is read."""
 
 
 class AdapterConfig(Tolerant):
@@ -66,13 +66,13 @@ class Change:
 
 
 def check_plain(document: Mapping[str, Any], name: str) -> None:
-    """Refuse kinds of adapters whose merge is another one than LoRA's."""
+    """Refuse kinds of adapters that compute something else than LoRA."""
     for field, plain in _PLAIN.items():
         value = document.get(field)
         if value and value != plain:
             raise UnknownArchitecture(
                 f"adapter '{name}': adapter_config.json: {field} is {value!r}; only plain LoRA is "
-                f"merged ({field}: {plain!r}); merge this adapter with PEFT first"
+                f"read ({field}: {plain!r}); merge this adapter into its model with PEFT first"
             )
 
 

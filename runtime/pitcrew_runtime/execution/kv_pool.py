@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pitcrew_runtime.errors import NotEnoughMemory
+from pitcrew_runtime.execution.memory import resident_zeros
 
 Array = NDArray[Any]
 
@@ -52,7 +53,9 @@ class KVPool:
         self.shape = shape
         dims = (shape.pages, shape.page_size, shape.kv_heads, shape.head_dim)
         try:
-            self.arrays: tuple[Array, ...] = tuple(_touched(dims, shape.dtype) for _ in shape.names)
+            self.arrays: tuple[Array, ...] = tuple(
+                resident_zeros(dims, shape.dtype) for _ in shape.names
+            )
         except MemoryError as error:
             raise NotEnoughMemory(
                 f"the KV pool ({shape.pages} pages) could not be allocated: lower --kv-memory"
@@ -79,10 +82,3 @@ class KVPool:
         sources, targets = (list(pages) for pages in zip(*pairs, strict=True))
         for array in self.arrays:
             array[targets] = array[sources]
-
-
-def _touched(dims: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """Zeros that are resident from the start: too large a pool fails now, not under load."""
-    array = np.empty(dims, dtype)
-    array.fill(0)
-    return array

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pitcrew_builder.manifest import ADAPTER_SLOTS
 from pitcrew_runtime.core.batch import Row, StepBatch
 from pitcrew_runtime.core.executor import Chosen
 from pitcrew_runtime.errors import EngineIncompatible
+from pitcrew_runtime.execution.adapter_pool import AdapterPool
 from pitcrew_runtime.execution.choosing import choose
 from pitcrew_runtime.execution.grouping import group
 from pitcrew_runtime.execution.kv_pool import KVPool, PoolShape
@@ -50,10 +52,18 @@ def open_session(graph: Path, threads: int) -> Any:  # noqa: ANN401 - onnxruntim
 class OnnxExecutor:
     """An executor over one session and one pool."""
 
-    def __init__(self, session: Any, shape: PoolShape, vocabulary: int) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        session: Any,  # noqa: ANN401
+        shape: PoolShape,
+        vocabulary: int,
+        adapters: AdapterPool | None = None,
+    ) -> None:
+        """`adapters` is None for an engine that takes none."""
         import onnxruntime as ort
 
-        _check_inputs(session, shape)
+        _check_inputs(session, shape, adapters)
+        self._adapters = adapters
         self._session = session
         self._shape = shape
         self._vocabulary = vocabulary
@@ -61,8 +71,10 @@ class OnnxExecutor:
         self._value = ort.OrtValue.ortvalue_from_numpy
         self._new = _wrapper_of_new(shape.kv_dtype)
         self._binding = session.io_binding()
-        self._bound = [self._value(array) for array in self._pool.arrays]
-        for name, value in zip(shape.names, self._bound, strict=True):
+        kept = dict(zip(shape.names, self._pool.arrays, strict=True))
+        kept |= adapters.arrays if adapters else {}
+        self._bound = {name: self._value(array) for name, array in kept.items()}
+        for name, value in self._bound.items():
             self._binding.bind_ortvalue_input(name, value)
 
     @property
@@ -73,6 +85,8 @@ class OnnxExecutor:
     def execute(self, batch: StepBatch) -> list[Chosen]:
         """See `Executor`. Raises `NonFiniteLogits` and whatever ONNX Runtime raises."""
         self._pool.copy(batch.copies)
+        if self._adapters is not None:
+            self._adapters.hold(batch.adapters)
         results: list[Chosen] = [()] * len(batch.rows)
         for indices in group(batch.rows):
             rows = [batch.rows[index] for index in indices]
@@ -84,8 +98,10 @@ class OnnxExecutor:
         inputs, slots, take = pack(rows, self._shape.page_size)
         batch, length = inputs["input_ids"].shape
         logits, new = self._outputs(batch, length, inputs["logit_indices"].shape[1])
-        for name in _SMALL_INPUTS:
-            self._binding.bind_ortvalue_input(name, self._value(inputs[name]))
+        if self._adapters is not None:
+            inputs[ADAPTER_SLOTS] = np.asarray([row.slot for row in rows], np.int64)
+        for name, array in inputs.items():
+            self._binding.bind_ortvalue_input(name, self._value(array))
         self._session.run_with_iobinding(self._binding)
         self._pool.write(slots, new, take)
         return choose(rows, logits)
@@ -116,9 +132,9 @@ def _wrapper_of_new(kv_dtype: str) -> Callable[[NDArray[Any]], Any]:
     return plain
 
 
-def _check_inputs(session: Any, shape: PoolShape) -> None:  # noqa: ANN401
+def _check_inputs(session: Any, shape: PoolShape, adapters: AdapterPool | None) -> None:  # noqa: ANN401
     has = {tensor.name for tensor in session.get_inputs()}
-    wants = {*_SMALL_INPUTS, *shape.names}
+    wants = {*_SMALL_INPUTS, *shape.names, *(adapters.inputs if adapters else ())}
     if has != wants:
         raise EngineIncompatible(
             f"the graph's inputs differ from its manifest's: missing {sorted(wants - has)}, "
