@@ -133,6 +133,7 @@ def _add_spec(parser: argparse.ArgumentParser) -> None:
         "--weights", metavar="FORMAT", help="fp8, int8 or int4 (default: as they are)"
     )
     parser.add_argument("--method", help="round, awq or gptq (default: by weights, see docs)")
+    parser.add_argument("--kv-cache", metavar="FORMAT", help="fp8 or int8 (default: by precision)")
     for purpose, verb in (("calibration", "calibrate on"), ("proof", "hold out and prove with")):
         told = f"JSON lines of your users' prompts to {verb}"
         parser.add_argument(f"--{purpose}", metavar="FILE|URL", help=told)
@@ -168,14 +169,15 @@ def _plan(options: argparse.Namespace) -> int:
     from pitcrew_builder.plan import console
     from pitcrew_builder.plan.advise import answer
     from pitcrew_builder.plan.gpus import gpu_of
-    from pitcrew_builder.plan.spec import checkpoint_of, for_gpu, with_weights
+    from pitcrew_builder.plan.spec import checkpoint_of, for_gpu, narrowed
 
     gpu = gpu_of(options.gpu) if options.gpu else None
-    # Sizes need none of the prompts that a spec with narrow weights must name.
+    # Sizes need none of the prompts that a quantized spec must name.
     weights, options.weights = options.weights, None
+    kv_cache, options.kv_cache = options.kv_cache, None
     is_open = options.spec_json is None and options.target is None
     defaults = for_gpu(gpu, options.precision) if gpu and is_open else {}
-    spec = with_weights(_spec(options, defaults), weights)
+    spec = narrowed(_spec(options, defaults), weights, kv_cache)
     predicted = answer(spec, checkpoint_of(spec, _cache(options)), gpu, options.average_length)
     if options.json:
         print(json.dumps(console.document(spec, predicted), indent=2))
@@ -299,7 +301,11 @@ def _document(options: argparse.Namespace) -> dict[str, Any]:
 def _quantization(options: argparse.Namespace) -> dict[str, Any]:
     """The sections `quantization` and `proof`, where a flag asks for them."""
     proof = _proof(options)
-    wanted = {"weights": options.weights, "method": options.method}
+    wanted = {
+        "weights": options.weights,
+        "method": options.method,
+        "kvCache": options.kv_cache,
+    }
     given = {key: value for key, value in wanted.items() if value is not None}
     if options.calibration:
         given["calibration"] = _prompts(options.calibration)

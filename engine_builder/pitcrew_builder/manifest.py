@@ -45,18 +45,26 @@ class ResolvedShapes(Model):
 class QuantizationRecipe(Model):
     """`Quantization` with every default decided, and what it was calibrated on."""
 
-    weights: WeightFormat
-    method: QuantizationMethod
+    weights: WeightFormat | None
+    method: QuantizationMethod | None = Field(description="Null where weights are.")
     block_size: int
+    kv_cache: CacheFormat | None = Field(default=None, exclude_if=is_none)
     calibration_sha256: str | None = Field(
         default=None, description="Digest of the prompts that were calibrated on."
     )
 
     @property
+    def calibrates_weights(self) -> bool:
+        """Whether activations decided anything about matrices."""
+        calibrated = (QuantizationMethod.AWQ, QuantizationMethod.GPTQ)
+        return self.weights is WeightFormat.FP8 or self.method in calibrated
+
+    @property
     def tag(self) -> str:
-        """For people, such as `int4-awq`; plain rounding goes without saying."""
-        plain = self.method is QuantizationMethod.ROUND
-        return self.weights.value if plain else f"{self.weights.value}-{self.method.value}"
+        """For people, such as `int4-awq-kvfp8`; plain rounding goes without saying."""
+        parts = [self.weights, None if self.method is QuantizationMethod.ROUND else self.method]
+        cache = [f"kv{self.kv_cache}"] if self.kv_cache else []
+        return "-".join([*(part.value for part in parts if part), *cache])
 
 
 class MergedAdapter(Model):
@@ -284,6 +292,11 @@ class GraphInterface(Model):
     the new tokens before it; a row shorter than S is padded on the right. Every slot of the pools
     holds a finite number, used or not: a masked one counts with weight 0, which a NaN survives.
 
+    Pools, and new keys and values, have the type `kv_dtype`. Those of one byte (`int8`,
+    `float8_e4m3fn`) are codes that the graph makes and reads; a caller moves bytes and needs no
+    scale. Pools of `float8_e4m3fn` are inputs of type int8 that hold its bytes, because neither ONNX
+    nor TensorRT gathers elements of that type.
+
     With `lora`, each sequence names the adapter that changes the network for it (Hu et al. 2021,
     "LoRA"). Further inputs: `adapter_slots` int64 [B], in [0, slots); and for every target
     `lora_a.<name>` [slots, R, inputs] and `lora_b.<name>` [slots, outputs, R], in the type of the
@@ -304,7 +317,9 @@ class GraphInterface(Model):
     segments: tuple[SegmentFile, ...] = Field(
         default=(), description="Empty where the graph holds no collective."
     )
-    kv_dtype: str = "float32"
+    kv_dtype: str = Field(
+        default="float32", description="float32, float16, bfloat16, int8 or float8_e4m3fn."
+    )
     lora: tuple[LoraTarget, ...] = Field(
         default=(), description="What adapters may change; empty in an engine without slots."
     )
@@ -371,6 +386,14 @@ class QuantizedMatrix(Model):
     )
 
 
+class CacheRange(Model):
+    """What one layer's narrow cache was scaled to: the largest magnitudes in calibration."""
+
+    layer: int
+    keys: float
+    values: float
+
+
 class QuantizationReport(Model):
     """What quantization did."""
 
@@ -379,6 +402,9 @@ class QuantizationReport(Model):
     warnings: tuple[str, ...] = ()
     matrices: tuple[QuantizedMatrix, ...]
     kept: tuple[str, ...] = Field(description="Matrices that stayed as they were.")
+    kv_cache: tuple[CacheRange, ...] = Field(
+        default=(), description="By layer; empty where the KV cache is not narrow."
+    )
 
 
 class Manifest(Model):
@@ -414,7 +440,7 @@ class Manifest(Model):
     @property
     def kv_bytes_per_token(self) -> int:
         """2 (key and value) x layers x kv_heads x head_dim x bytes of an element, over all ranks."""
-        width = {"float32": 4, "float16": 2, "bfloat16": 2}[self.ranks[0].kv_dtype]
+        width = _KV_BYTES[self.ranks[0].kv_dtype]
         whole = self.model.layers * self.model.kv_heads
         places = [rank.placement for rank in self.ranks]
         # Ranks may repeat each other's heads, which then take room on all of them.

@@ -32,8 +32,17 @@ _HEADS = 2
 """The axis of KV heads, in pools and in new keys and values alike."""
 
 
+_NUMPY = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}
+"""By ONNX Runtime's names, those that pools may have on a CPU."""
+
+
 class Network(Protocol):
     """Anything that computes the outputs of `manifest.GraphInterface` from its inputs."""
+
+    @property
+    def pool_dtype(self) -> np.dtype[Any]:
+        """What an element of its KV pools is in NumPy."""
+        ...
 
     def run(self, inputs: Tensors) -> dict[str, Tensor]:
         """All outputs by name. Raises `ValidationFailed`."""
@@ -65,6 +74,16 @@ class Executable:
             if item.name.startswith((LORA_A, LORA_B))
         }
 
+    @property
+    def pool_dtype(self) -> np.dtype[Any]:
+        """See `Network`."""
+        return _pool_dtype([self])
+
+    @property
+    def pool_types(self) -> list[str]:
+        """The types of the pools that it reads, as ONNX Runtime calls them."""
+        return [item.type for item in self._session.get_inputs() if "_pool." in item.name]
+
     def run(self, inputs: Tensors) -> dict[str, Tensor]:
         """The graph's outputs; of `inputs` it takes what it knows. No sequence has an adapter."""
         slots = {ADAPTER_SLOTS: np.zeros_like(inputs["context_lengths"])}
@@ -83,6 +102,11 @@ class SplitNetwork:
     def __init__(self, ranks: "list[_Rank]") -> None:
         self._ranks = ranks
         self._stages = 1 + max(rank.placement.pipeline for rank in ranks)
+
+    @property
+    def pool_dtype(self) -> np.dtype[Any]:
+        """See `Network`."""
+        return _pool_dtype(self._ranks[0].programs)
 
     def run(self, inputs: Tensors) -> dict[str, Tensor]:
         """The whole network's outputs: new keys and values of all heads of all layers, and logits."""
@@ -171,6 +195,12 @@ def _open(graph: Path, packed: bool) -> "onnxruntime.InferenceSession":
         return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise _failed("load", error) from error
+
+
+def _pool_dtype(programs: Sequence[Executable]) -> np.dtype[Any]:
+    """What the parts of one rank agree on; some of them may attend to nothing."""
+    (only,) = {kind for program in programs for kind in program.pool_types}
+    return np.dtype(_NUMPY[only])
 
 
 def _failed(verb: str, error: Exception) -> ValidationFailed:

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pitcrew_builder.manifest import ModelFacts
-from pitcrew_builder.network import Network
+from pitcrew_builder.network import Network, Tensor
+from pitcrew_builder.pools import Pools
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 
@@ -24,12 +25,7 @@ class PagedRunner:
         pages = -(-capacity // page)
         # Descending, so that a graph that ignored the table would read other pages.
         self._table = np.arange(pages, dtype=np.int64)[::-1]
-        shape = (pages, page, facts.kv_heads, facts.head_dim)
-        self._pools = {
-            f"{kind}_pool.{layer}": np.zeros(shape, np.float32)
-            for kind in ("key", "value")
-            for layer in range(facts.layers)
-        }
+        self._pools = Pools(facts, network.pool_dtype, pages, page)
         self._length = 0
 
     def reset(self) -> None:
@@ -47,7 +43,7 @@ class PagedRunner:
                 "block_tables": self._table[None, :used],
                 "context_lengths": np.array([start], dtype=np.int64),
                 "logit_indices": np.arange(count, dtype=np.int64)[None],
-                **self._pools,
+                **self._pools.arrays,
             }
         )
         self._store(named, start, count)
@@ -55,9 +51,7 @@ class PagedRunner:
         logits: Floats = named["logits"][0]
         return logits
 
-    def _store(self, outputs: Mapping[str, Floats], start: int, count: int) -> None:
+    def _store(self, outputs: Mapping[str, Tensor], start: int, count: int) -> None:
         slots = np.arange(start, start + count)
         pages, offsets = self._table[slots // self._page], slots % self._page
-        for name, pool in self._pools.items():
-            kind, layer = name.split("_pool.")
-            pool[pages, offsets] = outputs[f"new_{kind}s.{layer}"][0]
+        self._pools.store(outputs, np.zeros_like(slots), slots - start, pages, offsets)

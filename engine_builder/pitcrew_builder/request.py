@@ -91,6 +91,7 @@ def _recipe(wanted: Quantization | None, evidence: Evidence) -> QuantizationReci
         weights=wanted.weights,
         method=wanted.chosen_method,
         block_size=wanted.block_size,
+        kv_cache=wanted.kv_cache,
         calibration_sha256=evidence.calibration_sha256 if wanted.needs_calibration else None,
     )
 

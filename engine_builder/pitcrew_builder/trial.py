@@ -9,7 +9,6 @@ from pitcrew_builder.manifest import (
     GraphInterface,
     ModelFacts,
     ProofReport,
-    QuantizationRecipe,
     QuantizationReport,
 )
 from pitcrew_builder.network import Network as Executor
@@ -20,9 +19,8 @@ from pitcrew_builder.prompts.evidence import Evidence
 from pitcrew_builder.prompts.tokens import Encoder
 from pitcrew_builder.proof.prover import LONGEST, Question, prove_on_prompts
 from pitcrew_builder.proof.tasks import Exam, examine
+from pitcrew_builder.quantize.narrow import Narrowed, narrow
 from pitcrew_builder.quantize.observe import Calibration
-from pitcrew_builder.quantize.quantizer import Quantized, quantize
-from pitcrew_builder.quantize.scratch import Scratch
 from pitcrew_builder.report import Phase
 from pitcrew_builder.request import Request, facts
 from pitcrew_builder.spec import Proof as Thresholds
@@ -113,12 +111,12 @@ def prepare(
             shapes.kv_page_size,
             texts.calibration,
         )
-        done = _narrow(drawn, request.identity.quantization, calibration, site)
+        narrowed = narrow(drawn.ranks, request.identity.quantization, calibration, site)
     interface = GraphInterface(graph=f"{REFERENCE}/{GRAPH}")
-    return replace(drawn, ranks=tuple(rank.network for rank in done)), replace(
+    return replace(drawn, ranks=narrowed.ranks), replace(
         trial,
         unquantized=Proof(site.scratch, interface),
-        quantization=_report(done, texts, evidence),
+        quantization=_report(narrowed, texts, evidence),
     )
 
 
@@ -131,18 +129,7 @@ def _exams(
     return tuple(Exam.of(paper, encoder, longest) for paper in evidence.tasks)
 
 
-def _narrow(
-    drawn: Drawn, recipe: QuantizationRecipe, calibration: Calibration, site: Site
-) -> list[Quantized]:
-    done: list[Quantized] = []
-    for rank, network in enumerate(drawn.ranks):
-        file = site.scratch / f"codes{rank}.bin"
-        with site.tracker.part(rank, len(drawn.ranks)), Scratch(file) as scratch:
-            done.append(quantize(network, recipe, calibration, scratch, site.tracker.advance))
-    return done
-
-
-def _report(done: list[Quantized], texts: Texts, evidence: Evidence) -> QuantizationReport:
+def _report(narrowed: Narrowed, texts: Texts, evidence: Evidence) -> QuantizationReport:
     doubts: tuple[str, ...] = ()
     if evidence.calibration is not None:
         doubts = warnings(evidence.calibration, list(texts.calibration), list(texts.proof))
@@ -150,6 +137,7 @@ def _report(done: list[Quantized], texts: Texts, evidence: Evidence) -> Quantiza
         prompts=len(texts.calibration),
         tokens=sum(len(text) for text in texts.calibration),
         warnings=doubts,
-        matrices=tuple(matrix for rank in done for matrix in rank.matrices),
-        kept=done[0].kept,
+        matrices=narrowed.matrices,
+        kept=narrowed.kept,
+        kv_cache=narrowed.cache,
     )

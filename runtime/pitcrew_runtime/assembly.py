@@ -10,9 +10,14 @@ from pitcrew_runtime.core.pages import PageAllocator
 from pitcrew_runtime.core.scheduler import Limits, Scheduler
 from pitcrew_runtime.core.waiting import Policy
 from pitcrew_runtime.engine_directory import EngineDirectory
-from pitcrew_runtime.errors import EngineCorrupt, InvalidOption, NotEnoughMemory
+from pitcrew_runtime.errors import (
+    EngineCorrupt,
+    EngineIncompatible,
+    InvalidOption,
+    NotEnoughMemory,
+)
 from pitcrew_runtime.execution.adapter_pool import AdapterPool
-from pitcrew_runtime.execution.kv_pool import PoolShape
+from pitcrew_runtime.execution.kv_pool import STORED_AS, PoolShape
 from pitcrew_runtime.execution.onnx_executor import OnnxExecutor, open_session
 from pitcrew_runtime.execution.resources import free_memory, usable_cpus
 
@@ -54,11 +59,12 @@ def assemble(directory: EngineDirectory, tuning: Tuning) -> Engine:
         session, _pool_shape(manifest, pages), manifest.model.vocab_size, adapters
     )
     logger.info(
-        "Engine %s: %d KV pages of %d tokens (%d MiB), batch %d, %d tokens a step",
+        "Engine %s: %d KV pages of %d tokens (%d MiB of %s), batch %d, %d tokens a step",
         manifest.tag,
         pages,
         limits.page_size,
         pages * limits.page_size * manifest.kv_bytes_per_token >> 20,
+        manifest.ranks[0].kv_dtype,
         limits.max_running,
         limits.max_step_tokens,
     )
@@ -145,11 +151,17 @@ def _adapter_pool(manifest: Manifest, slots: int) -> AdapterPool | None:
 
 
 def _pool_shape(manifest: Manifest, pages: int) -> PoolShape:
-    model = manifest.model
+    model, kv_dtype = manifest.model, manifest.ranks[0].kv_dtype
+    if kv_dtype not in STORED_AS:
+        raise EngineIncompatible(
+            f"engine {manifest.tag} has a KV cache of {kv_dtype}; this runtime serves "
+            f"{', '.join(STORED_AS)}: use builder and runtime images of one release"
+        )
     return PoolShape(
         layers=model.layers,
         pages=pages,
         page_size=manifest.identity.shapes.kv_page_size,
         kv_heads=model.kv_heads,
         head_dim=model.head_dim,
+        kv_dtype=kv_dtype,
     )

@@ -13,7 +13,7 @@ from pitcrew_builder.graph.body import given_float, given_int, given_ints, ints,
 from pitcrew_builder.graph.emitter import Emitter
 from pitcrew_builder.graph.ir import Attribute, Function, Node, Value
 
-_SIDE_BY_SIDE = (
+SIDE_BY_SIDE = (
     given_ints("side_by_side", "context_shape"),
     node("Gather", "key_pool block_tables", "key_pages", axis=0),
     node("Gather", "value_pool block_tables", "value_pages", axis=0),
@@ -22,6 +22,7 @@ _SIDE_BY_SIDE = (
     node("Concat", "past_keys keys", "all_keys", axis=1),
     node("Concat", "past_values values", "all_values", axis=1),
 )
+"""Every function's first nodes: from the inputs to `all_keys` and `all_values`."""
 
 _FUSED = (
     node(
@@ -102,14 +103,14 @@ PAGED_ATTENTION = _function(
     "PagedAttention",
     "",
     (*_HEADS, "scale", "context_shape", *_PLUGIN),
-    _SIDE_BY_SIDE,
+    SIDE_BY_SIDE,
     _FUSED,
 )
 CAPPED_PAGED_ATTENTION = _function(
     "CappedPagedAttention",
     "scale softcap",
     (*_HEADS, *_GROUPS, *_PLUGIN),
-    _SIDE_BY_SIDE,
+    SIDE_BY_SIDE,
     _SCORES,
     _CAPPED,
     _MIXED,
@@ -118,7 +119,7 @@ SINK_PAGED_ATTENTION = _function(
     "SinkPagedAttention",
     "scale sinks",
     (*_HEADS, *_GROUPS, "sink_shape", *_PLUGIN),
-    _SIDE_BY_SIDE,
+    SIDE_BY_SIDE,
     _SCORES,
     (ints("last_axis", -1), *_WITH_SINKS),
     _MIXED,

@@ -5,7 +5,13 @@ from html import escape
 
 from pitcrew_builder.explain.anatomy import Part
 from pitcrew_builder.explain.scores import SCORES, TASKS, score_rows, task_rows
-from pitcrew_builder.explain.summary import Explained, blocks, errors_by_layer, ranges
+from pitcrew_builder.explain.summary import (
+    Explained,
+    blocks,
+    cache_ranges,
+    errors_by_layer,
+    ranges,
+)
 from pitcrew_builder.explain.svg import Bar, chart, legend
 from pitcrew_builder.explain.text import facts
 from pitcrew_builder.manifest import Manifest, ProofReport
@@ -65,6 +71,13 @@ def _sections(explained: Explained) -> Iterator[str]:
             "Calibration ranges",
             "<p>The largest magnitude of each matrix's input over the calibration prompts.</p>"
             + chart(bars, "calibration ranges"),
+        )
+    if cached := cache_ranges(manifest):
+        bars = [Bar(name, {"value": most}, f"{most:.3g}") for name, most in cached.items()]
+        yield _section(
+            "Ranges of the KV cache",
+            "<p>The largest magnitude of each layer's keys and values over the calibration "
+            "prompts.</p>" + chart(bars, "ranges of the KV cache"),
         )
     if explained.ranks:
         yield _section("Graph operators by block", _operators(explained))

@@ -80,6 +80,16 @@ def ranges(manifest: Manifest) -> Mapping[str, float]:
     return {item.name: item.input_range for item in matrices if item.input_range is not None}
 
 
+def cache_ranges(manifest: Manifest) -> Mapping[str, float]:
+    """Keys and values of each layer -> their largest magnitude in calibration."""
+    if manifest.quantization is None:
+        return {}
+    found: dict[str, float] = {}
+    for item in manifest.quantization.kv_cache:
+        found |= {f"layer {item.layer} keys": item.keys, f"layer {item.layer} values": item.values}
+    return found
+
+
 def _summed(pairs: Iterable[tuple[Key, int]]) -> dict[Key, int]:
     sums: Counter[Key] = Counter()
     for key, amount in pairs:

@@ -44,7 +44,10 @@ def facts(manifest: Manifest) -> list[tuple[str, str]]:
             ),
         ),
         ("size", f"{manifest.size_bytes:,} bytes in {len(manifest.files)} files"),
-        ("KV cache", f"{manifest.kv_bytes_per_token:,} bytes per token"),
+        (
+            "KV cache",
+            f"{manifest.ranks[0].kv_dtype}, {manifest.kv_bytes_per_token:,} bytes per token",
+        ),
         ("proven", manifest.proven),
         ("built", manifest.created_at),
         ("seconds", ", ".join(f"{k} {v:.2f}" for k, v in manifest.timings.items())),

@@ -15,6 +15,7 @@ from pitcrew_builder.request import resolve_shapes
 from pitcrew_builder.spec import (
     MAX_RANKS,
     BuildSpec,
+    CacheFormat,
     Quantization,
     QuantizationMethod,
     WeightFormat,
@@ -77,6 +78,7 @@ def _advice(spec: BuildSpec, network: Planned, checkpoint: Directory, gpu: Gpu) 
     directions = (
         (_shapes(spec, network.shapes), partial(_reshaped, network)),
         (_narrower(spec), redrawn),
+        (_narrower_cache(spec), redrawn),
         (_wider(spec), redrawn),
     )
     for changes, drawn in directions:
@@ -120,11 +122,21 @@ def _shapes(spec: BuildSpec, shapes: ResolvedShapes) -> Iterator[Change]:
 
 
 def _narrower(spec: BuildSpec) -> Iterator[Change]:
-    if spec.quantization is None:
+    given = spec.quantization or Quantization.model_construct()
+    if given.weights is None:
         for weights in (WeightFormat.INT8, WeightFormat.INT4):
-            wanted = Quantization(weights=weights, method=QuantizationMethod.ROUND)
+            update = {"weights": weights, "method": QuantizationMethod.ROUND}
+            wanted = given.model_copy(update=update)
             told = f"quantization.weights: {weights}"
             yield told, spec.model_copy(update={"quantization": wanted})
+
+
+def _narrower_cache(spec: BuildSpec) -> Iterator[Change]:
+    wanted = spec.quantization or Quantization.model_construct()
+    if wanted.kv_cache is None:
+        changed = wanted.model_copy(update={"kv_cache": CacheFormat.INT8})
+        told = f"quantization.kvCache: {CacheFormat.INT8}"
+        yield told, spec.model_copy(update={"quantization": changed})
 
 
 def _wider(spec: BuildSpec) -> Iterator[Change]:

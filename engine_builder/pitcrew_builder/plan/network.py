@@ -16,6 +16,7 @@ from pitcrew_builder.graph.recipe import TensorRef
 from pitcrew_builder.graph.segments import segments
 from pitcrew_builder.layout import Layout, layouts
 from pitcrew_builder.manifest import QuantizationRecipe, ResolvedShapes
+from pitcrew_builder.quantize.cache import CODES, even_reaches, narrow_cache
 from pitcrew_builder.quantize.methods import grid_for
 from pitcrew_builder.quantize.sites import sites
 from pitcrew_builder.request import divisible, resolve_shapes
@@ -82,7 +83,9 @@ def planned(spec: BuildSpec, checkpoint: Directory) -> Planned:
 
 
 def _sizes(slotted: Slotted, spec: BuildSpec) -> Sizes:
-    graph = slotted.graph
+    graph, wanted = slotted.graph, spec.quantization
+    if wanted is not None and wanted.kv_cache is not None:
+        graph = narrow_cache(graph, CODES[wanted.kv_cache], even_reaches(graph))
     cut = segments(graph)
     parts = [part.graph for part in cut] if len(cut) > 1 else []
     extents = serialize.place(graph)

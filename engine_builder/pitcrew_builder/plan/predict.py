@@ -151,13 +151,14 @@ def _paged(tokens: int, page: int) -> int:
 
 def _rank_needs(spec: BuildSpec, network: Planned, rank: Rank) -> RankNeeds:
     config, width = network.config, _element(spec).dtype.itemsize
+    cached = 1 if spec.quantization and spec.quantization.kv_cache else width
     layers = len(rank.layout.layers(config.num_hidden_layers))
     kv_heads = len(rank.layout.kv_heads(config.num_key_value_heads))
     return RankNeeds(
         weights=rank.sizes.data,
         adapters=rank.sizes.adapters * width,
         activations=_activations(spec, network, rank, width),
-        kv_per_token=2 * layers * kv_heads * config.head_dim * width,
+        kv_per_token=2 * layers * kv_heads * config.head_dim * cached,
     )
 
 

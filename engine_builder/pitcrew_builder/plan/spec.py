@@ -1,7 +1,8 @@
 """The spec that a plan is about, where flags leave more open than a build may."""
 
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pitcrew_builder.checkpoint.directory import Directory
 from pitcrew_builder.errors import InvalidSpec
@@ -10,6 +11,7 @@ from pitcrew_builder.progress import Tracker
 from pitcrew_builder.sources.find import find
 from pitcrew_builder.spec import (
     BuildSpec,
+    CacheFormat,
     ComputeCapability,
     LocalSource,
     Precision,
@@ -17,6 +19,8 @@ from pitcrew_builder.spec import (
     Target,
     WeightFormat,
 )
+
+Format = TypeVar("Format", bound=StrEnum)
 
 
 def for_gpu(gpu: Gpu, precision: str | None) -> dict[str, Any]:
@@ -29,17 +33,26 @@ def for_gpu(gpu: Gpu, precision: str | None) -> dict[str, Any]:
     }
 
 
-def with_weights(spec: BuildSpec, weights: str | None) -> BuildSpec:
+def narrowed(spec: BuildSpec, weights: str | None, kv_cache: str | None) -> BuildSpec:
     """The spec quantized, without the prompts that a build would ask for: sizes need none.
 
     Raises `InvalidSpec` for a format that is not known.
     """
-    if weights is None:
+    if weights is None and kv_cache is None:
         return spec
-    if weights not in set(WeightFormat):
-        raise InvalidSpec(f"weights '{weights}' is not known; choose {', '.join(WeightFormat)}")
-    wanted = Quantization.model_construct(weights=WeightFormat(weights))
+    wanted = Quantization.model_construct(
+        weights=_known(WeightFormat, "weights", weights),
+        kv_cache=_known(CacheFormat, "kvCache", kv_cache),
+    )
     return spec.model_copy(update={"quantization": wanted})
+
+
+def _known(formats: type[Format], field: str, name: str | None) -> Format | None:
+    if name is None:
+        return None
+    if name not in set(formats):
+        raise InvalidSpec(f"{field} '{name}' is not known; choose {', '.join(formats)}")
+    return formats(name)
 
 
 def checkpoint_of(spec: BuildSpec, cache: Path) -> Directory:

@@ -3,8 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from pitcrew_builder.manifest import ModelFacts, ProofReport, ResolvedShapes
 from pitcrew_builder.network import Network
 from pitcrew_builder.proof.evaluate import Open, evaluate
@@ -68,13 +66,13 @@ def paged(network: Network, facts: ModelFacts, page: int) -> Open:
 
     def start(rows: Windows, case: Case) -> Sequences:
         capacity = -(-case.capacity // page) * page
-        return Paged(network.run, facts, np.dtype(np.float32), page, capacity, rows)
+        return Paged(network.run, facts, network.pool_dtype, page, capacity, rows)
 
     return start
 
 
 def _plain(network: Network, facts: ModelFacts, page: int) -> Open:
     def start(rows: Windows, case: Case) -> Sequences:
-        return Plain(network.run, facts, np.dtype(np.float32), page)
+        return Plain(network.run, facts, network.pool_dtype, page)
 
     return start

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pitcrew_builder.manifest import ModelFacts
+from pitcrew_builder.pools import Pools
 from pitcrew_builder.proof.measure import Floats
 from pitcrew_builder.proof.windows import Windows
 
@@ -41,12 +42,7 @@ class Paged:
         pages = np.arange(count * held, dtype=np.int64)[::-1].reshape(count, held)
         # A table wider than its sequence repeats a page: any valid one will do.
         self._tables = np.pad(pages, ((0, 0), (0, capacity // page - held)))
-        shape = (count * held, page, facts.kv_heads, facts.head_dim)
-        self._pools = {
-            f"{kind}_pool.{layer}": np.zeros(shape, dtype)
-            for kind in ("key", "value")
-            for layer in range(facts.layers)
-        }
+        self._pools = Pools(facts, dtype, count * held, page)
 
     def extend(self, rows: Windows, start: int, stop: int) -> Floats:
         """See `Sequences`."""
@@ -58,7 +54,7 @@ class Paged:
                 "block_tables": self._tables,
                 "context_lengths": np.minimum(rows.lengths, start),
                 "logit_indices": np.tile(np.arange(stop - start), (len(rows.ids), 1)),
-                **self._pools,
+                **self._pools.arrays,
             }
         )
         self._store(outputs, counts, start)
@@ -72,9 +68,7 @@ class Paged:
         row, column = np.nonzero(np.arange(width) < counts[:, None])
         slots = start + column
         pages, offsets = self._tables[row, slots // self._page], slots % self._page
-        for name, pool in self._pools.items():
-            kind, layer = name.split("_pool.")
-            pool[pages, offsets] = outputs[f"new_{kind}s.{layer}"][row, column]
+        self._pools.store(outputs, row, column, pages, offsets)
 
 
 class Plain:
@@ -82,11 +76,7 @@ class Plain:
 
     def __init__(self, run: Run, facts: ModelFacts, dtype: np.dtype[Any], page: int) -> None:
         self._run = run
-        self._pools = {
-            f"{kind}_pool.{layer}": np.zeros((1, page, facts.kv_heads, facts.head_dim), dtype)
-            for kind in ("key", "value")
-            for layer in range(facts.layers)
-        }
+        self._pools = Pools(facts, dtype, 1, page)
 
     def extend(self, rows: Windows, start: int, stop: int) -> Floats:
         """See `Sequences`."""
@@ -98,7 +88,7 @@ class Plain:
                 "block_tables": np.zeros((count, 0), np.int64),
                 "context_lengths": np.zeros(count, np.int64),
                 "logit_indices": np.tile(np.arange(start, stop), (count, 1)),
-                **self._pools,
+                **self._pools.arrays,
             }
         )
         logits: Floats = outputs["logits"]

@@ -36,7 +36,11 @@ class Plan:
 
 
 def grid_for(recipe: QuantizationRecipe, inputs: int) -> Grid | None:
-    """int4 in blocks, the wider types with a scale for each output; None where no block fits."""
+    """int4 in blocks, the wider types with a scale for each output; None where no block fits, or
+    weights stay as they are.
+    """
+    if recipe.weights is None:
+        return None
     kind = _TYPES[recipe.weights]
     if kind is not ElementType.INT4:
         return Grid(kind, inputs)
@@ -46,17 +50,19 @@ def grid_for(recipe: QuantizationRecipe, inputs: int) -> Grid | None:
 
 def needs_moments(recipe: QuantizationRecipe) -> bool:
     """Whether the method reads second moments."""
-    return recipe.method is not QuantizationMethod.ROUND
+    return recipe.method in (QuantizationMethod.AWQ, QuantizationMethod.GPTQ)
 
 
-def plan(method: QuantizationMethod, grid: Grid, rows: Rows, seen: Observation | None) -> Plan:
+def plan(
+    method: QuantizationMethod | None, grid: Grid, rows: Rows, seen: Observation | None
+) -> Plan:
     """Decide everything that all rows share."""
-    if method is QuantizationMethod.ROUND or seen is None:
-        return Plan(lambda matrix: _rounded(matrix, grid))
-    if method is QuantizationMethod.GPTQ:
+    if method is QuantizationMethod.AWQ and seen is not None:
+        return _awq(grid, rows, seen)
+    if method is QuantizationMethod.GPTQ and seen is not None:
         factor = gptq.inverse_factor(seen.moment)
         return Plan(lambda matrix: gptq.encode(matrix, grid, factor))
-    return _awq(grid, rows, seen)
+    return Plan(lambda matrix: _rounded(matrix, grid))
 
 
 def _rounded(matrix: Floats, grid: Grid) -> tuple[Codes, Floats]:

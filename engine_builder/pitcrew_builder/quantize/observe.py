@@ -18,6 +18,7 @@ from pitcrew_builder.graph.ir import ElementType, Graph, Port, Value
 from pitcrew_builder.graph.proto import to_proto
 from pitcrew_builder.manifest import ModelFacts
 from pitcrew_builder.network import Executable
+from pitcrew_builder.pools import Pools
 from pitcrew_builder.quantize.grid import Floats
 from pitcrew_builder.quantize.sites import Site
 from pitcrew_builder.targets.onnx_files import DATA
@@ -75,6 +76,18 @@ class Calibration:
     page: int
     texts: Sequence[list[int]]
 
+    def inputs(self, text: list[int]) -> dict[str, npt.NDArray[Any]]:
+        """The graph's inputs for one text, computed at once and without a cache."""
+        facts, count = self.facts, len(text)
+        return {
+            "input_ids": np.array([text], dtype=np.int64),
+            "positions": np.arange(count, dtype=np.int64)[None],
+            "block_tables": np.zeros((1, 0), np.int64),
+            "context_lengths": np.zeros(1, np.int64),
+            "logit_indices": np.zeros((1, 1), np.int64),
+            **Pools(facts, np.dtype(np.float32), 1, self.page).arrays,
+        }
+
 
 def observe(
     calibration: Calibration,
@@ -90,7 +103,7 @@ def observe(
         found = {v: Observation.empty(width, moments=moments) for v, width in values.items()}
         network = _tapped(calibration, list(values), index)
         for number, text in enumerate(calibration.texts):
-            outputs = network.run(_inputs(calibration, text))
+            outputs = network.run(calibration.inputs(text))
             for value, observation in found.items():
                 observation.add(outputs[value])
             advance((index + (number + 1) / len(calibration.texts)) / len(groups))
@@ -117,17 +130,3 @@ def _tapped(calibration: Calibration, values: list[Value], index: int) -> Execut
     path = calibration.reference / f"observed-{index}.onnx"
     path.write_bytes(proto.SerializeToString(deterministic=True))
     return Executable(path)
-
-
-def _inputs(calibration: Calibration, text: list[int]) -> dict[str, npt.NDArray[Any]]:
-    facts, count = calibration.facts, len(text)
-    pool = np.zeros((1, calibration.page, facts.kv_heads, facts.head_dim), np.float32)
-    return {
-        "input_ids": np.array([text], dtype=np.int64),
-        "positions": np.arange(count, dtype=np.int64)[None],
-        "block_tables": np.zeros((1, 0), np.int64),
-        "context_lengths": np.zeros(1, np.int64),
-        "logit_indices": np.zeros((1, 1), np.int64),
-        **{f"key_pool.{layer}": pool for layer in range(facts.layers)},
-        **{f"value_pool.{layer}": pool for layer in range(facts.layers)},
-    }

@@ -66,7 +66,7 @@ def _observed(
     calibration: Calibration,
     advance: Callable[[float], None],
 ) -> Iterator[tuple[Site, Observation | None]]:
-    if recipe.calibration_sha256 is not None:
+    if recipe.calibrates_weights:
         moments = methods.needs_moments(recipe)
         yield from observe(calibration, chosen, moments=moments, advance=advance)
         return

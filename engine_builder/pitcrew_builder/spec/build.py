@@ -53,7 +53,7 @@ class BuildSpec(Model):
     @model_validator(mode="after")
     def _calibrates_on_one_rank(self) -> "BuildSpec":
         wanted, ranks = self.quantization, self.parallelism.world_size
-        if wanted is not None and wanted.needs_calibration and ranks > 1:
+        if wanted is not None and wanted.calibrates_weights and ranks > 1:
             raise ValueError(
                 f"quantization: {wanted.weights} by {wanted.chosen_method} is calibrated on one "
                 f"rank, and parallelism asks for {ranks}; set parallelism to 1, or weights to int8 "
@@ -84,6 +84,21 @@ class BuildSpec(Model):
             raise ValueError(
                 f"tensorrt: target {self.target} has no such options; leave them out, or set "
                 f"target to {Target.TENSORRT}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _gpu_knows_fp8(self) -> "BuildSpec":
+        wanted = self.quantization
+        asked = {
+            "weights": wanted is not None and wanted.weights is WeightFormat.FP8,
+            "kvCache": wanted is not None and wanted.kv_cache is CacheFormat.FP8,
+        }
+        fields = " and ".join(field for field, is_fp8 in asked.items() if is_fp8)
+        if fields and self.tensorrt and not self.tensorrt.compute_capability.has_fp8:
+            raise ValueError(
+                f"quantization: {fields} is fp8, which GPUs of {self.tensorrt.compute_capability} "
+                f"do not know; set it to int8, or tensorrt.computeCapability to sm89 or later"
             )
         return self
 

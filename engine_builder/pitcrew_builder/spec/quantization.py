@@ -1,10 +1,10 @@
-"""Narrower weights, and how their codes are found."""
+"""Narrower weights and a narrower KV cache, and how their codes are found."""
 
 from enum import StrEnum
 
 from pydantic import Field, model_validator
 
-from pitcrew_builder.spec.base import Model
+from pitcrew_builder.spec.base import Model, is_none
 from pitcrew_builder.spec.proof import Prompts
 
 
@@ -24,11 +24,26 @@ class QuantizationMethod(StrEnum):
     GPTQ = "gptq"
 
 
-class Quantization(Model):
-    """Narrower weights, and how they are found."""
+class CacheFormat(StrEnum):
+    """What keys and values are stored as."""
 
-    weights: WeightFormat = Field(
-        description="fp8: weights and activations in E4M3. int8, int4: weights alone."
+    FP8 = "fp8"
+    INT8 = "int8"
+
+
+class Quantization(Model):
+    """Narrower weights, a narrower KV cache, or both, and how they are found."""
+
+    weights: WeightFormat | None = Field(
+        default=None,
+        description="fp8: weights and activations in E4M3. int8, int4: weights alone. Default: as "
+        "precision says.",
+    )
+    kv_cache: CacheFormat | None = Field(
+        default=None,
+        exclude_if=is_none,
+        description="Keys and values in one byte each, by ranges of the calibration prompts. "
+        "Default: as precision says.",
     )
     method: QuantizationMethod | None = Field(
         default=None,
@@ -44,13 +59,13 @@ class Quantization(Model):
         "not divide takes the next smaller one.",
     )
     calibration: Prompts | None = Field(
-        default=None, description="Prompts of the users; awq, gptq and fp8 need them."
+        default=None, description="Prompts of the users; awq, gptq, fp8 and kvCache need them."
     )
 
     @property
-    def chosen_method(self) -> QuantizationMethod:
-        """The method, with its default decided."""
-        if self.method is not None:
+    def chosen_method(self) -> QuantizationMethod | None:
+        """The method, with its default decided; None where weights stay as they are."""
+        if self.weights is None or self.method is not None:
             return self.method
         if self.weights is WeightFormat.FP8:
             return QuantizationMethod.GPTQ
@@ -58,11 +73,28 @@ class Quantization(Model):
         return QuantizationMethod.AWQ if calibrated else QuantizationMethod.ROUND
 
     @property
+    def calibrates_weights(self) -> bool:
+        """Whether activations decide anything about matrices."""
+        calibrated = (QuantizationMethod.AWQ, QuantizationMethod.GPTQ)
+        return self.weights is WeightFormat.FP8 or self.chosen_method in calibrated
+
+    @property
     def needs_calibration(self) -> bool:
         """Whether activations decide anything."""
-        return self.weights is WeightFormat.FP8 or (
-            self.chosen_method is not QuantizationMethod.ROUND
-        )
+        return self.calibrates_weights or self.kv_cache is not None
+
+    @model_validator(mode="after")
+    def _narrows_something(self) -> "Quantization":
+        if self.weights is None and self.kv_cache is None:
+            raise ValueError(
+                "neither weights nor kvCache is set; set one of them, or leave quantization out"
+            )
+        if self.weights is None and self.method is not None:
+            raise ValueError(
+                f"method {self.method} is how weights are found, and they stay as they are; set "
+                f"weights, or leave method out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Quantization":
@@ -74,8 +106,10 @@ class Quantization(Model):
                 f"to round or gptq"
             )
         if self.needs_calibration and self.calibration is None:
-            raise ValueError(
-                f"{self.weights} by {self.chosen_method} reads activations of your users' prompts; "
-                f"set calibration"
+            what = (
+                f"{self.weights} by {self.chosen_method} reads activations"
+                if self.calibrates_weights
+                else f"kvCache {self.kv_cache} takes the ranges of keys and values"
             )
+            raise ValueError(f"{what} of your users' prompts; set calibration")
         return self

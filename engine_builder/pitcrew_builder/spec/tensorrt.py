@@ -20,6 +20,11 @@ class ComputeCapability(StrEnum):
     SM120 = "sm120"
     SM121 = "sm121"
 
+    @property
+    def has_fp8(self) -> bool:
+        """Whether its cores know 8-bit floating point."""
+        return self not in (type(self).SM75, type(self).SM80, type(self).SM86)
+
 
 class Verbosity(StrEnum):
     """How much a compiler says."""

@@ -47,6 +47,7 @@ def write_onnx(
         graph=f"{folder}/{GRAPH}",
         placement=network.placement,
         segments=parts,
+        kv_dtype=network.kv_dtype,
         lora=network.lora,
     )
     graphs = [interface.graph, *(part.graph for part in parts)]

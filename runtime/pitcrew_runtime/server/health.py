@@ -55,6 +55,7 @@ class Health:
                 "version": __version__,
                 "engine": self.manifest.tag,
                 "engineId": self.manifest.engine_id,
+                "kvDtype": self.manifest.ranks[0].kv_dtype,
                 "toolchain": self.manifest.identity.toolchain,
             }
         )

@@ -12,7 +12,7 @@ from pitcrew_builder.manifest import Manifest
 from pitcrew_builder.pipeline import Places, build
 from pitcrew_builder.plan.advise import Answer, answer
 from pitcrew_builder.plan.gpus import GPUS, gpu_of
-from pitcrew_builder.plan.spec import for_gpu, with_weights
+from pitcrew_builder.plan.spec import for_gpu, narrowed
 from pitcrew_builder.progress import Tracker
 from pitcrew_builder.spec import BuildSpec
 
@@ -196,7 +196,7 @@ def test_every_product_can_be_planned_for(tmp_path: Path) -> None:
 
 
 def test_flags_ask_for_narrow_weights_without_prompts() -> None:
-    spec = with_weights(_spec(SAMPLE), "int4")
+    spec = narrowed(_spec(SAMPLE), "int4", None)
     plain = answer(_spec(SAMPLE), Directory.of(SAMPLE)).needs
     narrow = answer(spec, Directory.of(SAMPLE)).needs
     assert narrow.engine_disk < plain.engine_disk / 2

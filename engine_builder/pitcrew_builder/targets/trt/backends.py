@@ -80,7 +80,7 @@ class PlanBackend:
         interface = GraphInterface(
             graph=path,
             placement=network.placement,
-            kv_dtype=_HALVES[self.precision].value,
+            kv_dtype=half.kv_dtype,
             lora=network.lora,
             plan=report,
         )
