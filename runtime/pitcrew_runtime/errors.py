@@ -13,7 +13,7 @@
     │   ├── InvalidRequest, ModelNotFound, Unauthorized, BodyTooLarge
     │   ├── InvalidAdapter, AdapterConflict, NotEnabled
     │   ├── QueueFull, NotReady, Draining
-    │   └── GenerationFailed
+    │   └── DeadlineExceeded, GenerationFailed
     └── InvariantViolated       bookkeeping is wrong: nothing more may leave this process
 
 HTTP codes are given to them in `server.problems`, exit codes in `cli`.
@@ -129,6 +129,10 @@ class NotReady(RequestError):
 
 class Draining(RequestError):
     """The process is shutting down and finishes what it has."""
+
+
+class DeadlineExceeded(RequestError):
+    """The answer was not complete within the time that its request gave it."""
 
 
 class GenerationFailed(RequestError):

@@ -15,6 +15,7 @@ from itertools import count
 from pitcrew_runtime.core.engine import StepReport
 from pitcrew_runtime.core.request import Finish, Request, Sampling, Update
 from pitcrew_runtime.errors import (
+    DeadlineExceeded,
     Draining,
     GenerationFailed,
     InvalidRequest,
@@ -43,6 +44,21 @@ class Prompt:
     stop_tokens: frozenset[int]
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On what terms all prompts of one answer are served."""
+
+    tenant: str = ""
+    """Keys and values of a common beginning are shared among equal tenants only."""
+    priority: int = 0
+    """Lower numbers are admitted earlier."""
+    timeout: float | None = None
+    """Seconds after which the answer is of no use any more."""
+
+
+STANDARD = Terms()
+
+
 @dataclass(slots=True)
 class _Ticket:
     """One live request."""
@@ -60,7 +76,7 @@ class Generation:
     """The running answer to some prompts: an async iterator of (index of the prompt, update).
 
     Ends when every prompt has ended or was dropped. Raises `GenerationFailed` where the engine
-    failed one. `close` it in any case: that cancels what still runs.
+    failed one, and `DeadlineExceeded`. `close` it in any case: that cancels what still runs.
     """
 
     frontend: "Frontend"
@@ -77,6 +93,8 @@ class Generation:
             index = self.indices.get(update.request_id)
             if index is None:
                 continue
+            if update.finish is Finish.TIMEOUT:
+                raise DeadlineExceeded("the answer was not complete within its timeout")
             if update.finish in _FAULTS:
                 raise GenerationFailed(_FAULTS[update.finish])
             if update.finish is not None:
@@ -120,7 +138,7 @@ class Frontend:
         """Requests that have not ended."""
         return len(self._tickets)
 
-    def start(self, prompts: Sequence[Prompt]) -> Generation:
+    def start(self, prompts: Sequence[Prompt], terms: Terms = STANDARD) -> Generation:
         """Submit all prompts or none. Raises `NotReady`, `Draining`, `QueueFull`, `InvalidRequest`."""
         self._check_open()
         room = self._loop.engine.limits.max_waiting
@@ -131,9 +149,12 @@ class Frontend:
                 param="n",
             )
         generation = Generation(self)
+        alike: dict[tuple[int, ...], int] = {}
         try:
             for index, prompt in enumerate(prompts):
-                self._submit(generation, index, prompt)
+                request = self._request(prompt, terms, alike.get(prompt.tokens))
+                self._submit(generation, index, request)
+                alike.setdefault(prompt.tokens, request.id)
         except BaseException:
             generation.close()
             raise
@@ -186,19 +207,30 @@ class Frontend:
         if not self.ready:
             raise NotReady("the engine is warming up; wait for /health/ready")
 
-    def _submit(self, generation: Generation, index: int, prompt: Prompt) -> None:
-        request_id, now = next(self._ids), self._clock()
-        request = Request(
-            request_id, prompt.tokens, prompt.max_tokens, now, prompt.sampling, prompt.stop_tokens
+    def _request(self, prompt: Prompt, terms: Terms, fork_of: int | None) -> Request:
+        now = self._clock()
+        return Request(
+            next(self._ids),
+            prompt.tokens,
+            prompt.max_tokens,
+            now,
+            prompt.sampling,
+            prompt.stop_tokens,
+            tenant=terms.tenant,
+            priority=terms.priority,
+            deadline=None if terms.timeout is None else now + terms.timeout,
+            fork_of=fork_of,
         )
+
+    def _submit(self, generation: Generation, index: int, request: Request) -> None:
         try:
             self._loop.submit(request)
         except QueueFull as full:
             raise QueueFull(str(full), retry_after=self._retry_after()) from None
-        generation.indices[request_id] = index
-        self._tickets[request_id] = _Ticket(generation, now)
+        generation.indices[request.id] = index
+        self._tickets[request.id] = _Ticket(generation, request.arrival)
         self._emptied.clear()
-        self._metrics.prompt_tokens.inc(len(prompt.tokens))
+        self._metrics.prompt_tokens.inc(len(request.prompt))
 
     def _count(self, ticket: _Ticket, update: Update, now: float) -> None:
         if update.sampled is not None:

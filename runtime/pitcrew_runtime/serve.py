@@ -28,7 +28,10 @@ from pitcrew_runtime.loop import Clock, EngineLoop, Hooks
 from pitcrew_runtime.metrics import Metrics
 from pitcrew_runtime.server.app import build_app
 from pitcrew_runtime.server.health import Health
+from pitcrew_runtime.server.keys import Keyring
 from pitcrew_runtime.server.openai import OpenAI
+from pitcrew_runtime.server.served import Served
+from pitcrew_runtime.server.tokens import Tokens
 from pitcrew_runtime.server.translate import Language
 from pitcrew_runtime.text.template import ChatTemplate, find_template
 from pitcrew_runtime.text.tokenizer import Tokenizer
@@ -177,12 +180,13 @@ class _Server:
 
     def _configuration(self, loop: EngineLoop) -> uvicorn.Config:
         settings = self._settings
-        openai = OpenAI(
-            self._name, self._manifest, self._language, self._frontend, settings.max_body_bytes
-        )
+        served = Served(self._name, self._manifest, self._language, self._frontend)
+        openai = OpenAI(served, settings.max_body_bytes)
+        tokens = Tokens(served, settings.max_body_bytes)
         health = Health(loop, self._frontend, self._metrics, self._manifest)
+        routes = [*openai.routes(), *tokens.routes(), *health.routes()]
         return uvicorn.Config(
-            build_app(openai, health, self._metrics, settings.api_keys),
+            build_app(routes, self._metrics, Keyring(settings.api_keys)),
             log_config=None,
             access_log=False,
             lifespan="off",

@@ -210,11 +210,4 @@ def _call_piece(piece: CallPiece) -> Json:
 
 
 def _name(tokenizer: Tokenizer | None, token: int) -> str:
-    """A token's text; part of a character is written as `bytes:\\x..`, as OpenAI does."""
-    if tokenizer is None:
-        return f"token_id:{token}"
-    raw = tokenizer.token_bytes(token)
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
+    return f"token_id:{token}" if tokenizer is None else tokenizer.name(token)

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from pitcrew_runtime.errors import (
     BodyTooLarge,
+    DeadlineExceeded,
     Draining,
     GenerationFailed,
     InvalidRequest,
@@ -38,6 +39,7 @@ _KINDS: Mapping[type[RequestError], _Kind] = {
     InvalidRequest: _Kind(400, "invalid_request_error"),
     Unauthorized: _Kind(401, "invalid_request_error", "invalid_api_key"),
     ModelNotFound: _Kind(404, "invalid_request_error", "model_not_found"),
+    DeadlineExceeded: _Kind(408, "timeout_error", "deadline_exceeded"),
     BodyTooLarge: _Kind(413, "invalid_request_error", "body_too_large"),
     QueueFull: _Kind(429, "rate_limit_error", "queue_full"),
     GenerationFailed: _Kind(500, "server_error", "generation_failed"),

@@ -61,6 +61,9 @@ class SamplingBody(ConstraintBody):
     include_stop_str_in_output: bool = False
     ignore_eos: bool = False
     return_token_ids: bool = False
+    priority: Annotated[int, Field(ge=-100, le=100)] = 0
+    timeout: Annotated[float, Field(gt=0, le=86_400)] | None = None
+    cache_salt: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 

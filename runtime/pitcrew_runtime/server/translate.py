@@ -101,13 +101,17 @@ class Language:
                     "prompt: this engine has no tokenizer; send token ids", param="prompt"
                 )
             return tuple(self.tokenizer.encode(prompt))
-        for token in prompt:
-            if token >= self.model.vocab_size:
-                raise InvalidRequest(
-                    f"prompt: token id {token} is not in [0, {self.model.vocab_size})",
-                    param="prompt",
-                )
+        self.check_ids(prompt, "prompt")
         return tuple(prompt)
+
+    def check_ids(self, tokens: Sequence[int], field: str) -> None:
+        """Raises `InvalidRequest` for an id that the model does not have."""
+        for token in tokens:
+            if not 0 <= token < self.model.vocab_size:
+                raise InvalidRequest(
+                    f"{field}: token id {token} is not in [0, {self.model.vocab_size})",
+                    param=field,
+                )
 
     def _choices(
         self,

@@ -61,9 +61,9 @@ class Tokenizer:
         ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
         return ids
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text without special tokens; half a character becomes a replacement character."""
-        text: str = self._backend.decode(ids, skip_special_tokens=True)
+    def decode(self, ids: Sequence[int], special: bool = False) -> str:
+        """Text, with special tokens or without; half a character becomes a replacement character."""
+        text: str = self._backend.decode(ids, skip_special_tokens=not special)
         return text
 
     def detokenizer(self) -> Detokenizer:
@@ -80,6 +80,14 @@ class Tokenizer:
         if byte := _BYTE_TOKEN.fullmatch(name):
             return bytes([int(byte[1], 16)])
         return name.replace("▁", " ").encode()
+
+    def name(self, token: int) -> str:
+        """A token's text; part of a character is written as `bytes:\\x..`, as OpenAI does."""
+        raw = self.token_bytes(token)
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
 
 
 def _special_tokens(config: dict[str, Any]) -> dict[str, str]:

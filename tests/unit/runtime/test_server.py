@@ -33,7 +33,9 @@ from pitcrew_runtime.loop import EngineLoop, Hooks
 from pitcrew_runtime.metrics import Metrics
 from pitcrew_runtime.server.app import build_app
 from pitcrew_runtime.server.health import Health
+from pitcrew_runtime.server.keys import Keyring
 from pitcrew_runtime.server.openai import OpenAI
+from pitcrew_runtime.server.served import Served
 from pitcrew_runtime.server.translate import Language
 from pitcrew_runtime.testing import EchoExecutor, continuation
 from pitcrew_runtime.warmup import check_canary, warm_up
@@ -138,12 +140,10 @@ class Rig:
         self.loop = EngineLoop(self.engine, lambda *_: None, hooks, self.clock, 10.0)
         self.frontend = Frontend(self.loop, self.metrics, self.clock)
         language = Language(None, None, self.manifest.model, 64)
-        app = build_app(
-            OpenAI("echo", self.manifest, language, self.frontend, 1 << 16),
-            Health(self.loop, self.frontend, self.metrics, self.manifest),
-            self.metrics,
-            frozenset(),
-        )
+        served = Served("echo", self.manifest, language, self.frontend)
+        health = Health(self.loop, self.frontend, self.metrics, self.manifest)
+        routes = [*OpenAI(served, 1 << 16).routes(), *health.routes()]
+        app = build_app(routes, self.metrics, Keyring())
         transport = httpx.ASGITransport(app)  # type: ignore[arg-type]
         self.http = httpx.AsyncClient(transport=transport, base_url="http://test")
 
