@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from pitcrew_builder.manifest import Manifest
 from pitcrew_runtime.core.adapters import AdapterSlots
 from pitcrew_runtime.core.engine import Engine
+from pitcrew_runtime.core.limits import Limits
 from pitcrew_runtime.core.pages import PageAllocator
-from pitcrew_runtime.core.scheduler import Limits, Scheduler
+from pitcrew_runtime.core.scheduler import Scheduler
 from pitcrew_runtime.core.waiting import Policy
 from pitcrew_runtime.engine_directory import EngineDirectory
 from pitcrew_runtime.errors import (
@@ -68,7 +69,10 @@ def assemble(directory: EngineDirectory, tuning: Tuning) -> Engine:
         limits.max_running,
         limits.max_step_tokens,
     )
-    return Engine(Scheduler(limits, PageAllocator(pages), AdapterSlots(slots)), executor)
+    scheduler = Scheduler(
+        limits, PageAllocator(pages), AdapterSlots(slots), engine_id=manifest.engine_id
+    )
+    return Engine(scheduler, executor)
 
 
 def limits_for(manifest: Manifest, tuning: Tuning) -> Limits:
