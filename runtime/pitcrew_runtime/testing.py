@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from pitcrew_runtime.core.adapters import NO_ADAPTER
 from pitcrew_runtime.core.batch import Row, StepBatch
-from pitcrew_runtime.core.executor import Chosen
+from pitcrew_runtime.core.executor import Chosen, Work
 from pitcrew_runtime.core.request import Sampled
 
 VOCABULARY = 256
@@ -46,6 +46,7 @@ class EchoExecutor:
         self._pool: list[list[int]] = [[-1] * page_size for _ in range(pages)]
         self._page_size = page_size
         self._slots = {NO_ADAPTER: ""}
+        self.work = Work()
 
     @property
     def pages(self) -> int:
@@ -83,6 +84,7 @@ class NullExecutor:
     def __init__(self, pages: int) -> None:
         self._chosen = (Sampled(0),)
         self._pages = pages
+        self.work = Work()
 
     @property
     def pages(self) -> int:

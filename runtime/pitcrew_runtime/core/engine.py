@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pitcrew_runtime.core.batch import StepBatch
-from pitcrew_runtime.core.executor import Chosen, Executor
+from pitcrew_runtime.core.executor import Chosen, Executor, Work
 from pitcrew_runtime.core.limits import Limits
 from pitcrew_runtime.core.plan import Plan
 from pitcrew_runtime.core.request import Request, Update
@@ -54,7 +54,7 @@ class Gauges:
     """Nobody's, kept for prompts that begin alike."""
     pages_total: int
     counts: Counts
-    """Since the start."""
+    work: Work
 
 
 class Engine:
@@ -101,6 +101,7 @@ class Engine:
                 pages.cached,
                 pages.total,
                 replace(scheduler.counts),
+                replace(self._executor.work),
             )
 
     @property

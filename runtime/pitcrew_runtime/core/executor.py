@@ -1,6 +1,7 @@
 """What the engine asks of whatever computes: a CPU session today, a GPU plan behind the same door."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from pitcrew_runtime.core.batch import StepBatch
@@ -11,8 +12,29 @@ Chosen = Sequence[Sampled]
 `Row.lookahead` more, each of which is what the row's sampling picks after the ones before it."""
 
 
+@dataclass(slots=True)
+class Work:
+    """What an executor has done since the start."""
+
+    runs: int = 0
+    """Launches of the network; a step may take several."""
+    positions: int = 0
+    """Tokens computed, padding among them."""
+    padding: int = 0
+    """Those of them that were nobody's."""
+    proposed: int = 0
+    """Guesses at tokens to come."""
+    accepted: int = 0
+    """Guesses that were right."""
+
+
 class Executor(Protocol):
     """Computes batches over a pool of KV pages that it owns."""
+
+    @property
+    def work(self) -> Work:
+        """For metrics."""
+        ...
 
     @property
     def pages(self) -> int:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pitcrew_builder.manifest import ADAPTER_SLOTS
 from pitcrew_runtime.core.batch import Row, StepBatch
-from pitcrew_runtime.core.executor import Chosen
+from pitcrew_runtime.core.executor import Chosen, Work
 from pitcrew_runtime.errors import EngineIncompatible
 from pitcrew_runtime.execution.adapter_pool import AdapterPool
 from pitcrew_runtime.execution.choosing import choose
@@ -67,6 +67,7 @@ class OnnxExecutor:
         self._session = session
         self._shape = shape
         self._vocabulary = vocabulary
+        self.work = Work()
         self._pool = KVPool(shape)
         self._value = ort.OrtValue.ortvalue_from_numpy
         self._new = _wrapper_of_new(shape.kv_dtype)
@@ -104,6 +105,9 @@ class OnnxExecutor:
             self._binding.bind_ortvalue_input(name, self._value(array))
         self._session.run_with_iobinding(self._binding)
         self._pool.write(slots, new, take)
+        self.work.runs += 1
+        self.work.positions += batch * length
+        self.work.padding += batch * length - len(take)
         return choose(rows, logits)
 
     def _outputs(

@@ -1,0 +1,1 @@
+"""Speculative decoding: guesses at tokens to come, checked by the engine many at a time."""

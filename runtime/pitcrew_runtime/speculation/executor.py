@@ -1,0 +1,67 @@
+"""An executor that guesses: asks a proposer, lets another executor check, and counts.
+
+The scheduler only knows that a row may be given several tokens (`Row.lookahead`). Which are right is
+decided where the logits are; no guess, however wrong, changes a token. Knows no tensors.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from pitcrew_runtime.core.batch import Row, StepBatch
+from pitcrew_runtime.core.executor import Chosen, Executor, Work
+
+Guess = Sequence[int]
+"""Tokens that may follow a row, in order; at most `Row.lookahead`."""
+
+
+class Proposer(Protocol):
+    """Guesses the tokens that follow rows."""
+
+    def propose(self, batch: StepBatch) -> Sequence[Guess]:
+        """A guess for each row, which may be empty. It sees every batch, guesses asked for or not."""
+        ...
+
+    def settle(
+        self, rows: Sequence[Row], guesses: Sequence[Guess], results: Sequence[Chosen]
+    ) -> None:
+        """Told after each batch that was computed: what came of the guesses."""
+        ...
+
+
+class SpeculativeExecutor:
+    """Checks a proposer's guesses with `executor`."""
+
+    def __init__(self, executor: Executor, proposer: Proposer) -> None:
+        self._executor = executor
+        self._proposer = proposer
+        self._proposed = self._accepted = 0
+
+    @property
+    def pages(self) -> int:
+        """Pages in the pool."""
+        return self._executor.pages
+
+    @property
+    def work(self) -> Work:
+        """Since the start."""
+        work = self._executor.work
+        return replace(work, proposed=self._proposed, accepted=self._accepted)
+
+    def execute(self, batch: StepBatch) -> Sequence[Chosen]:
+        """See `Executor`."""
+        guesses = self._proposer.propose(batch)
+        rows = [_guessing(row, guess) for row, guess in zip(batch.rows, guesses, strict=True)]
+        results = self._executor.execute(replace(batch, rows=rows))
+        self._proposer.settle(batch.rows, guesses, results)
+        for guess, chosen in zip(guesses, results, strict=True):
+            self._proposed += len(guess)
+            self._accepted += max(0, len(chosen) - 1)
+        return results
+
+
+def _guessing(row: Row, guess: Guess) -> Row:
+    """The row with the guess behind its own tokens."""
+    if not guess:
+        return row
+    return replace(row, tokens=[*row.tokens, *guess], lookahead=0, drafts=len(guess))
