@@ -42,12 +42,23 @@ class ResolvedShapes(Model):
     kv_page_size: int
 
 
+class ImportedCodes(Model):
+    """How the checkpoint was quantized before it came here; its codes are kept."""
+
+    method: str = Field(description="Its `quant_method`, such as `gptq`.")
+    bits: int
+    group_size: int | None = Field(description="Inputs that share a scale; null: all of them.")
+    zero_points: bool = Field(description="Whether groups may have one of their own.")
+    act_order: bool = Field(description="Whether groups gather inputs from anywhere.")
+
+
 class QuantizationRecipe(Model):
     """`Quantization` with every default decided, and what it was calibrated on."""
 
     weights: WeightFormat | None
     method: QuantizationMethod | None = Field(description="Null where weights are.")
     block_size: int
+    imported: ImportedCodes | None = Field(default=None, exclude_if=is_none)
     kv_cache: CacheFormat | None = Field(default=None, exclude_if=is_none)
     calibration_sha256: str | None = Field(
         default=None, description="Digest of the prompts that were calibrated on."
@@ -57,7 +68,8 @@ class QuantizationRecipe(Model):
     def calibrates_weights(self) -> bool:
         """Whether activations decided anything about matrices."""
         calibrated = (QuantizationMethod.AWQ, QuantizationMethod.GPTQ)
-        return self.weights is WeightFormat.FP8 or self.method in calibrated
+        by_activations = self.weights is WeightFormat.FP8 or self.method in calibrated
+        return by_activations and self.imported is None
 
     @property
     def tag(self) -> str:
@@ -380,7 +392,10 @@ class QuantizedMatrix(Model):
     block: int = Field(description="Inputs that share a scale.")
     bytes_before: int = Field(description="Unquantized, as this engine would store it.")
     bytes_after: int = Field(description="Codes and scales.")
-    relative_error: float = Field(description="Frobenius norm of the error over the matrix's.")
+    relative_error: float | None = Field(
+        default=None,
+        description="Frobenius norm of the error over the matrix's; null where only codes are known.",
+    )
     input_range: float | None = Field(
         default=None, description="Largest magnitude of an activation in calibration."
     )

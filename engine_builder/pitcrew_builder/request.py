@@ -13,6 +13,7 @@ from pitcrew_builder.checkpoint.config import (
     parse_object,
 )
 from pitcrew_builder.checkpoint.directory import CONFIG, GENERATION_CONFIG, Directory
+from pitcrew_builder.checkpoint.prequantized import Scheme, read_scheme
 from pitcrew_builder.errors import InvalidSpec
 from pitcrew_builder.families import family_of
 from pitcrew_builder.families.family import Family
@@ -23,12 +24,12 @@ from pitcrew_builder.manifest import (
     MergedAdapter,
     ModelFacts,
     Placement,
-    QuantizationRecipe,
     ResolvedShapes,
 )
 from pitcrew_builder.prompts.evidence import Evidence
+from pitcrew_builder.quantize.recipe import recipe_of
 from pitcrew_builder.sources.source import Located
-from pitcrew_builder.spec import BuildSpec, Quantization, Shapes
+from pitcrew_builder.spec import BuildSpec, Shapes
 
 DEFAULT_LENGTH = 8192
 
@@ -41,6 +42,8 @@ class Request:
     config: DecoderConfig
     generation: GenerationConfig
     identity: Identity
+    scheme: Scheme | None = None
+    """Set where the checkpoint comes quantized."""
 
 
 def plan(
@@ -55,6 +58,7 @@ def plan(
     family = family_of(parse_as(Envelope, raw, CONFIG))
     config = parse_as(family.config, raw, CONFIG)
     check_fit(spec.parallelism, divisible(config))
+    scheme = read_scheme(located.directory, raw, family.formats)
     identity = Identity(
         model=located.model,
         commit=located.commit,
@@ -76,24 +80,12 @@ def plan(
         tensorrt=spec.tensorrt.plan if spec.tensorrt else None,
         toolchain=toolchain,
         builder_version=__version__,
-        quantization=_recipe(spec.quantization, evidence),
+        quantization=recipe_of(spec, scheme, evidence.calibration_sha256),
         platform=spec.platform,
         proof_sha256=evidence.proof_sha256,
         tasks_sha256=evidence.tasks_sha256,
     )
-    return Request(family, config, _generation(located.directory), identity)
-
-
-def _recipe(wanted: Quantization | None, evidence: Evidence) -> QuantizationRecipe | None:
-    if wanted is None:
-        return None
-    return QuantizationRecipe(
-        weights=wanted.weights,
-        method=wanted.chosen_method,
-        block_size=wanted.block_size,
-        kv_cache=wanted.kv_cache,
-        calibration_sha256=evidence.calibration_sha256 if wanted.needs_calibration else None,
-    )
+    return Request(family, config, _generation(located.directory), identity, scheme)
 
 
 def resolve_shapes(shapes: Shapes, config: DecoderConfig) -> ResolvedShapes:

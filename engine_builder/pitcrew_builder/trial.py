@@ -9,6 +9,7 @@ from pitcrew_builder.manifest import (
     GraphInterface,
     ModelFacts,
     ProofReport,
+    QuantizationRecipe,
     QuantizationReport,
 )
 from pitcrew_builder.network import Network as Executor
@@ -93,14 +94,15 @@ def prepare(
 ) -> tuple[Drawn, Trial]:
     """The network as it will be written, and the trial that it will have to stand."""
     shapes, known = request.identity.shapes, facts(request, drawn.parameters)
+    recipe = request.identity.quantization
     texts = Texts.of(evidence, checkpoint, known, shapes.max_sequence_length)
     if evidence.proof_sha256 is None:
-        return drawn, Trial()
+        return (drawn, Trial()) if recipe is None else _imported(drawn, recipe, site)
     trial = Trial(
         Question(known, shapes, texts.proof, evidence.proof_sha256, thresholds or Thresholds()),
         exams=_exams(evidence, checkpoint, known, shapes.max_sequence_length),
     )
-    if request.identity.quantization is None:
+    if recipe is None:
         return drawn, trial
     with site.tracker.phase(Phase.QUANTIZE, "writing the unquantized network"):
         write_onnx(site.scratch, REFERENCE, drawn.whole, site.metadata, site.tracker)
@@ -111,13 +113,21 @@ def prepare(
             shapes.kv_page_size,
             texts.calibration,
         )
-        narrowed = narrow(drawn.ranks, request.identity.quantization, calibration, site)
+        narrowed = narrow(drawn, recipe, calibration, site)
     interface = GraphInterface(graph=f"{REFERENCE}/{GRAPH}")
     return replace(drawn, ranks=narrowed.ranks), replace(
         trial,
         unquantized=Proof(site.scratch, interface),
         quantization=_report(narrowed, texts, evidence),
     )
+
+
+def _imported(drawn: Drawn, recipe: QuantizationRecipe, site: Site) -> tuple[Drawn, Trial]:
+    """Codes of the checkpoint itself, which nobody asked to prove on prompts."""
+    with site.tracker.phase(Phase.QUANTIZE, "reading the checkpoint's codes"):
+        narrowed = narrow(drawn, recipe, None, site)
+    report = _report(narrowed, Texts(), Evidence())
+    return replace(drawn, ranks=narrowed.ranks), Trial(quantization=report)
 
 
 def _exams(
@@ -136,7 +146,7 @@ def _report(narrowed: Narrowed, texts: Texts, evidence: Evidence) -> Quantizatio
     return QuantizationReport(
         prompts=len(texts.calibration),
         tokens=sum(len(text) for text in texts.calibration),
-        warnings=doubts,
+        warnings=(*doubts, *narrowed.warnings),
         matrices=narrowed.matrices,
         kept=narrowed.kept,
         kv_cache=narrowed.cache,

@@ -3,88 +3,130 @@
 `llm::MixtureOfExperts` takes the experts stacked, [experts, out, in] each, and how much every row
 wants of every expert. Its body multiplies all experts with all rows and weighs the results, which
 reads every weight exactly once whatever the routing: a runtime with a kernel of that name reads the
-chosen ones only. Rows are columns in between, so the matrices stay as the checkpoint has them.
+chosen ones only. Rows are columns in between, so the matrices stay as the checkpoint has them; a
+twin of each function takes them [experts, in, out] and the rows as they are.
 
 The router's scores are float32. An expert rank holds a range of the experts, a tensor rank a range
 of every expert's width; the sum over both is the block's output.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pitcrew_builder.blocks.linear import linear
 from pitcrew_builder.graph.body import ints, node, values
 from pitcrew_builder.graph.collectives import all_reduce
 from pitcrew_builder.graph.emitter import Emitter
-from pitcrew_builder.graph.ir import Attribute, Function, Value
-
-_SHARES = (
-    ints("rows_axis", 0),
-    ints("middle", 1),
-    node("Transpose", "rows", "columns", perm=(1, 0)),
-    node("Transpose", "routing", "routing_by_expert", perm=(1, 0)),
-    node("Unsqueeze", "routing_by_expert middle", "shares"),
-)
-
-_SUM = (
-    node("ReduceSum", "weighed rows_axis", "total", keepdims=0),
-    node("Transpose", "total", "mixed", perm=(1, 0)),
-)
+from pitcrew_builder.graph.ir import Attribute, Function, Node, Value
 
 _PLUGIN = ("plugin_namespace", "plugin_version")
 
-MIXTURE_OF_EXPERTS = Function(
-    domain="llm",
-    name="MixtureOfExperts",
-    inputs=values("rows routing gate up down"),
-    outputs=values("mixed"),
-    attributes=_PLUGIN,
-    nodes=(
-        *_SHARES,
-        node("MatMul", "gate columns", "gated"),
-        node("MatMul", "up columns", "wide"),
-        node("Sigmoid", "gated", "opened"),
-        node("Mul", "gated opened", "silu"),
-        node("Mul", "silu wide", "inner"),
+_SILU = (
+    node("Sigmoid", "gated", "opened"),
+    node("Mul", "gated opened", "silu"),
+    node("Mul", "silu wide", "inner"),
+)
+
+_CLAMPED = (
+    node("Add", "gated gate_shift", "gate_sum"),
+    node("Add", "wide up_shift", "up_sum"),
+    node("Min", "gate_sum limit", "gate_clamped"),
+    node("Neg", "limit", "lower"),
+    node("Min", "up_sum limit", "up_below"),
+    node("Max", "up_below lower", "up_clamped"),
+    node("Mul", "gate_clamped alpha", "steep"),
+    node("Sigmoid", "steep", "opened"),
+    node("Mul", "gate_clamped opened", "glu"),
+    node("Add", "up_clamped one", "lifted"),
+    node("Mul", "lifted glu", "inner"),
+)
+
+
+def _mixture(name: str, *, by_rows: bool) -> Function:
+    """down(silu(gate(x)) * up(x)), weighed by `routing` [T, experts] and summed: [T, hidden]."""
+    nodes = (
+        *_shares(by_rows),
+        _product("gate", "rows", "gated", by_rows),
+        _product("up", "rows", "wide", by_rows),
+        *_SILU,
         # The inner product is linear: weighing before it is cheaper where the experts are narrow.
         node("Mul", "inner shares", "shared_inner"),
-        node("MatMul", "down shared_inner", "weighed"),
-        *_SUM,
-    ),
-)
-"""down(silu(gate(x)) * up(x)), weighed by `routing` [T, experts] and summed: [T, hidden]."""
+        _product("down", "shared_inner", "weighed", by_rows),
+        *_sum(by_rows),
+    )
+    inputs = values("rows routing gate up down")
+    return Function("llm", name, inputs, values("mixed"), _PLUGIN, nodes)
 
-CLAMPED_MIXTURE_OF_EXPERTS = Function(
-    domain="llm",
-    name="ClampedMixtureOfExperts",
-    inputs=values("rows routing gate up down gate_bias up_bias down_bias alpha limit one"),
-    outputs=values("mixed"),
-    attributes=_PLUGIN,
-    nodes=(
-        *_SHARES,
-        ints("last", 2),
-        node("Unsqueeze", "gate_bias last", "gate_shift"),
-        node("Unsqueeze", "up_bias last", "up_shift"),
-        node("Unsqueeze", "down_bias last", "down_shift"),
-        node("MatMul", "gate columns", "gate_product"),
-        node("MatMul", "up columns", "up_product"),
-        node("Add", "gate_product gate_shift", "gate_sum"),
-        node("Add", "up_product up_shift", "up_sum"),
-        node("Min", "gate_sum limit", "gated"),
-        node("Neg", "limit", "lower"),
-        node("Min", "up_sum limit", "up_below"),
-        node("Max", "up_below lower", "up_clamped"),
-        node("Mul", "gated alpha", "steep"),
-        node("Sigmoid", "steep", "opened"),
-        node("Mul", "gated opened", "glu"),
-        node("Add", "up_clamped one", "lifted"),
-        node("Mul", "lifted glu", "inner"),
-        node("MatMul", "down inner", "down_product"),
+
+def _clamped_mixture(name: str, *, by_rows: bool) -> Function:
+    """The same with biases and down((up + 1) * gate * sigmoid(alpha * gate)), both sides clamped."""
+    biased = ints("bias_axis", 1 if by_rows else 2)
+    nodes = (
+        *_shares(by_rows),
+        biased,
+        node("Unsqueeze", "gate_bias bias_axis", "gate_shift"),
+        node("Unsqueeze", "up_bias bias_axis", "up_shift"),
+        node("Unsqueeze", "down_bias bias_axis", "down_shift"),
+        _product("gate", "rows", "gated", by_rows),
+        _product("up", "rows", "wide", by_rows),
+        *_CLAMPED,
+        _product("down", "inner", "down_product", by_rows),
         node("Add", "down_product down_shift", "outer"),
         node("Mul", "outer shares", "weighed"),
-        *_SUM,
+        *_sum(by_rows),
+    )
+    inputs = values("rows routing gate up down gate_bias up_bias down_bias alpha limit one")
+    return Function("llm", name, inputs, values("mixed"), _PLUGIN, nodes)
+
+
+def _shares(by_rows: bool) -> tuple[Node, ...]:
+    """`routing` by expert, beside the experts' products; and the rows, as columns if need be."""
+    turned = () if by_rows else (node("Transpose", "rows", "columns", perm=(1, 0)),)
+    return (
+        ints("experts_axis", 0),
+        ints("shares_axis", 2 if by_rows else 1),
+        *turned,
+        node("Transpose", "routing", "routing_by_expert", perm=(1, 0)),
+        node("Unsqueeze", "routing_by_expert shares_axis", "shares"),
+    )
+
+
+def _product(matrix: str, value: str, result: str, by_rows: bool) -> Node:
+    if by_rows:
+        return node("MatMul", f"{value} {matrix}", result)
+    return node("MatMul", f"{matrix} {'columns' if value == 'rows' else value}", result)
+
+
+def _sum(by_rows: bool) -> tuple[Node, ...]:
+    if by_rows:
+        return (node("ReduceSum", "weighed experts_axis", "mixed", keepdims=0),)
+    return (
+        node("ReduceSum", "weighed experts_axis", "total", keepdims=0),
+        node("Transpose", "total", "mixed", perm=(1, 0)),
+    )
+
+
+MIXTURE_OF_EXPERTS = _mixture("MixtureOfExperts", by_rows=False)
+CLAMPED_MIXTURE_OF_EXPERTS = _clamped_mixture("ClampedMixtureOfExperts", by_rows=False)
+
+BY_ROWS: Mapping[str, Function] = {
+    MIXTURE_OF_EXPERTS.name: _mixture("MixtureOfExpertsByRows", by_rows=True),
+    CLAMPED_MIXTURE_OF_EXPERTS.name: _clamped_mixture(
+        "ClampedMixtureOfExpertsByRows", by_rows=True
     ),
-)
-"""The same with biases and down((up + 1) * gate * sigmoid(alpha * gate)), both sides clamped."""
+}
+"""The same functions over matrices [experts, in, out], as codes lie: by name of the other."""
+
+ROUTING, MATRICES = 1, range(2, 5)
+"""Places of a mixture's inputs: rows, routing, and gate, up and down."""
+
+INNER = Value("inner")
+"""What the down projections read, inside of a mixture: [experts, width, T]."""
+
+
+def is_mixture(node: Node) -> bool:
+    """Whether a node is a mixture of experts over matrices as the checkpoint has them."""
+    return node.domain == "llm" and node.op in BY_ROWS
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,6 @@ class Envelope(Tolerant):
     model_type: str = ""
     architectures: tuple[str, ...] | None = None
     auto_map: dict[str, Any] | None = None
-    quantization_config: dict[str, Any] | None = None
 
 
 class DecoderConfig(Tolerant):

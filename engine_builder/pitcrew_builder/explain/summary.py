@@ -65,6 +65,8 @@ def errors_by_layer(manifest: Manifest) -> Mapping[str, float]:
         return {}
     found: dict[str, list[float]] = defaultdict(list)
     for matrix in manifest.quantization.matrices:
+        if matrix.relative_error is None:
+            continue
         layer = layer_of(matrix.name)
         found["head" if layer is None else f"layer {layer}"].append(matrix.relative_error)
     return {

@@ -44,7 +44,7 @@ FAMILIES: Mapping[str, Family[Any]] = {
 
 
 def family_of(envelope: Envelope) -> Family[Any]:
-    """The family of a config. Refuses code in the checkpoint and formats that we do not read."""
+    """The family of a config. Refuses code in the checkpoint."""
     if envelope.auto_map:
         raise CheckpointUnsafe(
             f"config.json: auto_map asks to run the checkpoint's own code "
@@ -56,11 +56,5 @@ def family_of(envelope: Envelope) -> Family[Any]:
         raise UnknownArchitecture(
             f"config.json: model_type '{envelope.model_type}' is not a known family; known are: "
             f"{', '.join(sorted(FAMILIES))}"
-        )
-    method = (envelope.quantization_config or {}).get("quant_method", "unknown")
-    if envelope.quantization_config and method not in family.formats:
-        raise UnknownArchitecture(
-            f"config.json: quantization_config ('{method}'): quantized checkpoints are not read "
-            f"by this version; build from the unquantized checkpoint"
         )
     return family

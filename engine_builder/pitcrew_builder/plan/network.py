@@ -1,26 +1,27 @@
 """The graphs that a build would store, drawn from the configuration without reading a weight."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from pitcrew_builder import serialize
 from pitcrew_builder.adapters.slots import Slotted, check_targets, with_slots
 from pitcrew_builder.checkpoint.config import DecoderConfig, Envelope, parse_as, parse_object
 from pitcrew_builder.checkpoint.directory import CONFIG, Directory
+from pitcrew_builder.checkpoint.packed import Packer
+from pitcrew_builder.checkpoint.prequantized import read_scheme
 from pitcrew_builder.families import family_of
 from pitcrew_builder.fit import check_fit
-from pitcrew_builder.graph.ir import ElementType, Graph, Value, Weight
+from pitcrew_builder.graph.ir import ElementType, Graph
 from pitcrew_builder.graph.precision import in_half
 from pitcrew_builder.graph.proto import to_proto
-from pitcrew_builder.graph.recipe import TensorRef
 from pitcrew_builder.graph.segments import segments
 from pitcrew_builder.layout import Layout, layouts
 from pitcrew_builder.manifest import QuantizationRecipe, ResolvedShapes
 from pitcrew_builder.quantize.cache import CODES, even_reaches, narrow_cache
-from pitcrew_builder.quantize.methods import grid_for
-from pitcrew_builder.quantize.sites import sites
+from pitcrew_builder.quantize.recipe import recipe_of
+from pitcrew_builder.quantize.shapes import stored
+from pitcrew_builder.quantize.sites import packed_sites, sites
 from pitcrew_builder.request import divisible, resolve_shapes
-from pitcrew_builder.spec import BuildSpec, Precision, Quantization
+from pitcrew_builder.spec import BuildSpec, Precision
 from pitcrew_builder.targets import backend_of
 from pitcrew_builder.targets.onnx_files import DATA
 
@@ -68,6 +69,8 @@ def planned(spec: BuildSpec, checkpoint: Directory) -> Planned:
     config: DecoderConfig = parse_as(family.config, raw, CONFIG)
     check_fit(spec.parallelism, divisible(config))
     shapes = resolve_shapes(spec.shapes, config)
+    scheme = read_scheme(checkpoint, raw, family.formats)
+    recipe = recipe_of(spec, scheme)
     decoder, backend = family.draw(config, shapes), backend_of(spec)
     check_targets(decoder.graph(), spec.lora)
     sizes: dict[tuple[int, int], Sizes] = {}
@@ -76,59 +79,45 @@ def planned(spec: BuildSpec, checkpoint: Directory) -> Planned:
         # Ranks of a stage differ in size by their part of the vocabulary alone.
         alike = (place.pipeline, len(place.vocabulary(config.vocab_size)))
         if alike not in sizes:
-            slotted = with_slots(decoder.graph(place), spec.lora)
-            sizes[alike] = _sizes(replace(slotted, graph=backend.optimize(slotted.graph)), spec)
+            graph = decoder.graph(place)
+            slotted = with_slots(Packer(scheme).apply(graph) if scheme else graph, spec.lora)
+            optimized = replace(slotted, graph=backend.optimize(slotted.graph))
+            sizes[alike] = _sizes(optimized, spec, recipe)
         ranks.append(Rank(place, sizes[alike]))
     return Planned(config, shapes, tuple(ranks))
 
 
-def _sizes(slotted: Slotted, spec: BuildSpec) -> Sizes:
-    graph, wanted = slotted.graph, spec.quantization
-    if wanted is not None and wanted.kv_cache is not None:
-        graph = narrow_cache(graph, CODES[wanted.kv_cache], even_reaches(graph))
+def _sizes(slotted: Slotted, spec: BuildSpec, recipe: QuantizationRecipe | None) -> Sizes:
+    graph = slotted.graph
+    if recipe is not None and recipe.kv_cache is not None:
+        graph = narrow_cache(graph, CODES[recipe.kv_cache], even_reaches(graph))
     cut = segments(graph)
     parts = [part.graph for part in cut] if len(cut) > 1 else []
     extents = serialize.place(graph)
     single = (w.elements // (w.shape[0] if w.stacked else 1) for w in graph.weights)
     return Sizes(
-        data=serialize.size(serialize.place(_stored(graph, spec))),
+        data=serialize.size(serialize.place(_stored(graph, spec, recipe))),
         graphs=sum(to_proto(each, extents, DATA, {}).ByteSize() for each in (graph, *parts)),
         widest=4 * max(single),
         adapters=slotted.elements(spec.lora) if spec.lora else 0,
     )
 
 
-def _stored(graph: Graph, spec: BuildSpec) -> Graph:
+def _stored(graph: Graph, spec: BuildSpec, recipe: QuantizationRecipe | None) -> Graph:
     """The graph with the element types that its weights are stored in."""
-    if spec.quantization is not None:
-        graph = _narrow(graph, spec.quantization)
+    if recipe is not None:
+        graph = _narrow(graph, recipe)
     half = _HALVES.get(spec.precision)
     return graph if half is None else in_half(graph, half)
 
 
-def _narrow(graph: Graph, wanted: Quantization) -> Graph:
-    """Matrices replaced by codes and scales of the sizes that quantization gives them."""
-    recipe = QuantizationRecipe(
-        weights=wanted.weights, method=wanted.chosen_method, block_size=wanted.block_size
-    )
-    narrow = {site.weight.name for site in sites(graph)}
+def _narrow(graph: Graph, recipe: QuantizationRecipe) -> Graph:
+    """Matrices replaced by codes and scales of the sizes that they will have."""
+    chosen = packed_sites(graph) if recipe.imported else sites(graph)
+    narrow = {site.weight.name for site in chosen}
     weights = [
         part
         for weight in graph.weights
-        for part in (_encoded(weight, recipe) if weight.name in narrow else [weight])
+        for part in (stored(weight, recipe) if weight.name in narrow else (weight,))
     ]
     return replace(graph, weights=tuple(weights))
-
-
-def _encoded(weight: Weight, recipe: QuantizationRecipe) -> Iterator[Weight]:
-    outputs, inputs = weight.shape
-    grid = grid_for(recipe, inputs)
-    if grid is None:
-        yield weight
-        return
-    yield _of_shape(f"{weight.name}/codes", (outputs, inputs), grid.type)
-    yield _of_shape(f"{weight.name}/scales", (outputs, inputs // grid.block), weight.type)
-
-
-def _of_shape(name: str, shape: tuple[int, ...], kind: ElementType) -> Weight:
-    return Weight(Value(name), (TensorRef(name, shape),), type=kind)

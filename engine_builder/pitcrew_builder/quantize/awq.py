@@ -73,6 +73,8 @@ def _block_errors(error: Floats, grid: Grid, moment: Floats) -> Floats:
     """[outputs, blocks] of e H_bb e^T for each block's error e [block]."""
     count = error.shape[1]
     squares = moment.reshape(count, grid.block, count, grid.block)
-    diagonal = squares[np.arange(count), :, np.arange(count), :]
-    losses: Floats = (np.einsum("obi,bij->obj", error, diagonal, optimize=True) * error).sum(axis=2)
+    diagonal = np.ascontiguousarray(squares[np.arange(count), :, np.arange(count), :])
+    # By blocks first, so that each product is one of two plain matrices.
+    errors = np.ascontiguousarray(error.transpose(1, 0, 2))
+    losses: Floats = np.einsum("boi,boi->ob", errors @ diagonal, errors)
     return losses

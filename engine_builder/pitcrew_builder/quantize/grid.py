@@ -12,10 +12,19 @@ import numpy as np
 import numpy.typing as npt
 
 from pitcrew_builder.graph.ir import ElementType
+from pitcrew_builder.manifest import QuantizationRecipe
+from pitcrew_builder.spec import WeightFormat
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 Codes: TypeAlias = npt.NDArray[Any]
 """int8 for the integer grids, float8_e4m3fn for FP8."""
+
+TYPES = {
+    WeightFormat.FP8: ElementType.FLOAT8,
+    WeightFormat.INT8: ElementType.INT8,
+    WeightFormat.INT4: ElementType.INT4,
+}
+"""What codes of a format are."""
 
 _LIMITS = {ElementType.INT4: 7.0, ElementType.INT8: 127.0, ElementType.FLOAT8: 448.0}
 _TINY = np.float32(1e-12)
@@ -69,6 +78,19 @@ class Grid:
     def rounded(self, matrix: Floats, scales: Floats) -> Floats:
         """The matrix after a round trip."""
         return self.decode(self.encode(matrix, scales), scales)
+
+
+def grid_for(recipe: QuantizationRecipe, inputs: int) -> Grid | None:
+    """int4 in blocks, the wider types with a scale for each output; None where no block fits, or
+    weights stay as they are.
+    """
+    if recipe.weights is None:
+        return None
+    kind = TYPES[recipe.weights]
+    if kind is not ElementType.INT4:
+        return Grid(kind, inputs)
+    block = widest_block(inputs, recipe.block_size)
+    return None if block is None else Grid(kind, block)
 
 
 def widest_block(inputs: int, wanted: int) -> int | None:

@@ -6,24 +6,17 @@ from typing import TypeAlias
 
 import numpy as np
 
-from pitcrew_builder.graph.ir import ElementType
 from pitcrew_builder.manifest import QuantizationRecipe
 from pitcrew_builder.quantize import awq, gptq
-from pitcrew_builder.quantize.grid import Codes, Floats, Grid, widest_block
+from pitcrew_builder.quantize.grid import Codes, Floats, Grid
 from pitcrew_builder.quantize.observe import Observation
-from pitcrew_builder.spec import QuantizationMethod, WeightFormat
+from pitcrew_builder.spec import QuantizationMethod
 
 Encode: TypeAlias = Callable[[Floats], tuple[Codes, Floats]]
 """Rows [n, inputs] to codes [n, inputs] and scales [n, blocks]."""
 
 Rows: TypeAlias = Callable[[], Iterator[Floats]]
 """Reads a matrix from its first row to its last, in runs."""
-
-_TYPES = {
-    WeightFormat.FP8: ElementType.FLOAT8,
-    WeightFormat.INT8: ElementType.INT8,
-    WeightFormat.INT4: ElementType.INT4,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,30 +28,25 @@ class Plan:
     """[inputs]: the matrix is encoded times these, and its input has to be divided by them."""
 
 
-def grid_for(recipe: QuantizationRecipe, inputs: int) -> Grid | None:
-    """int4 in blocks, the wider types with a scale for each output; None where no block fits, or
-    weights stay as they are.
-    """
-    if recipe.weights is None:
-        return None
-    kind = _TYPES[recipe.weights]
-    if kind is not ElementType.INT4:
-        return Grid(kind, inputs)
-    block = widest_block(inputs, recipe.block_size)
-    return None if block is None else Grid(kind, block)
-
-
 def needs_moments(recipe: QuantizationRecipe) -> bool:
     """Whether the method reads second moments."""
     return recipe.method in (QuantizationMethod.AWQ, QuantizationMethod.GPTQ)
 
 
 def plan(
-    method: QuantizationMethod | None, grid: Grid, rows: Rows, seen: Observation | None
+    method: QuantizationMethod | None,
+    grid: Grid,
+    rows: Rows,
+    seen: Observation | None,
+    *,
+    scales_inputs: bool = True,
 ) -> Plan:
-    """Decide everything that all rows share."""
+    """Decide everything that all rows share.
+
+    Without `scales_inputs` a matrix must be fed as it is: others read the same activations.
+    """
     if method is QuantizationMethod.AWQ and seen is not None:
-        return _awq(grid, rows, seen)
+        return _awq(grid, rows, seen) if scales_inputs else _clipped(grid, seen)
     if method is QuantizationMethod.GPTQ and seen is not None:
         factor = gptq.inverse_factor(seen.moment)
         return Plan(lambda matrix: gptq.encode(matrix, grid, factor))
@@ -82,3 +70,14 @@ def _awq(grid: Grid, rows: Rows, seen: Observation) -> Plan:
         return grid.encode(scaled, steps), steps
 
     return Plan(encode, scales)
+
+
+def _clipped(grid: Grid, seen: Observation) -> Plan:
+    """The second half of AWQ alone."""
+    moment = seen.moment
+
+    def encode(matrix: Floats) -> tuple[Codes, Floats]:
+        steps = awq.clipped_scales(matrix, grid, moment)
+        return grid.encode(matrix, steps), steps
+
+    return Plan(encode)

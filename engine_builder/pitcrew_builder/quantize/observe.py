@@ -2,19 +2,22 @@
 
 The unquantized graph gets its products' inputs as further outputs and runs in ONNX Runtime. Only
 sums are kept. Second moments take inputs squared numbers each, so matrices whose moments do not fit
-a budget together are observed in several runs over the text.
+a budget together are observed in several runs over the text. An expert of a mixture is observed on
+the tokens that are routed to it; what its down projection reads comes out of the opened function.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from pitcrew_builder import serialize
-from pitcrew_builder.graph.ir import ElementType, Graph, Port, Value
+from pitcrew_builder.blocks.moe import INNER, MATRICES, ROUTING
+from pitcrew_builder.graph.inline import inline, inner_value
+from pitcrew_builder.graph.ir import ElementType, Graph, Node, Port, Value
 from pitcrew_builder.graph.proto import to_proto
 from pitcrew_builder.manifest import ModelFacts
 from pitcrew_builder.network import Executable
@@ -89,32 +92,74 @@ class Calibration:
         }
 
 
+Tensors: TypeAlias = Mapping[str, npt.NDArray[Any]]
+
+
 def observe(
     calibration: Calibration,
     sites: Sequence[Site],
     *,
     moments: bool,
     advance: Callable[[float], None],
-) -> Iterator[tuple[Site, Observation]]:
-    """Each site with what reaches it. Sites of one group come after one run over the text."""
+) -> Iterator[tuple[Site, tuple[Observation, ...]]]:
+    """Each site with what reaches it, or each of its experts. A group's come after one run."""
     groups = _groups(sites) if moments else [list(sites)]
     for index, group in enumerate(groups):
-        values = {site.rows: site.inputs for site in group}
-        found = {v: Observation.empty(width, moments=moments) for v, width in values.items()}
-        network = _tapped(calibration, list(values), index)
+        taps = {site.weight.name: _tap(site) for site in group}
+        # Sites of the same rows share what was seen of them.
+        found = {
+            taps[site.weight.name]: tuple(
+                Observation.empty(site.inputs, moments=moments) for _ in range(site.experts)
+            )
+            for site in group
+        }
+        network = _tapped(calibration, found, index)
         for number, text in enumerate(calibration.texts):
             outputs = network.run(calibration.inputs(text))
-            for value, observation in found.items():
-                observation.add(outputs[value])
+            for tap, observations in found.items():
+                tap.add(outputs, observations)
             advance((index + (number + 1) / len(calibration.texts)) / len(groups))
-        yield from ((site, found[site.rows]) for site in group)
+        yield from ((site, found[taps[site.weight.name]]) for site in group)
+
+
+@dataclass(frozen=True, slots=True)
+class Tap:
+    """Where the activations of a matrix, or of a stack, are found."""
+
+    rows: Value
+    """[T, inputs]; of a down projection, after `inside` is opened, [experts, inputs, T]."""
+    routing: Value | None = None
+    """[T, experts], of a stack."""
+    inside: Node | None = None
+    """The mixture that the rows are inside of."""
+
+    def add(self, outputs: Tensors, observations: Sequence[Observation]) -> None:
+        """Count one run's activations."""
+        rows = outputs[self.rows]
+        if self.routing is None:
+            observations[0].add(rows)
+            return
+        routing = outputs[self.routing]
+        for expert, observation in enumerate(observations):
+            own = np.flatnonzero(routing[:, expert])
+            if len(own):
+                observation.add(rows[own] if self.inside is None else rows[expert].T[own])
+
+
+def _tap(site: Site) -> Tap:
+    if not site.weight.stacked:
+        return Tap(site.rows)
+    routing = site.node.inputs[ROUTING]
+    if site.operand != MATRICES[-1]:
+        return Tap(site.rows, routing)
+    return Tap(inner_value(site.node, INNER), routing, site.node)
 
 
 def _groups(sites: Sequence[Site]) -> list[list[Site]]:
     groups: list[list[Site]] = []
     room = 0
     for site in sites:
-        size = site.inputs**2 * 4
+        size = site.experts * site.inputs**2 * 4
         if size > room:
             groups.append([])
             room = max(BUDGET, size)
@@ -123,9 +168,11 @@ def _groups(sites: Sequence[Site]) -> list[list[Site]]:
     return groups
 
 
-def _tapped(calibration: Calibration, values: list[Value], index: int) -> Executable:
-    graph = calibration.graph
-    ports = tuple(Port(value, ElementType.FLOAT32, None) for value in values)
+def _tapped(calibration: Calibration, taps: Iterable[Tap], index: int) -> Executable:
+    opened = {tap.inside.name for tap in taps if tap.inside is not None}
+    graph = inline(calibration.graph, opened)
+    values = {value for tap in taps for value in (tap.rows, tap.routing) if value is not None}
+    ports = tuple(Port(value, ElementType.FLOAT32, None) for value in sorted(values))
     proto = to_proto(replace(graph, outputs=ports), serialize.place(graph), DATA, {})
     path = calibration.reference / f"observed-{index}.onnx"
     path.write_bytes(proto.SerializeToString(deterministic=True))

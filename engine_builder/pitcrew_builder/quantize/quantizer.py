@@ -1,164 +1,130 @@
-"""Quantization from end to end: observe, encode matrix by matrix to a scratch file, rewrite."""
+"""Quantization from end to end: take each matrix's codes, cut them to the ranks, rewrite the graphs.
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+Codes are found on the whole network, or read from a checkpoint that has them; how it is split over
+ranks changes none.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from pitcrew_builder.checkpoint.assemble import Assembler
+from pitcrew_builder.checkpoint.coded import Floats, joined
 from pitcrew_builder.checkpoint.reader import WeightReader
-from pitcrew_builder.checkpoint.safetensors import TensorInfo
 from pitcrew_builder.errors import InvalidSpec
-from pitcrew_builder.graph.ir import ElementType, Value, Weight
-from pitcrew_builder.graph.recipe import reads_whole
+from pitcrew_builder.graph.ir import Graph
 from pitcrew_builder.manifest import QuantizationRecipe, QuantizedMatrix
 from pitcrew_builder.quantize import methods
-from pitcrew_builder.quantize.grid import Codes, Floats, Grid, packed
-from pitcrew_builder.quantize.observe import Calibration, Observation, observe
-from pitcrew_builder.quantize.rewrite import Narrow, foldable_norm, rewrite
+from pitcrew_builder.quantize.encode import Encoded, encode
+from pitcrew_builder.quantize.grid import grid_for
+from pitcrew_builder.quantize.observe import Calibration, observe
+from pitcrew_builder.quantize.rewrite import foldable_norm
 from pitcrew_builder.quantize.scratch import Scratch
-from pitcrew_builder.quantize.sites import Site, kept, sites
-from pitcrew_builder.spec import WeightFormat
-from pitcrew_builder.targets.target import Network
-
-RUN = 1 << 22
-"""Elements of a matrix that are read and encoded at once."""
-
-_E4M3_LIMIT = 448.0
+from pitcrew_builder.quantize.sites import Site, kept, packed_sites, sites
+from pitcrew_builder.quantize.writer import RankWriter
+from pitcrew_builder.targets.target import Drawn, Network
 
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
-    """A network with narrow matrices, and what was done to each."""
+    """All ranks with narrow matrices, and what was done to each of the whole network."""
 
-    network: Network
+    ranks: tuple[Network, ...]
     matrices: tuple[QuantizedMatrix, ...]
     kept: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def quantize(
-    network: Network,
+    drawn: Drawn,
     recipe: QuantizationRecipe,
-    calibration: Calibration,
-    scratch: Scratch,
+    calibration: Calibration | None,
+    scratch: Path,
     advance: Callable[[float], None],
 ) -> Quantized:
-    """Make the layers' matrices narrow. Raises `InvalidSpec` where none can be."""
-    graph = network.graph
-    chosen = tuple(s for s in sites(graph) if methods.grid_for(recipe, s.inputs) is not None)
+    """Make the layers' matrices narrow, on all ranks. `scratch` is a directory for their codes.
+
+    Raises `InvalidSpec` where none can be.
+    """
+    whole = drawn.whole
+    chosen = _chosen(whole.graph, recipe)
+    matrices: list[QuantizedMatrix] = []
+    warnings: list[str] = []
+    with ExitStack() as stack:
+        assembler = Assembler(whole.tensors, stack.enter_context(WeightReader()))
+        files = [Scratch(scratch / f"codes{rank}.bin") for rank in range(len(drawn.ranks))]
+        writers = [
+            RankWriter(network, chosen, stack.enter_context(file))
+            for network, file in zip(drawn.ranks, files, strict=True)
+        ]
+        for number, (site, found) in enumerate(
+            _encoded(chosen, recipe, calibration, assembler, advance)
+        ):
+            coded, multipliers = found.coded, found.coded.multipliers
+            norm = None if multipliers is None else foldable_norm(whole.graph, site)
+            if norm is not None and multipliers is not None:
+                scaled = _values(whole.graph, norm, assembler) / multipliers
+                coded = replace(coded, multipliers=None)
+                for writer in writers:
+                    writer.norm(norm, scaled)
+            for writer in writers:
+                writer.take(number, coded)
+            matrices.append(_described(site, found))
+            warnings.extend(found.warnings)
+        done = tuple(writer.network() for writer in writers)
+    return Quantized(done, tuple(matrices), kept(whole.graph, chosen), tuple(warnings))
+
+
+def _chosen(graph: Graph, recipe: QuantizationRecipe) -> tuple[Site, ...]:
+    if recipe.imported is not None:
+        return packed_sites(graph)
+    fitting = (site for site in sites(graph) if grid_for(recipe, site.inputs) is not None)
+    chosen = tuple(fitting)
     if not chosen:
         raise InvalidSpec(
             f"quantization.weights is {recipe.weights}, and no matrix of this network can be made "
             f"so; leave quantization out"
         )
-    with WeightReader() as reader:
-        work = _Work(network, recipe, scratch, Assembler(network.tensors, reader))
-        for site, seen in _observed(chosen, recipe, calibration, advance):
-            work.encode(site, seen)
-    tensors: Mapping[str, TensorInfo] = {**network.tensors, **scratch.tensors}
-    narrow = replace(network, graph=rewrite(graph, work.narrow, work.norms), tensors=tensors)
-    return Quantized(narrow, tuple(work.matrices), kept(graph, chosen))
+    return chosen
 
 
-def _observed(
+def _encoded(
     chosen: Sequence[Site],
     recipe: QuantizationRecipe,
-    calibration: Calibration,
+    calibration: Calibration | None,
+    assembler: Assembler,
     advance: Callable[[float], None],
-) -> Iterator[tuple[Site, Observation | None]]:
+) -> Iterator[tuple[Site, Encoded]]:
     if recipe.calibrates_weights:
+        assert calibration is not None, "asked for with the method"
         moments = methods.needs_moments(recipe)
-        yield from observe(calibration, chosen, moments=moments, advance=advance)
+        for site, seen in observe(calibration, chosen, moments=moments, advance=advance):
+            yield site, encode(site, recipe, seen, assembler)
         return
     for index, site in enumerate(chosen):
-        yield site, None
+        if recipe.imported is not None:
+            yield site, Encoded(joined([assembler.coded(part) for part in site.weight.parts]))
+        else:
+            yield site, encode(site, recipe, (), assembler)
         advance((index + 1) / len(chosen))
 
 
-class _Work:
-    """What has been encoded so far."""
-
-    def __init__(
-        self, network: Network, recipe: QuantizationRecipe, scratch: Scratch, read: Assembler
-    ) -> None:
-        self._network = network
-        self._recipe = recipe
-        self._scratch = scratch
-        self._read = read
-        self.narrow: list[Narrow] = []
-        self.norms: dict[Value, Weight] = {}
-        self.matrices: list[QuantizedMatrix] = []
-
-    def encode(self, site: Site, seen: Observation | None) -> None:
-        """Encode one site's matrix and write it down."""
-        grid = methods.grid_for(self._recipe, site.inputs)
-        assert grid is not None, "sites without a grid were left out"
-        plan = methods.plan(self._recipe.method, grid, lambda: self._rows(site.weight), seen)
-        codes, scales, error = _encode(self._rows(site.weight), plan, grid)
-        narrow = self._write(site, grid, codes, scales)
-        if plan.multipliers is not None:
-            narrow = self._undo(narrow, plan.multipliers)
-        if self._recipe.weights is WeightFormat.FP8 and seen is not None:
-            narrow = replace(narrow, input_scale=max(seen.reach, 1e-6) / _E4M3_LIMIT)
-        self.narrow.append(narrow)
-        self.matrices.append(_described(narrow, grid, error, seen))
-
-    def _rows(self, weight: Weight) -> Iterator[Floats]:
-        for part in weight.parts:
-            count, width = part.shape
-            step = count if reads_whole(part) else max(1, RUN // width)
-            for start in range(0, count, step):
-                yield self._read.rows(part, start, min(start + step, count))
-
-    def _write(self, site: Site, grid: Grid, codes: Codes, scales: Floats) -> Narrow:
-        name = site.weight.name
-        transposed = grid.type is not ElementType.FLOAT8
-        if transposed:
-            codes, scales = codes.T, scales.T
-        blocked = grid.block < site.inputs
-        return Narrow(
-            site,
-            self._scratch.raw(f"{name}/codes", grid.type, codes.shape, packed(codes, grid.type)),
-            self._scratch.floats(f"{name}/scales", scales if blocked else scales.reshape(-1)),
-            grid.block if blocked else 0,
-            transposed,
-        )
-
-    def _undo(self, narrow: Narrow, multipliers: Floats) -> Narrow:
-        norm = foldable_norm(self._network.graph, narrow.site)
-        if norm is None:
-            return replace(narrow, divisors=multipliers)
-        weight = next(weight for weight in self._network.graph.weights if weight.name == norm)
-        values = np.concatenate([self._read.rows(p, 0, p.shape[0]) for p in weight.parts])
-        self.norms[norm] = self._scratch.floats(f"{norm}/scaled", values / multipliers)
-        return narrow
+def _values(graph: Graph, name: str, assembler: Assembler) -> Floats:
+    weight = next(weight for weight in graph.weights if weight.name == name)
+    return np.concatenate([assembler.rows(p, 0, p.shape[0]) for p in weight.parts])
 
 
-def _encode(rows: Iterator[Floats], plan: methods.Plan, grid: Grid) -> tuple[Codes, Floats, float]:
-    """Codes and scales of all rows, and the error relative to the matrix."""
-    codes, scales, lost, whole = [], [], 0.0, 0.0
-    multipliers = np.float32(1) if plan.multipliers is None else plan.multipliers
-    for run in rows:
-        found, steps = plan.encode(run)
-        codes.append(found)
-        scales.append(steps)
-        lost += _square(grid.decode(found, steps) / multipliers - run)
-        whole += _square(run)
-    return np.concatenate(codes), np.concatenate(scales), float(np.sqrt(lost / max(whole, 1e-30)))
-
-
-def _square(matrix: Floats) -> float:
-    return float(np.square(matrix).sum(dtype=np.float64))
-
-
-def _described(
-    narrow: Narrow, grid: Grid, error: float, seen: Observation | None
-) -> QuantizedMatrix:
+def _described(site: Site, found: Encoded) -> QuantizedMatrix:
+    coded = found.coded
+    stored = [part for part in (coded.scales, coded.zeros) if part is not None]
     return QuantizedMatrix(
-        name=narrow.site.weight.name,
-        block=grid.block,
-        bytes_before=narrow.site.weight.nbytes,
-        bytes_after=narrow.codes.nbytes + narrow.scales.nbytes,
-        relative_error=error,
-        input_range=seen.reach if seen is not None else None,
+        name=site.weight.name,
+        block=int(np.bincount(coded.groups).max()),
+        bytes_before=site.weight.nbytes,
+        bytes_after=coded.codes.size * coded.type.bits // 8 + sum(part.nbytes for part in stored),
+        relative_error=found.error,
+        input_range=found.reach,
     )

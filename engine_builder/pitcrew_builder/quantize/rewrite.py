@@ -1,18 +1,29 @@
-"""The graph with narrow matrices: `Gemm`s that read through `DequantizeLinear`.
+"""The graph with narrow matrices: products that read through `DequantizeLinear`.
 
 Integer codes are stored [inputs, outputs], the only layout that ONNX Runtime turns into
-`MatMulNBits`; FP8 codes stay [outputs, inputs]. Multipliers of a matrix's inputs are undone in the
-norm that makes these inputs, or by a node of their own where no norm makes them for it alone.
+`MatMulNBits`; FP8 codes stay [outputs, inputs]. Stacks of experts are [experts, inputs, outputs],
+which mixtures take by rows: TensorRT unfolds, or dies of, four-bit matrices on the left of a product.
+
+Grids are symmetric, since TensorRT refuses zero points. Where a checkpoint has them, the product is
+that of the codes, plus for each block its zero point's part: (x summed over the block) * -scale *
+zero. In a stack the zero points are added to the matrices themselves.
+
+What else the codes ask for is done to the rows in front: multipliers of a matrix's inputs are undone
+in the norm that makes these inputs, or by a node of their own where no norm makes them for it
+alone; inputs are gathered in the order of the columns.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import ml_dtypes
 import numpy as np
 
-from pitcrew_builder.graph.ir import Graph, Literal, Node, Value, Weight
-from pitcrew_builder.quantize.grid import Floats
+from pitcrew_builder.blocks.moe import BY_ROWS, MATRICES
+from pitcrew_builder.checkpoint.coded import Floats, Indices
+from pitcrew_builder.graph.ir import Array, Graph, Literal, Node, Value, Weight
+from pitcrew_builder.graph.recipe import Transposed
 from pitcrew_builder.quantize.sites import Site
 
 NORMS = frozenset({"RMSNormalization", "LayerNormalization"})
@@ -29,31 +40,48 @@ class Narrow:
     """Inputs that share a scale; 0 where each output has one."""
     transposed: bool
     """Codes lie [inputs, outputs]."""
+    zeros: Weight | None = None
+    """-scale * zero: [outputs, blocks], of a stack [experts, blocks, 1, outputs]."""
+    order: Indices | None = None
+    """[columns]: the input that each column of the matrix is multiplied with."""
     divisors: Floats | None = None
     """[inputs]: divide the matrix's input by these by a node in front of it."""
     input_scale: float | None = None
     """Set where the input is rounded to FP8 by this scale."""
 
+    @property
+    def weights(self) -> tuple[Weight, ...]:
+        """Everything that is stored."""
+        return tuple(filter(None, (self.codes, self.scales, self.zeros)))
 
-def rewrite(graph: Graph, narrow: list[Narrow], norms: dict[Value, Weight]) -> Graph:
+
+def rewrite(graph: Graph, narrow: Iterable[Narrow], norms: Mapping[Value, Weight]) -> Graph:
     """Replace every site's product; `norms` replaces the weights of norms by name."""
-    by_node = {item.site.node.name: item for item in narrow}
-    nodes: list[Node] = []
-    literals = list(graph.literals)
+    by_node: dict[str, list[Narrow]] = defaultdict(list)
+    for item in narrow:
+        by_node[item.site.node.name].append(item)
+    pen = _Pen(graph)
     for node in graph.nodes:
-        item = by_node.get(node.name)
-        if item is None:
-            nodes.append(_renamed(node, norms))
-            continue
-        nodes.extend(_product(item, literals))
-    replaced = {item.site.weight.name for item in narrow} | set(norms)
-    weights = [weight for weight in graph.weights if weight.name not in replaced]
-    encoded = [weight for item in narrow for weight in (item.codes, item.scales)]
+        items = by_node.get(node.name)
+        if items is None:
+            pen.nodes.append(_renamed(node, norms))
+        elif node.op == "Gemm":
+            _product(pen, items[0])
+        else:
+            _mixture(pen, node, items)
+    replaced = {item.site.weight.name for items in by_node.values() for item in items}
+    replaced |= set(norms) | set(pen.turned)
+    encoded = [weight for items in by_node.values() for item in items for weight in item.weights]
+    kept = [weight for weight in graph.weights if weight.name not in replaced]
+    used = {node.op for node in pen.nodes}
     return replace(
         graph,
-        nodes=tuple(nodes),
-        weights=(*weights, *norms.values(), *encoded),
-        literals=tuple(literals),
+        nodes=tuple(pen.nodes),
+        weights=(*kept, *norms.values(), *pen.turned.values(), *encoded),
+        literals=tuple(pen.literals.values()),
+        functions=tuple(
+            each for each in (*graph.functions, *BY_ROWS.values()) if each.name in used
+        ),
     )
 
 
@@ -69,53 +97,118 @@ def foldable_norm(graph: Graph, site: Site) -> Value | None:
     return scale if is_weight and uses[scale] == 1 and len(maker.inputs) == 2 else None
 
 
-def _renamed(node: Node, norms: dict[Value, Weight]) -> Node:
+class _Pen:
+    """Collects the nodes and constants of the rewritten graph."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.nodes: list[Node] = []
+        self.literals = {literal.name: literal for literal in graph.literals}
+        self.weights = {weight.name: weight for weight in graph.weights}
+        self.turned: dict[Value, Weight] = {}
+        """Stacks that stay wide among narrow ones, by name."""
+
+    def node(self, op: str, name: str, *inputs: Value, **attributes: int) -> Value:
+        """Add a node of one output, of its own name."""
+        self.nodes.append(Node(op, name, inputs, (Value(name),), tuple(attributes.items())))
+        return Value(name)
+
+    def literal(self, name: str, array: Array) -> Value:
+        """Add a constant."""
+        self.literals[Value(name)] = Literal(Value(name), array)
+        return Value(name)
+
+    def ints(self, name: str, *values: int) -> Value:
+        """Add a constant int64 vector."""
+        return self.literal(name, np.array(values, np.int64))
+
+
+def _renamed(node: Node, norms: Mapping[Value, Weight]) -> Node:
     inputs = tuple(norms[name].name if name in norms else name for name in node.inputs)
     return node if inputs == node.inputs else replace(node, inputs=inputs)
 
 
-def _product(item: Narrow, literals: list[Literal]) -> list[Node]:
+def _product(pen: _Pen, item: Narrow) -> None:
     node = item.site.node
-    rows, before = _divided(item, literals)
-    rows, rounding = _rounded(item, rows, literals)
-    matrix = Value(f"{node.name}/matrix")
-    widen = Node(
-        "DequantizeLinear",
-        f"{node.name}/widen",
-        (item.codes.name, item.scales.name),
-        (matrix,),
-        _blocking(item),
-    )
+    rows = _rounded(pen, item, _gathered(pen, item, _divided(pen, item)))
     attributes = () if item.transposed else (("transB", 1),)
-    product = replace(node, inputs=(rows, matrix, *node.inputs[2:]), attributes=attributes)
-    return [*before, *rounding, widen, product]
+    product = replace(
+        node, inputs=(rows, _matrix(pen, item), *node.inputs[2:]), attributes=attributes
+    )
+    if item.zeros is None:
+        pen.nodes.append(product)
+        return
+    columns = item.codes.shape[0 if item.transposed else 1]
+    count = item.zeros.shape[1]
+    shape = pen.ints(f"{node.name}/in_blocks", 0, count, columns // count)
+    blocks = pen.node("Reshape", f"{node.name}/blocks", rows, shape)
+    last = pen.ints(f"{node.name}/within_block", 2)
+    sums = pen.node("ReduceSum", f"{node.name}/block_sums", blocks, last, keepdims=0)
+    zeros = pen.node("Gemm", f"{node.name}/zeros", sums, item.zeros.name, transB=1)
+    coded = Value(f"{node.name}/coded")
+    pen.nodes.append(replace(product, outputs=(coded,)))
+    pen.nodes.append(Node("Add", f"{node.name}/with_zeros", (coded, zeros), node.outputs))
 
 
-def _blocking(item: Narrow) -> tuple[tuple[str, int], ...]:
-    axis_of_inputs = 0 if item.transposed else 1
-    if item.block:
-        return (("axis", axis_of_inputs), ("block_size", item.block))
-    return (("axis", 1 - axis_of_inputs),)
+def _matrix(pen: _Pen, item: Narrow) -> Value:
+    """The matrix, widened: [inputs, outputs] or [outputs, inputs]."""
+    name, axis_of_inputs = item.site.node.name, 0 if item.transposed else 1
+    how = {"axis": axis_of_inputs, "block_size": item.block}
+    if not item.block:
+        how = {"axis": 1 - axis_of_inputs}
+    return pen.node("DequantizeLinear", f"{name}/matrix", item.codes.name, item.scales.name, **how)
 
 
-def _divided(item: Narrow, literals: list[Literal]) -> tuple[Value, list[Node]]:
-    node = item.site.node
+def _mixture(pen: _Pen, node: Node, items: list[Narrow]) -> None:
+    inputs = list(node.inputs)
+    narrow = {item.site.operand: item for item in items}
+    for operand in MATRICES:
+        if operand in narrow:
+            inputs[operand] = _stack(pen, narrow[operand])
+        else:
+            weight = pen.weights[inputs[operand]]
+            parts = tuple(Transposed(part) for part in weight.parts)
+            pen.turned[weight.name] = replace(weight, parts=parts)
+    pen.nodes.append(replace(node, op=BY_ROWS[node.op].name, inputs=tuple(inputs)))
+
+
+def _stack(pen: _Pen, item: Narrow) -> Value:
+    """The experts' matrices, widened: [experts, inputs, outputs]."""
+    name = f"{item.site.node.name}/{item.site.operand}"
+    codes, scales = item.codes, item.scales
+    wide = pen.node(
+        "DequantizeLinear", f"{name}/widen", codes.name, scales.name, axis=1, block_size=item.block
+    )
+    if item.zeros is None:
+        return wide
+    experts, columns, outputs = codes.shape
+    shape = pen.ints(f"{name}/in_blocks", experts, columns // item.block, item.block, outputs)
+    blocks = pen.node("Reshape", f"{name}/blocks", wide, shape)
+    moved = pen.node("Add", f"{name}/with_zeros", blocks, item.zeros.name)
+    whole = pen.ints(f"{name}/whole", experts, columns, outputs)
+    return pen.node("Reshape", f"{name}/matrices", moved, whole)
+
+
+def _divided(pen: _Pen, item: Narrow) -> Value:
     if item.divisors is None:
-        return item.site.rows, []
-    name, result = Value(f"{node.name}/factors"), Value(f"{node.name}/scaled")
-    literals.append(Literal(name, (1 / item.divisors).astype(np.float32)))
-    return result, [Node("Mul", result, (item.site.rows, name), (result,))]
-
-
-def _rounded(item: Narrow, rows: Value, literals: list[Literal]) -> tuple[Value, list[Node]]:
+        return item.site.rows
     name = item.site.node.name
+    factors = pen.literal(f"{name}/factors", (1 / item.divisors).astype(np.float32))
+    return pen.node("Mul", f"{name}/scaled", item.site.rows, factors)
+
+
+def _gathered(pen: _Pen, item: Narrow, rows: Value) -> Value:
+    if item.order is None:
+        return rows
+    name = item.site.node.name
+    order = pen.literal(f"{name}/order", item.order.astype(np.int64))
+    return pen.node("Gather", f"{name}/ordered", rows, order, axis=1)
+
+
+def _rounded(pen: _Pen, item: Narrow, rows: Value) -> Value:
     if item.input_scale is None:
-        return rows, []
-    scale, zero = Value(f"{name}/input_scale"), Value(f"{name}/input_zero")
-    literals.append(Literal(scale, np.array(item.input_scale, np.float32)))
-    literals.append(Literal(zero, np.array(0, ml_dtypes.float8_e4m3fn)))
-    codes, result = Value(f"{name}/input_codes"), Value(f"{name}/input")
-    return result, [
-        Node("QuantizeLinear", codes, (rows, scale, zero), (codes,)),
-        Node("DequantizeLinear", result, (codes, scale, zero), (result,)),
-    ]
+        return rows
+    name = item.site.node.name
+    scale = pen.literal(f"{name}/input_scale", np.array(item.input_scale, np.float32))
+    zero = pen.literal(f"{name}/input_zero", np.array(0, ml_dtypes.float8_e4m3fn))
+    codes = pen.node("QuantizeLinear", f"{name}/input_codes", rows, scale, zero)
+    return pen.node("DequantizeLinear", f"{name}/input", codes, scale, zero)

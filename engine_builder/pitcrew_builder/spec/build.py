@@ -51,17 +51,6 @@ class BuildSpec(Model):
         return self
 
     @model_validator(mode="after")
-    def _calibrates_on_one_rank(self) -> "BuildSpec":
-        wanted, ranks = self.quantization, self.parallelism.world_size
-        if wanted is not None and wanted.calibrates_weights and ranks > 1:
-            raise ValueError(
-                f"quantization: {wanted.weights} by {wanted.chosen_method} is calibrated on one "
-                f"rank, and parallelism asks for {ranks}; set parallelism to 1, or weights to int8 "
-                f"or int4 and method to round"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _target_supports_precision(self) -> "BuildSpec":
         plans = self.target.compiles_plans
         able = (Precision.FP16, Precision.BF16) if plans else (Precision.FP32,)
