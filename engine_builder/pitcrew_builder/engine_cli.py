@@ -102,6 +102,14 @@ def _gc(parser: argparse.ArgumentParser) -> None:
         "--keep-id", action="append", default=[], metavar="ENGINE", help="in use; may be repeated"
     )
     parser.add_argument(
+        "--only-id",
+        action="append",
+        default=[],
+        type=_whole_id,
+        metavar="ID",
+        help="judge these whole ids alone, and remove them at any age; may be repeated",
+    )
+    parser.add_argument(
         "--keep-last", type=_count, default=2, metavar="N", help="of each model and target (2)"
     )
     parser.add_argument(
@@ -118,6 +126,12 @@ def _count(text: str) -> int:
     if not text.isascii() or not text.isdigit():
         raise argparse.ArgumentTypeError(f"'{text}' is no count; write 0 or more")
     return int(text)
+
+
+def _whole_id(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{64}", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole id; write its 64 hex digits")
+    return text
 
 
 def _age(text: str) -> timedelta:

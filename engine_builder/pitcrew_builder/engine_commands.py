@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pitcrew_builder.errors import EngineCorrupt, EngineInUse, as_build_error
+from pitcrew_builder.report import EXIT_RETRY
 from pitcrew_builder.store import EngineStore, Kept
 from pitcrew_builder.store.collect import Policy, Verdict, judge
 from pitcrew_builder.store.compare import differences
@@ -94,8 +95,12 @@ def pull(store: EngineStore, options: argparse.Namespace) -> int:
 
 
 def gc(store: EngineStore, options: argparse.Namespace) -> int:
-    """Judge every engine, and remove those that may go where that was asked for."""
-    policy = Policy(tuple(options.keep_id), options.keep_last, options.older_than)
+    """Judge every engine, and remove those that may go where that was asked for.
+
+    An engine that was named and is being read is worth another attempt.
+    """
+    named = frozenset(options.only_id)
+    policy = Policy(tuple(options.keep_id), options.keep_last, options.older_than, named)
     verdicts = judge(store.engines(), policy, datetime.now(UTC))
     going = [verdict for verdict in verdicts if verdict.remove]
     outcomes = {verdict.kept.path: _remove(store, verdict) for verdict in going if options.delete}
@@ -110,7 +115,7 @@ def gc(store: EngineStore, options: argparse.Namespace) -> int:
               f"{left} leftover(s) of interrupted work")  # fmt: skip
     elif going:
         print(f"{len(going)} engine(s) would go; run it again with --delete to remove them")
-    return 0
+    return EXIT_RETRY if named and any(told != "removed" for told in outcomes.values()) else 0
 
 
 def _remove(store: EngineStore, verdict: Verdict) -> str:

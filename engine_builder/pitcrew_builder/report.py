@@ -134,6 +134,9 @@ class Resolved(Model):
     target_tag: str
     model: str
     commit: str = Field(description="As in `key`: the commit, or what stands for it.")
+    adapter_commits: tuple[str, ...] = Field(
+        default=(), description="The same of each merged adapter, in the spec's order."
+    )
     toolchain: dict[str, str]
     builder_version: str
     world_size: int

@@ -45,6 +45,7 @@ def resolve(spec: BuildSpec, gpu: Gpu | None, cache: Path, tracker: Tracker) -> 
         target_tag=identity.target_tag,
         model=identity.model,
         commit=identity.commit,
+        adapter_commits=tuple(adapter.commit for adapter in identity.adapters),
         toolchain=identity.toolchain,
         builder_version=__version__,
         world_size=spec.parallelism.world_size,

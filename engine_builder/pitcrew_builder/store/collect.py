@@ -25,6 +25,9 @@ class Policy:
     older_than: timedelta = timedelta(days=7)
     """Younger engines stay: somebody may be about to use them."""
 
+    only: frozenset[str] = frozenset()
+    """Whole ids. Given: these go, whatever their age and number, and nothing else does."""
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -39,6 +42,8 @@ def judge(engines: Iterable[Kept], policy: Policy, now: datetime) -> tuple[Verdi
     """A verdict for each engine, in their order. Raises `InvalidSpec` for a reference to nothing."""
     everything = tuple(engines)
     _check_references(everything, policy)
+    if policy.only:
+        return tuple(_verdict_by_name(kept, policy) for kept in everything)
     newest = _newest(everything, policy.keep_last)
     return tuple(_verdict(kept, kept.path in newest, policy, now) for kept in everything)
 
@@ -54,6 +59,14 @@ def _verdict(kept: Kept, is_newest: bool, policy: Policy, now: datetime) -> Verd
     if kept.manifest is None:
         return Verdict(kept, True, f"damaged, {_told(age)} old")
     return Verdict(kept, True, f"{_told(age)} old, not among the newest {policy.keep_last}")
+
+
+def _verdict_by_name(kept: Kept, policy: Policy) -> Verdict:
+    if kept.manifest is None or kept.manifest.engine_id not in policy.only:
+        return Verdict(kept, False, "not named")
+    if any(fits(kept, name) for name in policy.keep):
+        return Verdict(kept, False, "referred to")
+    return Verdict(kept, True, "named")
 
 
 def _newest(engines: Sequence[Kept], count: int) -> set[str]:

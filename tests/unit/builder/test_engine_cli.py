@@ -133,6 +133,19 @@ def test_gc_only_tells_unless_asked(scene: Scene) -> None:
     assert "1 engine(s) removed" in out
 
 
+def test_gc_of_named_engines_takes_them_at_any_age_and_no_other(scene: Scene) -> None:
+    code, _, _ = scene.tool("gc", "--only-id", scene.ids[0], "--delete")
+    assert (code, scene.listed()) == (0, [scene.ids[1]])
+    again = scene.tool("gc", "--only-id", scene.ids[0], "--delete")
+    assert (again[0], scene.listed()) == (0, [scene.ids[1]])
+
+
+def test_gc_of_named_engines_wants_whole_ids(scene: Scene) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        scene.tool("gc", "--only-id", scene.ids[0][:12], "--delete")
+    assert len(scene.listed()) == 2
+
+
 def test_gc_keeps_what_is_young_by_default(scene: Scene) -> None:
     assert scene.tool("gc", "--keep-last", "0", "--delete")[0] == 0
     assert len(scene.listed()) == 2
@@ -187,6 +200,8 @@ def test_an_engine_that_is_read_is_not_removed(
         fcntl.flock(reader, fcntl.LOCK_SH)
         assert main(gc) == 0
         assert "kept: being read" in capsys.readouterr().out
+        named = ["--only-id", build.succeeded.engine_id]
+        assert main([*gc, *named]) == EXIT_RETRY
         open_engine(build.engine)
     assert main(gc) == 0
     assert [path.name for path in build.store.iterdir()] == [STAGING]

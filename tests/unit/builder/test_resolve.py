@@ -126,11 +126,11 @@ def test_gpus_that_are_too_small_are_told_in_figures_with_what_would_fit(
     told = resolved(resolve(checkpoint, *H100, *product))
     assert told.misfit is not None
     assert "NVIDIA-H100-80GB-HBM3 (79.65 GiB each)" in told.misfit
-    assert "parallelism.tensor: 4" in told.misfit
+    assert "parallelism.tensor: 2" in told.misfit
     assert told.prediction.rank_weight_bytes > 81559 << 20
-    split = resolved(resolve(checkpoint, *H100, *product, "--tensor-parallel", "4"))
+    split = resolved(resolve(checkpoint, *H100, *product, "--tensor-parallel", "2"))
     assert split.misfit is None
-    assert split.world_size == 4
+    assert split.world_size == 2
 
 
 def test_a_product_that_no_table_knows_is_judged_by_its_memory(
