@@ -6,7 +6,8 @@ from typing import Literal, Self
 from pydantic import Field, field_validator
 
 from pitcrew_builder.spec import Model
-from pitcrew_operator.api.common import ImageName, ObjectName
+from pitcrew_operator.api.common import ImageName, ObjectName, S3Bucket
+from pitcrew_operator.kinds import NODE, WATCHED, Kind
 
 PREFIX = "PITCREW_"
 
@@ -26,6 +27,10 @@ class Config(Model):
     store_claim: ObjectName = "pitcrew-engines"
     store_size: str = Field(default="20Gi", min_length=1)
     store_class: str | None = Field(default=None, description="None: the cluster's default class.")
+    store_s3: S3Bucket | None = Field(
+        default=None,
+        description="JSON. Set: engines whose spec names no store are kept here, not on a claim.",
+    )
     store_access_modes: tuple[
         Literal["ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany", "ReadWriteOncePod"], ...
     ] = ("ReadWriteOnce",)
@@ -42,6 +47,16 @@ class Config(Model):
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
+
+    @field_validator("store_s3", mode="before")
+    @classmethod
+    def _parse(cls, value: object) -> object:
+        return S3Bucket.model_validate_json(value) if isinstance(value, str) else value
+
+    @property
+    def watched(self) -> tuple[Kind, ...]:
+        """The kinds of objects that the operator has a view of."""
+        return (*WATCHED, NODE) if self.watch_nodes else WATCHED
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:

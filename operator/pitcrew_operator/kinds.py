@@ -50,6 +50,9 @@ POD: Final = Kind("v1", "Pod", "pods", _OURS)
 WORKLOAD: Final = Kind("apps/v1", "Deployment", "deployments", _OURS)
 SERVICE: Final = Kind("v1", "Service", "services", _OURS)
 CLAIM: Final = Kind("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
+NODE: Final = Kind("v1", "Node", "nodes", namespaced=False)
+CONFIG_MAP: Final = Kind("v1", "ConfigMap", "configmaps")
+"""Read one by one, where an LLMEngine names it; never watched."""
 EVENT: Final = Kind("events.k8s.io/v1", "Event", "events")
 
 OWNERS: Final = (ENGINE, DEPLOYMENT)

@@ -23,6 +23,7 @@ WAITING_FOR_DELETION: Final = "WaitingForDeletion"
 
 # On the way, but only if somebody acts.
 SOURCE_VOLUME_NOT_FOUND: Final = "SourceVolumeNotFound"
+PROMPTS_NOT_FOUND: Final = "PromptsNotFound"
 STORE_NOT_FOUND: Final = "EngineStoreNotFound"
 WAITING_FOR_VOLUME: Final = "WaitingForVolume"
 UNSCHEDULABLE: Final = "Unschedulable"
@@ -47,6 +48,7 @@ NEEDS_ATTENTION: Final = frozenset(
         RETRYING,
         BUILD_LOST,
         SOURCE_VOLUME_NOT_FOUND,
+        PROMPTS_NOT_FOUND,
         STORE_NOT_FOUND,
         WAITING_FOR_VOLUME,
         UNSCHEDULABLE,

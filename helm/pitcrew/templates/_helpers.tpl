@@ -45,6 +45,20 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- printf "%s:%s" $image.repository (default $root.Chart.AppVersion $image.tag) }}
 {{- end }}
 
+{{/* A bucket as the operator reads it: JSON, without what is left empty. */}}
+{{- define "pitcrew.bucket" -}}
+{{- $bucket := dict "bucket" .bucket }}
+{{- range $name := list "prefix" "endpoint" "region" }}
+{{- with index $ $name }}
+{{- $_ := set $bucket $name . }}
+{{- end }}
+{{- end }}
+{{- with .credentialsSecret }}
+{{- $_ := set $bucket "credentialsSecretRef" (dict "name" .) }}
+{{- end }}
+{{- toJson $bucket }}
+{{- end }}
+
 {{/* What the operator may do, in a ClusterRole or in a Role of each served namespace. */}}
 {{- define "pitcrew.rules" -}}
 - apiGroups: [pitcrew.dev]
@@ -72,6 +86,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
   verbs: [get, list, watch]
 - apiGroups: [""]
   resources: [pods/log]
+  verbs: [get]
+# Prompts that an LLMEngine names; nothing else is read from ConfigMaps.
+- apiGroups: [""]
+  resources: [configmaps]
   verbs: [get]
 - apiGroups: [events.k8s.io]
   resources: [events]

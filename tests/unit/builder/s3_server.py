@@ -1,4 +1,4 @@
-"""A real S3 server (moto's) on loopback, with a bucket for each who asks, and credentials for it."""
+"""A real S3 server (moto's), on loopback unless told otherwise, with a bucket for each who asks, and credentials for it."""
 
 import logging
 import os
@@ -45,16 +45,16 @@ class S3Server:
 
 
 @contextmanager
-def serve() -> Iterator[S3Server]:
+def serve(host: str = "127.0.0.1", port: int = 0) -> Iterator[S3Server]:
     """Run a server, and hold the environment of its clients, until the block ends."""
     before = {name: os.environ.get(name) for name in ENVIRONMENT}
     os.environ.update(ENVIRONMENT)
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = make_server("127.0.0.1", 0, _in_turn(_app()), threaded=True)
+    server = make_server(host, port, _in_turn(_app()), threaded=True)
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
-        yield S3Server(f"http://127.0.0.1:{server.server_port}")
+        yield S3Server(f"http://{host}:{server.server_port}")
     finally:
         server.shutdown()
         thread.join()

@@ -146,3 +146,24 @@ def test_listed_namespaces_get_roles_and_no_cluster_role() -> None:
 def test_wrong_values_are_refused(wrong: str) -> None:
     command = [helm() or "helm", "template", "pitcrew", str(CHART), "--set", wrong]
     assert subprocess.run(command, capture_output=True, check=False).returncode != 0
+
+
+@needs_helm
+def test_a_bucket_for_engines_reaches_the_operator() -> None:
+    values = {
+        "bucket": "engines",
+        "endpoint": "https://s3.example:9000",
+        "prefix": "a/b",
+        "credentialsSecret": "s3-keys",
+    }
+    flags = [f"--set=engineStore.s3.{name}={value}" for name, value in values.items()]
+    (deployment,) = of_kind(render(*flags), "Deployment")
+    container = deployment["spec"]["template"]["spec"]["containers"][0]
+    config = Config.from_env({entry["name"]: entry["value"] for entry in container["env"]})
+    assert config.store_s3 is not None
+    assert config.store_s3.model_dump(by_alias=True, exclude_none=True) == {
+        "bucket": "engines",
+        "endpoint": "https://s3.example:9000",
+        "prefix": "a/b",
+        "credentialsSecretRef": {"name": "s3-keys"},
+    }
