@@ -2,14 +2,17 @@
 
 import logging
 from dataclasses import dataclass, replace
+from typing import Any
 
 from pitcrew_builder.manifest import Manifest
 from pitcrew_runtime.core.adapters import AdapterSlots
 from pitcrew_runtime.core.engine import Engine
+from pitcrew_runtime.core.executor import Executor
 from pitcrew_runtime.core.limits import Limits
 from pitcrew_runtime.core.pages import PageAllocator
 from pitcrew_runtime.core.scheduler import Scheduler
 from pitcrew_runtime.core.waiting import Policy
+from pitcrew_runtime.drafting import Speculation, check_draft
 from pitcrew_runtime.engine_directory import EngineDirectory
 from pitcrew_runtime.errors import (
     EngineCorrupt,
@@ -21,6 +24,9 @@ from pitcrew_runtime.execution.adapter_pool import AdapterPool
 from pitcrew_runtime.execution.kv_pool import STORED_AS, PoolShape
 from pitcrew_runtime.execution.onnx_executor import OnnxExecutor, open_session
 from pitcrew_runtime.execution.resources import free_memory, usable_cpus
+from pitcrew_runtime.speculation.draft import DraftProposer
+from pitcrew_runtime.speculation.executor import SpeculativeExecutor
+from pitcrew_runtime.speculation.ngram import NgramProposer
 
 logger = logging.getLogger(__name__)
 
@@ -40,31 +46,42 @@ class Tuning:
     threads: int | None = None
     max_loras: int | None = None
     """Adapters that one step may mix."""
+    prefix_cache: bool = True
+    speculation: Speculation | None = None
 
 
-def assemble(directory: EngineDirectory, tuning: Tuning) -> Engine:
-    """An engine ready to step. Raises a `StartupError`."""
+def assemble(
+    directory: EngineDirectory, tuning: Tuning, draft: EngineDirectory | None = None
+) -> Engine:
+    """An engine ready to step; `draft` is the one that guesses for it. Raises a `StartupError`."""
     manifest = directory.manifest
     limits = limits_for(manifest, tuning)
-    graph = directory.file(manifest.ranks[0].graph)
-    if graph is None:
-        raise EngineCorrupt(
-            f"the manifest lists no file {manifest.ranks[0].graph}; build the engine again"
-        )
-    session = open_session(graph, tuning.threads or usable_cpus())
+    bytes_per_token = manifest.kv_bytes_per_token
+    if draft is not None:
+        check_draft(directory, draft, limits)
+        bytes_per_token += draft.manifest.kv_bytes_per_token
+    threads = tuning.threads or usable_cpus()
+    session = _session(directory, threads)
+    draft_session = _session(draft, threads) if draft is not None else None
     slots = adapter_slots(manifest, tuning)
     adapters = _adapter_pool(manifest, slots)
-    pages = pool_pages(manifest, limits, tuning.kv_memory, free_memory())
+    pages = pool_pages(bytes_per_token, limits, tuning.kv_memory, free_memory())
     limits = within_pool(limits, pages)
-    executor = OnnxExecutor(
+    executor: Executor = OnnxExecutor(
         session, _pool_shape(manifest, pages), manifest.model.vocab_size, adapters
     )
+    if draft is not None:
+        model, shape = draft.manifest.model, _pool_shape(draft.manifest, pages)
+        drafter = OnnxExecutor(draft_session, shape, model.vocab_size)
+        executor = SpeculativeExecutor(executor, DraftProposer(drafter))
+    elif tuning.speculation is not None:
+        executor = SpeculativeExecutor(executor, NgramProposer(tuning.speculation.ngram))
     logger.info(
         "Engine %s: %d KV pages of %d tokens (%d MiB of %s), batch %d, %d tokens a step",
         manifest.tag,
         pages,
         limits.page_size,
-        pages * limits.page_size * manifest.kv_bytes_per_token >> 20,
+        pages * limits.page_size * bytes_per_token >> 20,
         manifest.ranks[0].kv_dtype,
         limits.max_running,
         limits.max_step_tokens,
@@ -92,6 +109,8 @@ def limits_for(manifest: Manifest, tuning: Tuning) -> Limits:
             max_sequence_length=shapes.max_sequence_length,
             page_size=shapes.kv_page_size,
             policy=tuning.policy,
+            prefix_cache=tuning.prefix_cache,
+            lookahead=tuning.speculation.tokens if tuning.speculation else 0,
         )
     except ValueError as error:
         raise InvalidOption(str(error)) from error
@@ -109,15 +128,15 @@ def adapter_slots(manifest: Manifest, tuning: Tuning) -> int:
     return room if tuning.max_loras is None else tuning.max_loras
 
 
-def pool_pages(manifest: Manifest, limits: Limits, wanted: int | None, free: int) -> int:
-    """Pages of the KV pool.
+def pool_pages(bytes_per_token: int, limits: Limits, wanted: int | None, free: int) -> int:
+    """Pages of the KV pool, whose tokens take so many bytes each.
 
     `wanted` bytes where given, else 0.8 of the `free` bytes; never more than a full batch of
     longest sequences can use. Raises `NotEnoughMemory` where that is not one page, or where
     `wanted` is more than is free.
     """
-    page_bytes = limits.page_size * manifest.kv_bytes_per_token
-    useful = limits.max_running * -(-limits.max_sequence_length // limits.page_size)
+    page_bytes = limits.page_size * bytes_per_token
+    useful = limits.max_running * limits.pages_for(limits.max_sequence_length)
     budget = int(free * FREE_MEMORY_FRACTION) if wanted is None else wanted
     if wanted is not None and min(wanted, useful * page_bytes) > free:
         raise NotEnoughMemory(
@@ -143,6 +162,14 @@ def within_pool(limits: Limits, pages: int) -> Limits:
             limits.max_sequence_length,
         )
     return replace(limits, max_sequence_length=longest)
+
+
+def _session(directory: EngineDirectory, threads: int) -> Any:  # noqa: ANN401 - onnxruntime has no types
+    name = directory.manifest.ranks[0].graph
+    graph = directory.file(name)
+    if graph is None:
+        raise EngineCorrupt(f"the manifest lists no file {name}; build the engine again")
+    return open_session(graph, threads)
 
 
 def _adapter_pool(manifest: Manifest, slots: int) -> AdapterPool | None:

@@ -19,6 +19,7 @@ from pitcrew_runtime.core.waiting import Policy
 from pitcrew_runtime.errors import InvalidOption, StartupError
 
 if TYPE_CHECKING:
+    from pitcrew_runtime.drafting import Speculation
     from pitcrew_runtime.serve import Settings
 
 EXIT_REFUSED = 2
@@ -79,11 +80,28 @@ def _settings(options: argparse.Namespace) -> "Settings":
             policy=Policy(options.policy),
             kv_memory=options.kv_memory,
             threads=options.threads,
+            prefix_cache=options.prefix_cache,
+            speculation=_speculation(options),
         ),
         drain_seconds=options.drain_seconds,
         wedge_seconds=options.wedge_seconds,
         max_body_bytes=options.max_body_bytes,
         api_keys=_read_keys(options.api_key_file),
+    )
+
+
+def _speculation(options: argparse.Namespace) -> "Speculation | None":
+    from pitcrew_runtime.drafting import Method, Speculation
+
+    if options.speculative is None:
+        if options.draft_engine is not None:
+            raise InvalidOption("--draft-engine: add --speculative draft, or leave it out")
+        return None
+    return Speculation(
+        Method(options.speculative),
+        options.speculative_tokens,
+        options.ngram_max,
+        options.draft_engine,
     )
 
 
@@ -132,6 +150,38 @@ def _parser() -> argparse.ArgumentParser:
         choices=[policy.value for policy in Policy],
         default=Policy.FCFS.value,
         help="order of admission (default: %(default)s)",
+    )
+    add(
+        "--prefix-cache",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="keep KV pages for prompts that begin alike (default: on)",
+    )
+    add(
+        "--speculative",
+        choices=["ngram", "draft"],
+        help="guess tokens and check many at a time: from the text itself, or by a smaller engine "
+        "(default: off)",
+    )
+    add(
+        "--speculative-tokens",
+        type=_positive,
+        default=4,
+        metavar="N",
+        help="guesses for a sequence in one step (default: %(default)s)",
+    )
+    add(
+        "--ngram-max",
+        type=_positive,
+        default=4,
+        metavar="N",
+        help="tokens of the longest ending that is looked up (default: %(default)s)",
+    )
+    add(
+        "--draft-engine",
+        type=Path,
+        metavar="DIR",
+        help="of the smaller engine, with the same tokenizer and KV page size",
     )
     add("--threads", type=_positive, metavar="N", help="default: the CPUs of the container")
     add(

@@ -12,7 +12,7 @@ USEFUL = 4 * 64 // 4
 
 
 def pages(wanted: int | None, free: int) -> int:
-    return pool_pages(MANIFEST, limits_for(MANIFEST, Tuning()), wanted, free)
+    return pool_pages(MANIFEST.kv_bytes_per_token, limits_for(MANIFEST, Tuning()), wanted, free)
 
 
 def test_the_pool_takes_a_fraction_of_what_is_free() -> None:

@@ -1,0 +1,83 @@
+"""What the operator of a server asks of speculation, and which engine may guess for which."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from pitcrew_runtime.core.limits import Limits
+from pitcrew_runtime.engine_directory import EngineDirectory
+from pitcrew_runtime.errors import InvalidOption
+from pitcrew_runtime.speculation import ngram
+
+TOKENS = 4
+_TOKENIZER = "tokenizer/tokenizer.json"
+
+
+class Method(StrEnum):
+    """Who guesses."""
+
+    NGRAM = "ngram"
+    DRAFT = "draft"
+
+
+@dataclass(frozen=True, slots=True)
+class Speculation:
+    """Guesses at tokens to come; raises `InvalidOption` where the options do not fit together."""
+
+    method: Method
+    tokens: int = TOKENS
+    """At most, for each sequence in a step."""
+    ngram: int = ngram.LONGEST
+    """Tokens of the longest ending that is looked up."""
+    draft: Path | None = None
+    """The engine directory of the one that guesses."""
+
+    def __post_init__(self) -> None:
+        if (self.method is Method.DRAFT) != (self.draft is not None):
+            raise InvalidOption(
+                "--draft-engine: give it with --speculative draft, and only then; it is the "
+                "directory of a smaller engine with the same tokenizer"
+            )
+        if self.ngram < ngram.SHORTEST:
+            raise InvalidOption(f"--ngram-max {self.ngram}: at least {ngram.SHORTEST} are needed")
+
+
+def check_draft(target: EngineDirectory, draft: EngineDirectory, limits: Limits) -> None:
+    """Raise `InvalidOption` unless `draft` can follow whatever `target` computes within `limits`."""
+    for problem in _problems(target, draft, limits):
+        raise InvalidOption(f"--draft-engine {draft.manifest.tag}: {problem}")
+
+
+def _problems(target: EngineDirectory, draft: EngineDirectory, limits: Limits) -> list[str]:
+    shapes, model = draft.manifest.identity.shapes, draft.manifest.model
+    problems = []
+    if model.vocab_size != target.manifest.model.vocab_size:
+        problems.append(
+            f"its vocabulary has {model.vocab_size} tokens, the served engine's "
+            f"{target.manifest.model.vocab_size}; take a model with the same tokenizer"
+        )
+    if _digest(draft) != _digest(target):
+        problems.append(
+            "its tokenizer is not the served engine's; take a model with the same tokenizer"
+        )
+    if shapes.kv_page_size != limits.page_size:
+        problems.append(
+            f"its KV pages have {shapes.kv_page_size} tokens, the served engine's "
+            f"{limits.page_size}; build it with shapes.kvPageSize {limits.page_size}"
+        )
+    if shapes.max_batch_size < limits.max_running:
+        problems.append(
+            f"it was built for {shapes.max_batch_size} sequences at once, {limits.max_running} may "
+            "run; lower --max-batch-size or build it with a larger shapes.maxBatchSize"
+        )
+    if shapes.max_sequence_length < limits.max_sequence_length:
+        problems.append(
+            f"its sequences have at most {shapes.max_sequence_length} tokens, the served engine's "
+            f"{limits.max_sequence_length}; build it with a larger shapes.maxSequenceLength"
+        )
+    return problems
+
+
+def _digest(directory: EngineDirectory) -> str | None:
+    entries = directory.manifest.files
+    return next((entry.sha256 for entry in entries if entry.path == _TOKENIZER), None)
