@@ -52,7 +52,7 @@ def generate(
 
 
 class _Batch:
-    """Prompts that grow together, at most to `tokens` more than the longest."""
+    """Prompts that grow together, in place, each by at most `tokens`."""
 
     def __init__(self, prompts: list[list[int]], tokens: int, ended: Ended) -> None:
         self._most, self._ended = tokens, ended

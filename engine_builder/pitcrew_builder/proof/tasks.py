@@ -31,9 +31,11 @@ class Exam:
 
     @classmethod
     def of(cls, paper: Paper, encoder: Encoder, longest: int) -> Self:
-        """Encode a paper. Raises `BuildError`: a question leaves no room for its answer."""
+        """Encode a paper. Raises `BuildError`: a question has no token, or leaves no room."""
         prompts = tuple(encoder.ask(question.prompt) for question in paper.questions)
         for prompt in prompts:
+            if not prompt:
+                raise InvalidSpec("proof.tasks: a prompt has no token; leave it out")
             if len(prompt) + paper.task.max_tokens > longest:
                 raise InvalidSpec(
                     f"proof.tasks: a prompt of {len(prompt)} tokens and maxTokens "
