@@ -1,32 +1,22 @@
 """The life of a build: resolve, parse, graph, optimize, serialize, validate, publish."""
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pitcrew_builder.adapters.merge import check_adapters, merge, open_adapters, tensors_of
-from pitcrew_builder.adapters.slots import check_targets, with_slots
-from pitcrew_builder.checkpoint.directory import ADAPTER, read_tensors
-from pitcrew_builder.checkpoint.match import check_match
-from pitcrew_builder.checkpoint.tokenizer import check_tokenizer
-from pitcrew_builder.families.family import ignored_tensors
-from pitcrew_builder.graph.ir import Graph
-from pitcrew_builder.layout import layouts
-from pitcrew_builder.manifest import Manifest, Placement, ProofReport
+from pitcrew_builder.checkpoint.directory import ADAPTER
+from pitcrew_builder.manifest import Manifest, ProofReport
 from pitcrew_builder.progress import Tracker
 from pitcrew_builder.prompts.evidence import gather
 from pitcrew_builder.proof.gate import check, check_tasks
 from pitcrew_builder.report import Phase, ProofSummary, Succeeded, TaskSummary
-from pitcrew_builder.request import Request, placement_of, plan
+from pitcrew_builder.request import Request, plan
 from pitcrew_builder.sources.find import find
 from pitcrew_builder.sources.source import Located
 from pitcrew_builder.spec import BuildSpec, Proof
-from pitcrew_builder.stage import stage
 from pitcrew_builder.store.address import StoreAddress, open_store
 from pitcrew_builder.targets import backend_of
-from pitcrew_builder.targets.target import Backend, Drawn, Network, Site
-from pitcrew_builder.trial import prepare
+from pitcrew_builder.targets.target import Site
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +41,13 @@ def build(spec: BuildSpec, places: Places, tracker: Tracker) -> Succeeded:
             for each in (located, *merged):
                 each.fetch_weights()
     if found is not None:
-        with tracker.phase(Phase.PUBLISH, "already in the store"):
-            if found.proof is not None:
-                # The thresholds may be others than the ones that it was published under.
-                wanted = spec.proof or Proof()
-                check(found.proof.scores, wanted)
-                check_tasks(found.proof.tasks, wanted.tasks)
-            return _succeeded(found, tracker, cached=True)
-    drawn = _draw(request, located, merged, backend, tracker)
+        return _found(found, spec.proof or Proof(), tracker)
+    # Only here: what makes engines takes a second to import, and one that is found needs none of it.
+    from pitcrew_builder.drawing import draw_network
+    from pitcrew_builder.stage import stage
+    from pitcrew_builder.trial import prepare
+
+    drawn = draw_network(request, located, merged, backend, tracker)
     with store.staging() as directory:
         site = _site(directory, places, request, tracker)
         drawn, trial = prepare(drawn, request, evidence, located.directory, spec.proof, site)
@@ -67,6 +56,15 @@ def build(spec: BuildSpec, places: Places, tracker: Tracker) -> Succeeded:
             count = tracker.counter(manifest.size_bytes, "publishing")
             published = store.publish(site.engine, request.identity, count)
     return _succeeded(published, tracker, cached=published != manifest)
+
+
+def _found(manifest: Manifest, wanted: Proof, tracker: Tracker) -> Succeeded:
+    """An engine of the store. Its thresholds may be others than those it was published under."""
+    with tracker.phase(Phase.PUBLISH, "already in the store"):
+        if manifest.proof is not None:
+            check(manifest.proof.scores, wanted)
+            check_tasks(manifest.proof.tasks, wanted.tasks)
+        return _succeeded(manifest, tracker, cached=True)
 
 
 def _locate(spec: BuildSpec, cache: Path, tracker: Tracker) -> tuple[Located, list[Located]]:
@@ -79,43 +77,6 @@ def _site(staging: Path, places: Places, request: Request, tracker: Tracker) -> 
     scratch = staging / "scratch"
     scratch.mkdir()
     return Site(staging / "engine", scratch, places.cache, request.identity, tracker)
-
-
-def _draw(
-    request: Request,
-    located: Located,
-    merged: Sequence[Located],
-    backend: Backend,
-    tracker: Tracker,
-) -> Drawn:
-    """The network, proven to need exactly the tensors that are there."""
-    family, config, identity = request.family, request.config, request.identity
-    with tracker.phase(Phase.PARSE, "reading tensor headers"):
-        tensors = read_tensors(located.directory)
-        check_tokenizer(located.directory)
-        adapters = open_adapters(request.identity.adapters, [item.directory for item in merged])
-    with tracker.phase(Phase.GRAPH, f"drawing a {family.name}"):
-        decoder = family.draw(config, identity.shapes)
-        whole = decoder.graph()
-        wanted = [ref for weight in whole.weights for ref in weight.tensors]
-        check_match(wanted, tensors, ignored_tensors(family, config))
-        check_adapters(whole, adapters)
-        check_targets(whole, identity.lora)
-        tensors |= tensors_of(adapters)
-    with tracker.phase(Phase.OPTIMIZE, "joining projections"):
-        places = list(layouts(identity.parallelism))
-
-        def network(graph: Graph, placement: Placement | None) -> Network:
-            slotted = with_slots(graph, identity.lora)
-            optimized = backend.optimize(merge(slotted.graph, adapters))
-            return Network(optimized, tensors, placement, slotted.targets)
-
-        unsplit = network(whole, None)
-        ranks: tuple[Network, ...] = (unsplit,)
-        if len(places) > 1:
-            drawn = ((decoder.graph(place), placement_of(place, config)) for place in places)
-            ranks = tuple(network(graph, placement) for graph, placement in drawn)
-    return Drawn(ranks, unsplit, sum(weight.elements for weight in whole.weights))
 
 
 def _succeeded(manifest: Manifest, tracker: Tracker, *, cached: bool) -> Succeeded:

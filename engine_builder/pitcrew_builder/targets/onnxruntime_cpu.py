@@ -4,7 +4,6 @@ from importlib.metadata import version
 
 from pitcrew_builder.graph.ir import OPSET, Graph
 from pitcrew_builder.optimize import optimize
-from pitcrew_builder.targets.onnx_files import write_onnx
 from pitcrew_builder.targets.target import Network, Site, Written
 
 
@@ -24,4 +23,7 @@ class OnnxRuntimeCpu:
 
     def write(self, network: Network, site: Site) -> Written:
         """Write the graph and its constants; what is proven is what is served."""
+        # A build that finds its engine asks for the toolchain alone; `onnx` is slow to import.
+        from pitcrew_builder.targets.onnx_files import write_onnx
+
         return write_onnx(site.engine, site.folder, network, site.metadata, site.tracker)

@@ -114,3 +114,23 @@ def test_a_bar_is_shown_when_asked(
     checkpoint = checkpoints.write(tmp_path / "tiny")
     assert run_build(checkpoint, "--progress", "rich").code == 0
     assert "100%" in capsys.readouterr().out
+
+
+def test_a_build_that_finds_its_engine_imports_nothing_that_makes_one(tmp_path: Path) -> None:
+    places = ["--store", str(tmp_path / "store"), "--cache", str(tmp_path / "cache")]
+    model = str(checkpoints.write(tmp_path / "tiny"))
+    command = ["build", "--model", model, *places, "--progress", "none"]
+    script = """if True:
+        import sys
+        from pitcrew_builder.cli import main
+        assert main(sys.argv[1:]) == 0
+        print(*{name.partition(".")[0] for name in sys.modules})
+    """
+    runs = [
+        subprocess.run([sys.executable, "-c", script, *command], check=True, capture_output=True)
+        for _ in range(2)
+    ]
+    heavy = {"onnx", "onnxruntime", "tokenizers", "huggingface_hub", "botocore", "rich"}
+    first, second = (heavy & set(run.stdout.decode().split()) for run in runs)
+    assert {"onnx", "onnxruntime"} <= first
+    assert not second
