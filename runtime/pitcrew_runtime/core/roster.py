@@ -80,11 +80,10 @@ class Roster:
         self._release_forks(sequence)
 
     def evict(self, sequence: Sequence) -> None:
-        """From running back to waiting, without pages."""
+        """From running back to waiting, without pages. Forks that wait for it go on waiting."""
         self._stop(sequence)
         sequence.state = State.WAITING
         self.room.push(sequence)
-        self._release_forks(sequence)
 
     def end(self, sequence: Sequence) -> None:
         """Forget a sequence wherever it is."""
@@ -128,7 +127,7 @@ class Roster:
         sequence.slot = NO_ADAPTER
 
     def _release_forks(self, parent: Sequence) -> None:
-        """Its forks wait no longer: it has computed their prompt, or will not do so soon."""
+        """Its forks wait no longer: it has computed their prompt, or never will."""
         for sequence in self._held.pop(parent.id, ()):
             sequence.parent = parent
             sequence.state = State.WAITING
