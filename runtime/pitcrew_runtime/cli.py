@@ -64,6 +64,7 @@ def _serve(options: argparse.Namespace) -> None:
 
 
 def _settings(options: argparse.Namespace) -> "Settings":
+    from pitcrew_runtime.adapters.startup import LoraSettings
     from pitcrew_runtime.assembly import Tuning
     from pitcrew_runtime.serve import Settings
 
@@ -82,11 +83,17 @@ def _settings(options: argparse.Namespace) -> "Settings":
             threads=options.threads,
             prefix_cache=options.prefix_cache,
             speculation=_speculation(options),
+            max_loras=options.max_loras,
         ),
         drain_seconds=options.drain_seconds,
         wedge_seconds=options.wedge_seconds,
         max_body_bytes=options.max_body_bytes,
         api_keys=_read_keys(options.api_key_file),
+        lora=LoraSettings(
+            modules=tuple(options.lora_modules),
+            root=_lora_root(options),
+            max_in_memory=options.max_cpu_loras,
+        ),
     )
 
 
@@ -103,6 +110,18 @@ def _speculation(options: argparse.Namespace) -> "Speculation | None":
         options.ngram_max,
         options.draft_engine,
     )
+
+
+def _lora_root(options: argparse.Namespace) -> Path | None:
+    root: Path | None = options.lora_root
+    if not options.enable_runtime_lora:
+        return None
+    if root is None or not root.is_dir():
+        raise InvalidOption(
+            f"--lora-root {root}: --enable-runtime-lora reads adapters under it alone; give a "
+            f"directory that is there"
+        )
+    return root
 
 
 class _Parser(argparse.ArgumentParser):
@@ -183,6 +202,29 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="of the smaller engine, with the same tokenizer and KV page size",
     )
+    add(
+        "--lora-modules",
+        type=_lora_module,
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="NAME=DIR",
+        help="LoRA adapters to serve under names of their own",
+    )
+    add(
+        "--enable-runtime-lora",
+        action="store_true",
+        help="let clients load and unload adapters (POST /v1/load_lora_adapter)",
+    )
+    add("--lora-root", type=Path, metavar="DIR", help="they may be loaded from under it alone")
+    add("--max-loras", type=_positive, metavar="N", help="in one step (default: the engine's)")
+    add(
+        "--max-cpu-loras",
+        type=_positive,
+        default=16,
+        metavar="N",
+        help="adapters in memory (default: %(default)s)",
+    )
     add("--threads", type=_positive, metavar="N", help="default: the CPUs of the container")
     add(
         "--drain-seconds",
@@ -243,6 +285,13 @@ def _positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not at least 1")
     return value
+
+
+def _lora_module(text: str) -> tuple[str, Path]:
+    name, separator, path = text.partition("=")
+    if not (name and separator and path):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=DIR")
+    return name, Path(path)
 
 
 def _port(text: str) -> int:

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
+from pitcrew_runtime.core.adapters import Adapter
 from pitcrew_runtime.core.engine import StepReport
 from pitcrew_runtime.core.request import Finish, Request, Sampling, Update
 from pitcrew_runtime.errors import (
@@ -54,6 +55,8 @@ class Terms:
     """Lower numbers are admitted earlier."""
     timeout: float | None = None
     """Seconds after which the answer is of no use any more."""
+    adapter: Adapter | None = None
+    """What the network is changed by."""
 
 
 STANDARD = Terms()
@@ -216,6 +219,7 @@ class Frontend:
             now,
             prompt.sampling,
             prompt.stop_tokens,
+            terms.adapter,
             tenant=terms.tenant,
             priority=terms.priority,
             deadline=None if terms.timeout is None else now + terms.timeout,

@@ -18,6 +18,8 @@ from typing import TypeVarTuple
 import uvicorn
 
 from pitcrew_builder.manifest import Manifest
+from pitcrew_runtime.adapters.library import AdapterLibrary
+from pitcrew_runtime.adapters.startup import LoraSettings, open_library
 from pitcrew_runtime.assembly import Tuning, assemble
 from pitcrew_runtime.constraints.compiler import Compiler
 from pitcrew_runtime.core.engine import Engine, StepReport
@@ -29,6 +31,8 @@ from pitcrew_runtime.metrics import Metrics
 from pitcrew_runtime.server.app import build_app
 from pitcrew_runtime.server.health import Health
 from pitcrew_runtime.server.keys import Keyring
+from pitcrew_runtime.server.lora import LoraEndpoints
+from pitcrew_runtime.server.models import Models
 from pitcrew_runtime.server.openai import OpenAI
 from pitcrew_runtime.server.served import Served
 from pitcrew_runtime.server.tokens import Tokens
@@ -59,6 +63,7 @@ class Settings:
     wedge_seconds: float
     max_body_bytes: int
     api_keys: frozenset[str]
+    lora: LoraSettings
 
 
 def serve(settings: Settings) -> None:
@@ -67,7 +72,14 @@ def serve(settings: Settings) -> None:
     directory = open_engine(settings.engine, settings.world_size)
     engine = assemble(directory, settings.tuning)
     language = load_language(directory, engine.limits.max_sequence_length)
-    asyncio.run(_Server(settings, directory.manifest, engine, language).run(listener))
+    manifest = directory.manifest
+    library = open_library(manifest, model_name(settings, manifest), settings.lora)
+    asyncio.run(_Server(settings, manifest, engine, language, library).run(listener))
+
+
+def model_name(settings: Settings, manifest: Manifest) -> str:
+    """What clients call the network itself."""
+    return settings.model_name or manifest.identity.slug
 
 
 def load_language(directory: EngineDirectory, max_length: int) -> Language:
@@ -98,12 +110,19 @@ class _Server:
     """One run of the process."""
 
     def __init__(
-        self, settings: Settings, manifest: Manifest, engine: Engine, language: Language
+        self,
+        settings: Settings,
+        manifest: Manifest,
+        engine: Engine,
+        language: Language,
+        library: AdapterLibrary | None,
     ) -> None:
         self._settings = settings
         self._manifest = manifest
         self._engine = engine
         self._language = language
+        self._library = library
+        self._name = model_name(settings, manifest)
         self._clock: Clock = time.monotonic
         self._fault: BaseException | None = None
 
@@ -174,17 +193,15 @@ class _Server:
         if isinstance(self._fault, StartupError):
             self._leaving.set()
 
-    @property
-    def _name(self) -> str:
-        return self._settings.model_name or self._manifest.identity.slug
-
     def _configuration(self, loop: EngineLoop) -> uvicorn.Config:
         settings = self._settings
-        served = Served(self._name, self._manifest, self._language, self._frontend)
+        served = Served(self._name, self._manifest, self._language, self._frontend, self._library)
         openai = OpenAI(served, settings.max_body_bytes)
         tokens = Tokens(served, settings.max_body_bytes)
         health = Health(loop, self._frontend, self._metrics, self._manifest)
-        routes = [*openai.routes(), *tokens.routes(), *health.routes()]
+        lora = LoraEndpoints(self._library, settings.lora.root)
+        endpoints = (openai, Models(served), lora, tokens, health)
+        routes = [route for each in endpoints for route in each.routes()]
         return uvicorn.Config(
             build_app(routes, self._metrics, Keyring(settings.api_keys)),
             log_config=None,

@@ -5,7 +5,6 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
@@ -13,11 +12,10 @@ from starlette.routing import Route
 
 from pitcrew_runtime.errors import InvalidRequest
 from pitcrew_runtime.frontend import Prompt, Terms
-from pitcrew_runtime.server import problems
 from pitcrew_runtime.server.answer import Answer
 from pitcrew_runtime.server.bodies import read_model
 from pitcrew_runtime.server.choice import Choice, Ending
-from pitcrew_runtime.server.formats import ChatFormat, CompletionFormat, Envelope, Json
+from pitcrew_runtime.server.formats import ChatFormat, CompletionFormat, Envelope
 from pitcrew_runtime.server.keys import tenant
 from pitcrew_runtime.server.schemas import ChatBody, CompletionBody
 from pitcrew_runtime.server.served import Served
@@ -28,7 +26,7 @@ _INLINE_BYTES = 1 << 14
 
 @dataclass(frozen=True, slots=True)
 class OpenAI:
-    """Everything under `/v1`."""
+    """What generates text under `/v1`, and what cannot."""
 
     served: Served
     max_body_bytes: int
@@ -36,21 +34,10 @@ class OpenAI:
     def routes(self) -> list[Route]:
         """The endpoints."""
         return [
-            Route("/v1/models", self.models, methods=["GET"]),
-            Route("/v1/models/{model:path}", self.model, methods=["GET"]),
             Route("/v1/completions", self.completions, methods=["POST"]),
             Route("/v1/chat/completions", self.chat, methods=["POST"]),
             Route("/v1/embeddings", self.embeddings, methods=["POST"]),
         ]
-
-    async def models(self, http: HttpRequest) -> Response:
-        """The one model that is served."""
-        return problems.json_response({"object": "list", "data": [self._card()]})
-
-    async def model(self, http: HttpRequest) -> Response:
-        """The same by name."""
-        self.served.check_model(http.path_params["model"])
-        return problems.json_response(self._card())
 
     async def completions(self, http: HttpRequest) -> Response:
         """Text or token ids, continued."""
@@ -108,7 +95,12 @@ class OpenAI:
     ) -> Response:
         # Choices of one prompt stand together: it is counted once.
         prompt_tokens = sum(len(prompt.tokens) for prompt in prompts[:: body.n or 1])
-        terms = Terms(tenant(http.scope, body.cache_salt), body.priority, body.timeout)
+        terms = Terms(
+            tenant(http.scope, body.cache_salt),
+            body.priority,
+            body.timeout,
+            self.served.adapter(body.model),
+        )
         generation = self.served.frontend.start(prompts, terms)
         answer = Answer(generation, choices, form, prompt_tokens)
         if body.stream:
@@ -120,24 +112,12 @@ class OpenAI:
         return Envelope(
             id=f"{prefix}-{secrets.token_hex(16)}",
             created=int(time.time()),
-            model=self.served.name,
+            model=body.model,
             fingerprint=f"fp_{self.served.manifest.engine_id[:12]}",
             tokenizer=self.served.language.tokenizer,
             logprobs=body.wanted_logprobs is not None,
             token_ids=body.return_token_ids,
         )
-
-    def _card(self) -> Json:
-        manifest = self.served.manifest
-        created = datetime.fromisoformat(manifest.created_at)
-        return {
-            "id": self.served.name,
-            "object": "model",
-            "created": int(created.timestamp()),
-            "owned_by": "pitcrew",
-            "root": manifest.tag,
-            "max_model_len": self.served.language.max_length,
-        }
 
 
 def ending(body: CompletionBody | ChatBody) -> Ending:

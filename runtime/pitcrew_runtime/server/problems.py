@@ -10,12 +10,15 @@ from pydantic_core import ErrorDetails
 from starlette.responses import Response
 
 from pitcrew_runtime.errors import (
+    AdapterConflict,
     BodyTooLarge,
     DeadlineExceeded,
     Draining,
     GenerationFailed,
+    InvalidAdapter,
     InvalidRequest,
     ModelNotFound,
+    NotEnabled,
     NotReady,
     QueueFull,
     RequestError,
@@ -37,9 +40,12 @@ class _Kind:
 
 _KINDS: Mapping[type[RequestError], _Kind] = {
     InvalidRequest: _Kind(400, "invalid_request_error"),
+    InvalidAdapter: _Kind(400, "invalid_request_error", "invalid_lora_adapter"),
     Unauthorized: _Kind(401, "invalid_request_error", "invalid_api_key"),
+    NotEnabled: _Kind(403, "invalid_request_error", "not_enabled"),
     ModelNotFound: _Kind(404, "invalid_request_error", "model_not_found"),
     DeadlineExceeded: _Kind(408, "timeout_error", "deadline_exceeded"),
+    AdapterConflict: _Kind(409, "invalid_request_error", "lora_adapter_conflict"),
     BodyTooLarge: _Kind(413, "invalid_request_error", "body_too_large"),
     QueueFull: _Kind(429, "rate_limit_error", "queue_full"),
     GenerationFailed: _Kind(500, "server_error", "generation_failed"),

@@ -144,7 +144,11 @@ def test_calls_that_the_model_writes_itself_are_found(prophet: Server) -> None:
 
 
 def test_the_template_sees_tools_calls_and_results(prophet: Server) -> None:
-    call = {"id": "1", "type": "function", "function": {"name": "smite", "arguments": '{"verse": 7}'}}
+    call = {
+        "id": "1",
+        "type": "function",
+        "function": {"name": "smite", "arguments": '{"verse": 7}'},
+    }
     turns = [
         {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "tool_call_id": "1", "content": "done"},
@@ -160,7 +164,11 @@ def whole(choice: Any) -> tuple[list[str], list[str], str]:  # noqa: ANN401
     calls = choice.message.tool_calls
     assert all(call.id.startswith("call_") for call in calls)
     functions = [call.function for call in calls]
-    return [one.name for one in functions], [one.arguments for one in functions], choice.finish_reason
+    return (
+        [one.name for one in functions],
+        [one.arguments for one in functions],
+        choice.finish_reason,
+    )
 
 
 def joined(chunks: Any) -> tuple[list[str], list[str], str]:  # noqa: ANN401

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -21,6 +22,8 @@ from pitcrew_builder.manifest import (
     ResolvedShapes,
 )
 from pitcrew_builder.spec import Parallelism, Precision, Target
+from pitcrew_runtime.adapters.library import AdapterLibrary
+from pitcrew_runtime.core.adapters import AdapterSlots
 from pitcrew_runtime.core.batch import StepBatch
 from pitcrew_runtime.core.engine import Engine
 from pitcrew_runtime.core.executor import Chosen
@@ -34,6 +37,8 @@ from pitcrew_runtime.metrics import Metrics
 from pitcrew_runtime.server.app import build_app
 from pitcrew_runtime.server.health import Health
 from pitcrew_runtime.server.keys import Keyring
+from pitcrew_runtime.server.lora import LoraEndpoints
+from pitcrew_runtime.server.models import Models
 from pitcrew_runtime.server.openai import OpenAI
 from pitcrew_runtime.server.served import Served
 from pitcrew_runtime.server.translate import Language
@@ -122,10 +127,13 @@ class Clock:
 class Rig:
     gate: Gate = field(default_factory=Gate)
     clock: Clock = field(default_factory=Clock)
+    library: AdapterLibrary | None = None
+    lora_root: Path | None = None
 
     def __post_init__(self) -> None:
         self.manifest = manifest()
-        self.engine = Engine(Scheduler(LIMITS, PageAllocator(32)), self.gate)
+        scheduler = Scheduler(LIMITS, PageAllocator(32), AdapterSlots(2))
+        self.engine = Engine(scheduler, self.gate)
         self.metrics = Metrics(self.engine.gauges, {})
         events = asyncio.get_running_loop()
 
@@ -140,9 +148,11 @@ class Rig:
         self.loop = EngineLoop(self.engine, lambda *_: None, hooks, self.clock, 10.0)
         self.frontend = Frontend(self.loop, self.metrics, self.clock)
         language = Language(None, None, self.manifest.model, 64)
-        served = Served("echo", self.manifest, language, self.frontend)
+        served = Served("echo", self.manifest, language, self.frontend, self.library)
         health = Health(self.loop, self.frontend, self.metrics, self.manifest)
-        routes = [*OpenAI(served, 1 << 16).routes(), *health.routes()]
+        lora = LoraEndpoints(self.library, self.lora_root)
+        endpoints = (OpenAI(served, 1 << 16), Models(served), lora, health)
+        routes = [route for each in endpoints for route in each.routes()]
         app = build_app(routes, self.metrics, Keyring())
         transport = httpx.ASGITransport(app)  # type: ignore[arg-type]
         self.http = httpx.AsyncClient(transport=transport, base_url="http://test")
@@ -161,8 +171,8 @@ class Rig:
 
 
 @asynccontextmanager
-async def running(gate_open: bool = True) -> AsyncIterator[Rig]:
-    rig = Rig()
+async def running(gate_open: bool = True, **parts: Any) -> AsyncIterator[Rig]:  # noqa: ANN401
+    rig = Rig(**parts)
     if gate_open:
         rig.gate.open.set()
     rig.loop.start()
