@@ -21,8 +21,9 @@ class Engine:
 
     def __init__(self, root: Path, checkpoint: Path, **spec: object) -> None:
         source = {"kind": "local", "path": str(checkpoint), "name": checkpoint.name}
-        wanted = BuildSpec.model_validate({"source": source, **spec})
-        done = build(wanted, Places(root / "store", root / "cache"), Tracker(lambda _: None))
+        self.checkpoint = checkpoint
+        self.spec = BuildSpec.model_validate({"source": source, **spec})
+        done = build(self.spec, Places(root / "store", root / "cache"), Tracker(lambda _: None))
         self.path = root / "store" / done.path
         text = (self.path / "manifest.json").read_text()
         self.manifest = Manifest.model_validate_json(text)

@@ -6,7 +6,7 @@ matrix is drawn as codes, scales and zero points first, and both checkpoints fol
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +56,6 @@ class Format:
 
     config: dict[str, Any]
     draw: Draw
-    extra: Mapping[str, Callable[[int], Array]] = field(default_factory=dict)
-    """Tensors beside each matrix that nobody needs, by the number of outputs."""
 
 
 def words(codes: Array, bits: int, axis: int, order: list[int] | None = None) -> Array:
@@ -183,7 +181,7 @@ def modelopt() -> Format:
 
     def draw(rng: np.random.Generator, outputs: int, inputs: int) -> Drawn:
         drawn = _float8(rng, outputs, inputs, (), "weight_scale", static=True)
-        drawn.tensors["k_scale"] = np.float32(1).reshape(())
+        drawn.tensors["k_scale"] = np.array(1, np.float32)
         return drawn
 
     config = {"quant_method": "modelopt", "quant_algo": "FP8", "ignore": ["lm_head"]}
@@ -200,7 +198,7 @@ def _float8(
     block: int | None = None,
 ) -> Drawn:
     codes = (64 * rng.standard_normal((outputs, inputs))).astype(ml_dtypes.float8_e4m3fn)
-    scales = (rng.uniform(0.5, 1.5, shape) * 0.1 / 64).astype(np.float32)
+    scales = np.asarray(rng.uniform(0.5, 1.5, shape) * 0.1 / 64, np.float32)
     tensors: Tensors = {"weight": codes, name: scales}
     spread = np.broadcast_to(scales, (outputs, 1)) if block is None else _tiled(scales, block)
     if static:
@@ -234,7 +232,6 @@ def write(root: Path, form: Format, model: Mapping[str, Any] = LLAMA) -> tuple[P
         drawn = form.draw(rng, outputs, inputs)
         plain[f"{module}.weight"] = drawn.values
         packed |= {f"{module}.{name}": tensor for name, tensor in drawn.tensors.items()}
-        packed |= {f"{module}.{name}": made(outputs) for name, made in form.extra.items()}
     given = {"packed": (packed, {"quantization_config": form.config}), "plain": (plain, {})}
     for name, (tensors, more) in given.items():
         (root / name).mkdir(parents=True)

@@ -152,7 +152,8 @@ CASES: dict[str, tuple[Break, FailureReason, str]] = {
     "an unknown family": (_config(model_type="mamba"), UNKNOWN, "gpt_oss, granite, llama, mistral"),
     "no family": (_config(model_type=None), CORRUPT, "model_type"),
     "a quantized checkpoint": (
-        _config(quantization_config={"quant_method": "awq"}), UNKNOWN, "awq",
+        _config(quantization_config={"quant_method": "bitsandbytes"}), UNKNOWN,
+        "known are: awq (GEMM, 4 bits), gptq",
     ),
     "an unknown activation": (_config(hidden_act="mish"), UNKNOWN, "hidden_act"),
     "an unknown rope": (_config(rope_scaling={"type": "spiral"}), UNKNOWN, "rope_type"),
