@@ -19,6 +19,7 @@ from pitcrew_builder.constants import blocks, nbytes, stored
 from pitcrew_builder.graph.ir import Graph, Literal, Value, Weight
 from pitcrew_builder.graph.proto import Extent, data_name
 from pitcrew_builder.manifest import FileEntry
+from pitcrew_builder.threads import threads
 
 ALIGNMENT = 4096
 """Bytes. A runtime maps tensors of a file straight into memory, by pages."""
@@ -28,9 +29,6 @@ FILE_BYTES = 256 << 20
 
 MOST_FILES = 64
 """Files of larger networks grow instead, so that about so many are enough."""
-
-THREADS = 4
-"""At most: volumes are not faster for more."""
 
 UNSYNCED = 64 << 20
 """Bytes that gather before the disk is told to take them, while the next ones are made."""
@@ -75,7 +73,7 @@ def write_data(
     files: dict[int, list[Weight | Literal]] = {}
     for item in stored(graph):
         files.setdefault(extents[item.name].file, []).append(item)
-    with ThreadPoolExecutor(min(THREADS, len(os.sched_getaffinity(0)))) as pool:
+    with ThreadPoolExecutor(threads()) as pool:
         work = _Work(stem, folder, extents, tensors, on_bytes)
         tasks = [pool.submit(work.write, file, files[file]) for file in _by_size(files, extents)]
         try:

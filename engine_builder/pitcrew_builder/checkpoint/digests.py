@@ -3,20 +3,24 @@
 import hashlib
 import json
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from threading import Lock
 
-BLOCK = 4 << 20
+from pitcrew_builder.threads import at_once
+
+BLOCK = 1 << 20
+"""Bytes that are read and hashed while they are in the caches."""
 
 
 def sha256(path: Path, on_bytes: Callable[[int], None] = lambda _: None) -> str:
     """64 hex digits. `on_bytes` is told of each block."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(BLOCK):
-            digest.update(block)
-            on_bytes(len(block))
+    digest, block = hashlib.sha256(), memoryview(bytearray(BLOCK))
+    with path.open("rb", buffering=0) as stream:
+        while count := stream.readinto(block):
+            digest.update(block[:count])
+            on_bytes(count)
     return digest.hexdigest()
 
 
@@ -26,6 +30,23 @@ class DigestCache:
     def __init__(self, file: Path) -> None:
         self._file = file
         self._known = _load(file)
+        self._lock = Lock()
+
+    def all(
+        self, files: Mapping[str, Path], on_bytes: Callable[[int], None] = lambda _: None
+    ) -> dict[str, str]:
+        """The digests of files by their names, several computed at once.
+
+        `on_bytes` is told of each block, by one thread at a time.
+        """
+
+        def count(amount: int) -> None:
+            with self._lock:
+                on_bytes(amount)
+
+        return dict(
+            zip(files, at_once(lambda path: self.sha256(path, count), files.values()), strict=True)
+        )
 
     def sha256(self, path: Path, on_bytes: Callable[[int], None] = lambda _: None) -> str:
         """The digest of a file, computed only where the file is not known."""
@@ -36,7 +57,8 @@ class DigestCache:
             return known
         digest = sha256(path, on_bytes)
         if _key(path) == key:
-            self._remember(key, digest)
+            with self._lock:
+                self._remember(key, digest)
         return digest
 
     def _remember(self, key: str, digest: str) -> None:

@@ -21,7 +21,7 @@ def locate(
     paths = {name: directory.file(name) for name in names}
     total = sum(path.stat().st_size for path in paths.values())
     count = tracker.counter(total, f"hashing {source.name}")
-    inputs = {name: digests.sha256(path, count) for name, path in paths.items()}
+    inputs = digests.all(paths, count)
     return Located(source.name, commit_of(inputs), inputs, directory, lambda: None)
 
 
@@ -30,7 +30,7 @@ def survey(source: LocalSource, digests: DigestCache, kind: Kind = MODEL) -> Loc
     directory = Directory.of(Path(source.path))
     directory.file(kind.config)
     small = directory.small_files(kind)
-    inputs = {name: digests.sha256(directory.file(name)) for name in small}
+    inputs = digests.all({name: directory.file(name) for name in small})
     for name in weight_files(directory, kind):
         found = directory.file(name).stat()
         inputs[name] = f"{found.st_size} bytes of {found.st_mtime_ns}"

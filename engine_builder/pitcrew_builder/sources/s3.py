@@ -83,7 +83,7 @@ class _Download:
 
     def digests(self, items: Sequence[ObjectInfo], cache: DigestCache) -> dict[str, str]:
         """SHA-256 of files that are here, by name."""
-        return {item.path: cache.sha256(self.directory / item.path) for item in items}
+        return cache.all({item.path: self.directory / item.path for item in items})
 
     def bring(self, items: Sequence[ObjectInfo], tracker: Tracker) -> None:
         """Download what is not here yet, from where a killed build left it."""

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 from pitcrew_builder.checkpoint.digests import sha256
 from pitcrew_builder.errors import EngineCorrupt
 from pitcrew_builder.manifest import MANIFEST_NAME, SCHEMA_VERSION, FileEntry, Manifest
+from pitcrew_builder.threads import at_once
 
 
 def open_engine(path: Path, *, digests: bool = True) -> Manifest:
@@ -17,7 +18,10 @@ def open_engine(path: Path, *, digests: bool = True) -> Manifest:
     """
     manifest = read_manifest(path)
     for entry in manifest.files:
-        _check_file(path, entry, digests)
+        _check_size(path, entry)
+    if digests:
+        for _ in at_once(lambda entry: _check_digest(path, entry), manifest.files):
+            pass
     return manifest
 
 
@@ -61,11 +65,15 @@ def inside(root: Path, entry: FileEntry) -> Path:
     return file
 
 
-def _check_file(path: Path, entry: FileEntry, digests: bool) -> None:
+def _check_size(path: Path, entry: FileEntry) -> None:
     file = inside(path, entry)
     found = file.stat().st_size if file.is_file() else -1
     if found != entry.size:
         told = "is missing" if found < 0 else f"has {found} bytes instead of {entry.size}"
         raise EngineCorrupt(f"{file} {told}; build the engine again")
-    if digests and sha256(file) != entry.sha256:
+
+
+def _check_digest(path: Path, entry: FileEntry) -> None:
+    file = inside(path, entry)
+    if sha256(file) != entry.sha256:
         raise EngineCorrupt(f"{file} does not have the digest of its manifest; build it again")
