@@ -1,4 +1,4 @@
-"""The process: opens the engine, serves HTTP at once, warms up, and leaves in good order.
+"""The process: answers HTTP at once, loads the engine, warms up, and leaves in good order.
 
 SIGTERM or SIGINT turns readiness red and refuses new requests, lets the running ones finish, and
 ends the process with 0. A start-up fault ends it with the fault.
@@ -7,44 +7,29 @@ ends the process with 0. A start-up fault ends it with the fault.
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
-import time
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVarTuple
+from typing import TypeVar
 
 import uvicorn
 
-from pitcrew_builder.manifest import Manifest
-from pitcrew_runtime.adapters.library import AdapterLibrary
-from pitcrew_runtime.adapters.startup import LoraSettings, open_library
-from pitcrew_runtime.assembly import Tuning, assemble
-from pitcrew_runtime.constraints.compiler import Compiler
-from pitcrew_runtime.core.engine import Engine, StepReport
-from pitcrew_runtime.engine_directory import EngineDirectory, open_engine
-from pitcrew_runtime.errors import InvalidOption, StartupError
-from pitcrew_runtime.frontend import Frontend
-from pitcrew_runtime.loop import Clock, EngineLoop, Hooks
-from pitcrew_runtime.metrics import Metrics
-from pitcrew_runtime.server.app import build_app
-from pitcrew_runtime.server.health import Health
+from pitcrew_runtime.adapters.startup import LoraSettings
+from pitcrew_runtime.assembly import Tuning
+from pitcrew_runtime.errors import InvalidOption
+from pitcrew_runtime.host import Host
+from pitcrew_runtime.loading import VERIFYING, Loaded, load
+from pitcrew_runtime.server.door import Door
 from pitcrew_runtime.server.keys import Keyring
-from pitcrew_runtime.server.lora import LoraEndpoints
-from pitcrew_runtime.server.models import Models
-from pitcrew_runtime.server.openai import OpenAI
-from pitcrew_runtime.server.served import Served
-from pitcrew_runtime.server.tokens import Tokens
-from pitcrew_runtime.server.translate import Language
-from pitcrew_runtime.text.template import ChatTemplate, find_template
-from pitcrew_runtime.text.tokenizer import Tokenizer
-from pitcrew_runtime.text.tool_calls import format_of
-from pitcrew_runtime.warmup import warm_up
 
 logger = logging.getLogger(__name__)
 
-Args = TypeVarTuple("Args")
+T = TypeVar("T")
 
 MAX_HEADER_BYTES = 32_768
 
@@ -69,148 +54,98 @@ class Settings:
 def serve(settings: Settings) -> None:
     """Serve until told to stop. Raises a `StartupError` where the engine cannot be served."""
     listener = _listen(settings.host, settings.port)
-    directory = open_engine(settings.engine, settings.world_size)
-    engine = assemble(directory, settings.tuning)
-    language = load_language(directory, engine.limits.max_sequence_length)
-    manifest = directory.manifest
-    library = open_library(manifest, model_name(settings, manifest), settings.lora)
-    asyncio.run(_Server(settings, manifest, engine, language, library).run(listener))
+    if not asyncio.run(_Process(settings).run(listener)):
+        # A thread in the middle of native code aborts an interpreter that ends in the usual way.
+        logging.shutdown()
+        os._exit(0)
 
 
-def model_name(settings: Settings, manifest: Manifest) -> str:
-    """What clients call the network itself."""
-    return settings.model_name or manifest.identity.slug
-
-
-def load_language(directory: EngineDirectory, max_length: int) -> Language:
-    """Tokenizer and chat template, where the engine has them; raises `EngineCorrupt`."""
-    tokenizer_path = directory.file("tokenizer/tokenizer.json")
-    if tokenizer_path is None:
-        return Language(None, None, directory.manifest.model, max_length)
-    config_path = directory.file("tokenizer/tokenizer_config.json")
-    config = config_path.read_bytes() if config_path else b"{}"
-    tokenizer = Tokenizer.load(tokenizer_path.read_bytes(), config)
-    template_path = directory.file("tokenizer/chat_template.jinja")
-    source = find_template(
-        tokenizer.config, template_path.read_text(encoding="utf-8") if template_path else None
-    )
-    template = ChatTemplate(source, tokenizer.special_tokens) if source is not None else None
-    model = directory.manifest.model
-    return Language(
-        tokenizer,
-        template,
-        model,
-        max_length,
-        Compiler(tokenizer_path.read_text(encoding="utf-8"), model.eos_token_ids, model.vocab_size),
-        format_of(source) if source is not None else None,
-    )
-
-
-class _Server:
+class _Process:
     """One run of the process."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        manifest: Manifest,
-        engine: Engine,
-        language: Language,
-        library: AdapterLibrary | None,
-    ) -> None:
+    def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._manifest = manifest
-        self._engine = engine
-        self._language = language
-        self._library = library
-        self._name = model_name(settings, manifest)
-        self._clock: Clock = time.monotonic
-        self._fault: BaseException | None = None
+        self._door = Door(VERIFYING)
 
-    async def run(self, listener: socket.socket) -> None:
-        """Everything between the open engine and the exit."""
-        self._events = asyncio.get_running_loop()
+    async def run(self, listener: socket.socket) -> bool:
+        """Everything between the open port and the exit; False where the engine still loads."""
         self._leaving = asyncio.Event()
-        self._metrics = Metrics(self._engine.gauges, _labels(self._manifest))
-        hooks = Hooks(self._on_step, self._on_ready, self._on_death)
-        loop = EngineLoop(
-            self._engine, self._warm_up, hooks, self._clock, self._settings.wedge_seconds
-        )
-        self._frontend = Frontend(loop, self._metrics, self._clock)
-        http = _Uvicorn(self._configuration(loop))
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._events.add_signal_handler(number, self._leaving.set)
-        loop.start()
-        await self._serve_until_told(http, listener)
-        if not loop.stop(timeout=5.0):
-            logger.warning("A step is still running; leaving without it")
-        if isinstance(self._fault, StartupError):
-            raise self._fault
-
-    async def _serve_until_told(self, http: uvicorn.Server, listener: socket.socket) -> None:
+            asyncio.get_running_loop().add_signal_handler(number, self._leaving.set)
+        http = _Uvicorn(_configuration(self._door))
         serving = asyncio.create_task(http.serve(sockets=[listener]))
-        leaving = asyncio.create_task(self._leaving.wait())
-        await asyncio.wait((serving, leaving), return_when=asyncio.FIRST_COMPLETED)
-        leaving.cancel()
-        if not serving.done():
-            await self._leave()
+        serving.add_done_callback(lambda _: self._leaving.set())
+        try:
+            loaded = await self._load()
+            if loaded is not None:
+                await self._host(loaded)
+            return loaded is not None
+        finally:
             http.should_exit = True
-        await serving
+            await serving
 
-    async def _leave(self) -> None:
-        """Readiness is red from here on; the port stays open so that probes can see it."""
-        logger.info("Draining %d requests", self._frontend.active)
-        if not await self._frontend.drain(self._settings.drain_seconds):
-            logger.warning(
-                "Cancelled what was not finished after --drain-seconds %g",
-                self._settings.drain_seconds,
-            )
+    async def _load(self) -> Loaded | None:
+        """Raises a `StartupError`; None where the process is told to stop meanwhile."""
+        loading = _in_background(self._loaded)
+        leaving = asyncio.create_task(self._leaving.wait())
+        await asyncio.wait((loading, leaving), return_when=asyncio.FIRST_COMPLETED)
+        leaving.cancel()
+        if loading.done():
+            return loading.result()
+        loading.cancel()
+        return None
 
-    def _warm_up(self, engine: Engine, clock: Clock) -> None:
-        warm_up(engine, self._manifest.canary, clock)
-
-    def _on_step(self, report: StepReport, now: float) -> None:
-        self._tell(self._frontend.deliver, report, now)
-
-    def _on_ready(self) -> None:
-        self._tell(self._become_ready)
-
-    def _on_death(self, fault: BaseException) -> None:
-        self._fault = fault
-        self._tell(self._mourn)
-
-    def _tell(self, callback: Callable[[*Args], object], *arguments: *Args) -> None:
-        # The event loop is gone only when the process is leaving.
-        with contextlib.suppress(RuntimeError):
-            self._events.call_soon_threadsafe(callback, *arguments)
-
-    def _become_ready(self) -> None:
-        self._frontend.ready = True
-        logger.info("Ready: %s serves %s", self._name, self._manifest.tag)
-
-    def _mourn(self) -> None:
-        """A fault at start-up ends the process; a later one is left for liveness to tell."""
-        self._frontend.abandon()
-        if isinstance(self._fault, StartupError):
-            self._leaving.set()
-
-    def _configuration(self, loop: EngineLoop) -> uvicorn.Config:
+    def _loaded(self) -> Loaded:
         settings = self._settings
-        served = Served(self._name, self._manifest, self._language, self._frontend, self._library)
-        openai = OpenAI(served, settings.max_body_bytes)
-        tokens = Tokens(served, settings.max_body_bytes)
-        health = Health(loop, self._frontend, self._metrics, self._manifest)
-        lora = LoraEndpoints(self._library, settings.lora.root)
-        endpoints = (openai, Models(served), lora, tokens, health)
-        routes = [route for each in endpoints for route in each.routes()]
-        return uvicorn.Config(
-            build_app(routes, self._metrics, Keyring(settings.api_keys)),
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            server_header=False,
-            h11_max_incomplete_event_size=MAX_HEADER_BYTES,
-            timeout_graceful_shutdown=5,
+        return load(
+            settings.engine,
+            settings.model_name,
+            settings.world_size,
+            settings.tuning,
+            settings.lora,
+            self._tell_stage,
         )
+
+    def _tell_stage(self, stage: str) -> None:
+        self._door.stage = stage
+
+    async def _host(self, loaded: Loaded) -> None:
+        settings = self._settings
+        host = Host(loaded, settings.wedge_seconds, self._leaving)
+        keyring = Keyring(settings.api_keys)
+        self._door.open(host.app(settings.max_body_bytes, keyring, settings.lora.root))
+        host.start()
+        await self._leaving.wait()
+        # The port stays open while it drains, so that probes can see it.
+        await host.leave(settings.drain_seconds)
+        host.stop()
+
+
+def _in_background(work: Callable[[], T]) -> asyncio.Future[T]:
+    """Run `work` on a thread that the process does not wait for when it ends."""
+    future: Future[T] = Future()
+    future.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - raised where the future is awaited
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="load", daemon=True).start()
+    return asyncio.wrap_future(future)
+
+
+def _configuration(door: Door) -> uvicorn.Config:
+    return uvicorn.Config(
+        door,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+        timeout_graceful_shutdown=5,
+    )
 
 
 class _Uvicorn(uvicorn.Server):
@@ -230,13 +165,3 @@ def _listen(host: str, port: int) -> socket.socket:
         raise InvalidOption(f"--host {host} --port {port}: {error.strerror or error}") from error
     logger.info("Listening on %s port %d", host, listener.getsockname()[1])
     return listener
-
-
-def _labels(manifest: Manifest) -> dict[str, str]:
-    return {
-        "engine_id": manifest.engine_id,
-        "tag": manifest.tag,
-        "model": manifest.identity.model,
-        "target": manifest.identity.target_tag,
-        "kv_dtype": manifest.ranks[0].kv_dtype,
-    }

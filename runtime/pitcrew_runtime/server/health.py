@@ -11,7 +11,7 @@ from pitcrew_builder.manifest import Manifest
 from pitcrew_runtime import metrics
 from pitcrew_runtime.frontend import Frontend
 from pitcrew_runtime.loop import EngineLoop
-from pitcrew_runtime.server.problems import json_response
+from pitcrew_runtime.server.problems import json_response, unavailable
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +34,15 @@ class Health:
 
     async def live(self, http: HttpRequest) -> Response:
         """503 where only a new process can help."""
-        return _verdict(self.loop.trouble())
+        return verdict(self.loop.trouble())
 
     async def ready(self, http: HttpRequest) -> Response:
         """503 until the warm-up is over, while draining, and where the engine is not alive."""
         if self.frontend.draining:
-            return _verdict("draining")
+            return verdict("draining")
         if not self.frontend.ready:
-            return _verdict(self.loop.trouble() or "warming up")
-        return _verdict(self.loop.trouble())
+            return verdict(self.loop.trouble() or "warming up")
+        return verdict(self.loop.trouble())
 
     async def scrape(self, http: HttpRequest) -> Response:
         """Prometheus text."""
@@ -61,7 +61,6 @@ class Health:
         )
 
 
-def _verdict(reason: str | None) -> Response:
-    if reason is None:
-        return json_response({"status": "ok"})
-    return json_response({"status": "unavailable", "reason": reason}, 503)
+def verdict(reason: str | None) -> Response:
+    """The answer to a probe; `reason` is what is wrong."""
+    return json_response({"status": "ok"}) if reason is None else unavailable(reason)

@@ -108,5 +108,10 @@ def json_response(
     return Response(orjson.dumps(document), status, headers, media_type="application/json")
 
 
+def unavailable(reason: str) -> Response:
+    """The answer to a probe that has to know why not."""
+    return json_response({"status": "unavailable", "reason": reason}, 503)
+
+
 def _object(message: str, kind: str, code: str | None, param: str | None) -> dict[str, object]:
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}

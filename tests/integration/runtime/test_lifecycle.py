@@ -1,6 +1,7 @@
 """Comings and goings: readers that leave, servers that are told to, engines that cannot be served."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -88,6 +89,24 @@ def test_an_idle_server_stops_at_once(engines: Engines, serve: Serve) -> None:
 
 def test_it_can_be_stopped_while_it_loads(engines: Engines, tmp_path: Path) -> None:
     with serving(engines("tiny-kjv"), tmp_path, wait=False) as server:
+        assert server.terminate() == 0
+
+
+def test_it_answers_while_it_loads(engines: Engines, tmp_path: Path) -> None:
+    """The engine lies behind a pipe that nobody writes to."""
+    engine = Path(shutil.copytree(engines("tiny-kjv"), tmp_path / "engine"))
+    manifest = engine / "manifest.json"
+    manifest.unlink()
+    os.mkfifo(manifest)
+    with serving(engine, tmp_path, wait=False) as server:
+        assert server.get("/health/live").status_code == 200
+        told = server.get("/health/ready")
+        assert told.status_code == 503
+        assert told.json()["reason"] == "verifying the engine's files"
+        refused = server.get("/v1/models")
+        assert refused.status_code == 503
+        assert refused.headers["retry-after"] == "1"
+        assert refused.json()["error"]["code"] == "not_ready"
         assert server.terminate() == 0
 
 

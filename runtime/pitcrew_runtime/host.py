@@ -1,0 +1,121 @@
+"""A loaded engine at work: its thread, the news that it sends, and the endpoints that ask it.
+
+The engine's thread tells its news; everything else here runs on the event loop.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVarTuple
+
+from starlette.types import ASGIApp
+
+from pitcrew_builder.manifest import Manifest
+from pitcrew_runtime.core.engine import Engine, StepReport
+from pitcrew_runtime.errors import StartupError
+from pitcrew_runtime.frontend import Frontend
+from pitcrew_runtime.loading import Loaded
+from pitcrew_runtime.loop import Clock, EngineLoop, Hooks
+from pitcrew_runtime.metrics import Metrics
+from pitcrew_runtime.server.app import build_app
+from pitcrew_runtime.server.health import Health
+from pitcrew_runtime.server.keys import Keyring
+from pitcrew_runtime.server.lora import LoraEndpoints
+from pitcrew_runtime.server.models import Models
+from pitcrew_runtime.server.openai import OpenAI
+from pitcrew_runtime.server.served import Served
+from pitcrew_runtime.server.tokens import Tokens
+from pitcrew_runtime.warmup import warm_up
+
+logger = logging.getLogger(__name__)
+
+Args = TypeVarTuple("Args")
+
+
+class Host:
+    """Serves one engine. Sets `leaving` where it cannot be served after all."""
+
+    def __init__(self, loaded: Loaded, wedge_seconds: float, leaving: asyncio.Event) -> None:
+        self._manifest = loaded.manifest
+        self._leaving = leaving
+        self._events = asyncio.get_running_loop()
+        self._fault: BaseException | None = None
+        self._clock: Clock = time.monotonic
+        self._metrics = Metrics(loaded.engine.gauges, _labels(loaded.manifest))
+        hooks = Hooks(self._on_step, self._on_ready, self._on_death)
+        self._loop = EngineLoop(loaded.engine, self._warm_up, hooks, self._clock, wedge_seconds)
+        self._frontend = Frontend(self._loop, self._metrics, self._clock)
+        self.served = Served(
+            loaded.name, loaded.manifest, loaded.language, self._frontend, loaded.library
+        )
+
+    def app(self, max_body_bytes: int, keyring: Keyring, lora_root: Path | None) -> ASGIApp:
+        """The endpoints over HTTP; adapters may be loaded from under `lora_root`."""
+        routes = [
+            *OpenAI(self.served, max_body_bytes).routes(),
+            *Models(self.served).routes(),
+            *LoraEndpoints(self.served.library, lora_root).routes(),
+            *Tokens(self.served, max_body_bytes).routes(),
+            *Health(self._loop, self._frontend, self._metrics, self._manifest).routes(),
+        ]
+        return build_app(routes, self._metrics, keyring)
+
+    def start(self) -> None:
+        """Warm up, and be ready."""
+        self._loop.start()
+
+    async def leave(self, drain_seconds: float) -> None:
+        """Finish what runs, for so long. Readiness is red from here on."""
+        logger.info("Draining %d requests", self._frontend.active)
+        if not await self._frontend.drain(drain_seconds):
+            logger.warning(
+                "Cancelled what was not finished after --drain-seconds %g", drain_seconds
+            )
+
+    def stop(self) -> None:
+        """End the engine's thread; raises the `StartupError` that it died of, if any."""
+        if not self._loop.stop(timeout=5.0):
+            logger.warning("A step is still running; leaving without it")
+        if isinstance(self._fault, StartupError):
+            raise self._fault
+
+    def _warm_up(self, engine: Engine, clock: Clock) -> None:
+        warm_up(engine, self._manifest.canary, clock)
+
+    def _on_step(self, report: StepReport, now: float) -> None:
+        self._tell(self._frontend.deliver, report, now)
+
+    def _on_ready(self) -> None:
+        self._tell(self._become_ready)
+
+    def _on_death(self, fault: BaseException) -> None:
+        self._fault = fault
+        self._tell(self._mourn)
+
+    def _tell(self, callback: Callable[[*Args], object], *arguments: *Args) -> None:
+        # The event loop is gone only when the process is leaving.
+        with contextlib.suppress(RuntimeError):
+            self._events.call_soon_threadsafe(callback, *arguments)
+
+    def _become_ready(self) -> None:
+        self._frontend.ready = True
+        logger.info("Ready: %s serves %s", self.served.name, self._manifest.tag)
+
+    def _mourn(self) -> None:
+        """A fault at start-up ends the process; a later one is left for liveness to tell."""
+        self._frontend.abandon()
+        if isinstance(self._fault, StartupError):
+            self._leaving.set()
+
+
+def _labels(manifest: Manifest) -> dict[str, str]:
+    return {
+        "engine_id": manifest.engine_id,
+        "tag": manifest.tag,
+        "model": manifest.identity.model,
+        "target": manifest.identity.target_tag,
+        "kv_dtype": manifest.ranks[0].kv_dtype,
+    }

@@ -1,0 +1,35 @@
+"""Answers HTTP from the first moment, and hands over once there is an engine to ask.
+
+Loading an engine takes minutes where it is large. A process that does not answer meanwhile looks
+dead to its probes; one that does can say what it is doing.
+"""
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from pitcrew_runtime.errors import NotReady
+from pitcrew_runtime.server import problems
+
+
+class Door:
+    """An ASGI application before there is one."""
+
+    def __init__(self, stage: str) -> None:
+        self.stage = stage
+        """What the process is doing, for whoever asks why it is not ready."""
+        self._app: ASGIApp | None = None
+
+    def open(self, app: ASGIApp) -> None:
+        """Hand everything over to `app`."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Alive, and not ready for anything else."""
+        if self._app is not None:
+            await self._app(scope, receive, send)
+        elif scope["path"] == "/health/live":
+            await problems.json_response({"status": "ok"})(scope, receive, send)
+        elif scope["path"] == "/health/ready":
+            await problems.unavailable(self.stage)(scope, receive, send)
+        else:
+            error = NotReady(f"the server is {self.stage}; wait for /health/ready")
+            await problems.response(error)(scope, receive, send)
