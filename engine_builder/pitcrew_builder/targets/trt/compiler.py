@@ -20,11 +20,6 @@ Result = TypeVar("Result")
 
 PROBLEMS_SHOWN = 3
 
-FEWEST_HEADS = 4
-"""Of one rank, in TensorRT-RTX 1.7: with fewer, no size of head and no number of KV heads compiles."""
-
-_NO_KERNEL = "not supported by a dedicated kernel"
-
 
 @dataclass(frozen=True, slots=True)
 class Order:
@@ -80,6 +75,7 @@ class Compiler:
         # The parser owns the weights that the network points to: it must outlive compilation.
         parser = self._library.OnnxParser(network, logger)
         _parse(parser, order)
+        _allow_any_attention(self._library, network)
         config = builder.create_builder_config()
         config.progress_monitor = monitor_for(self._library, advance, cancelled)
         _configure(self._library, builder, config, order)
@@ -136,6 +132,16 @@ def _parse(parser: Native, order: Order) -> None:
         )
 
 
+def _allow_any_attention(library: Native, network: Native) -> None:
+    """Attention of a shape that no fused kernel has is computed by several: slow beats refused."""
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        if layer.type == library.LayerType.ATTENTION_INPUT:
+            # The bindings hand out the base class alone.
+            layer.__class__ = library.IAttentionInputLayer
+            layer.attention.decomposable = True
+
+
 def _configure(library: Native, builder: Native, config: Native, order: Order) -> None:
     options = order.options
     config.builder_optimization_level = options.optimization_level
@@ -160,11 +166,6 @@ def _layers(library: Native, network: Native) -> Iterator[str]:
 
 def _failed(order: Order, verb: str, problems: list[str]) -> CompilationFailed:
     told = "; ".join(problems[:PROBLEMS_SHOWN]) or "it does not say why"
-    if _NO_KERNEL in told:
-        return CompilationFailed(
-            f"the compiler has no fused attention for {order.name}: it wants {FEWEST_HEADS} query "
-            f"heads on every rank; lower parallelism.tensor, or choose another target"
-        )
     return CompilationFailed(
         f"the compiler does not {verb} {order.name}: {told}; try another precision or target, or "
         f"set tensorrt.verbosity to verbose and report the log as a bug"
