@@ -28,6 +28,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+_GAP_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -68,6 +69,12 @@ class Metrics:
             buckets=_ROWS,
             registry=registry,
         )
+        self.host_gap = Histogram(
+            "pitcrew_step_host_gap_seconds",
+            "Of a step's time, that in which the network did not run.",
+            buckets=_GAP_SECONDS,
+            registry=registry,
+        )
         self.prompt_tokens = Counter(
             "pitcrew_prompt_tokens", "Prompt tokens of accepted requests.", registry=registry
         )
@@ -93,6 +100,7 @@ class Metrics:
         """Record one step."""
         if report.rows:
             self.step_rows.observe(report.rows)
+            self.host_gap.observe(report.host_seconds)
         for seconds in report.queue_seconds:
             self.queue.observe(seconds)
 
@@ -119,8 +127,40 @@ class _EngineState(Collector):
             now.pages_used / now.pages_total,
         )
         yield GaugeMetricFamily("pitcrew_kv_pages", "KV pages in the pool.", now.pages_total)
-        yield CounterMetricFamily(
-            "pitcrew_preemptions",
-            "Sequences that gave back their pages to be computed again.",
-            now.counts.preemptions,
+        yield GaugeMetricFamily(
+            "pitcrew_kv_pages_cached",
+            "KV pages that nobody uses, kept for prompts that begin alike.",
+            now.pages_cached,
         )
+        for name, meaning, value in _totals(now):
+            yield CounterMetricFamily(name, meaning, value)
+
+
+def _totals(now: Gauges) -> Iterator[tuple[str, str, float]]:
+    """(name, meaning, value) of what is counted inside the engine."""
+    counts, work = now.counts, now.work
+    yield (
+        "pitcrew_preemptions",
+        "Sequences that gave back their pages to be computed again.",
+        counts.preemptions,
+    )
+    yield (
+        "pitcrew_prefix_cache_queried_tokens",
+        "Tokens of admitted sequences, that might have been found in pages.",
+        counts.known_tokens,
+    )
+    yield (
+        "pitcrew_prefix_cache_hit_tokens",
+        "Tokens of admitted sequences that were found in pages.",
+        counts.reused_tokens,
+    )
+    yield (
+        "pitcrew_speculative_proposed_tokens",
+        "Guesses at tokens to come.",
+        work.proposed,
+    )
+    yield ("pitcrew_speculative_accepted_tokens", "Guesses that were right.", work.accepted)
+    yield ("pitcrew_computed_positions", "Tokens computed, padding among them.", work.positions)
+    yield ("pitcrew_padding_positions", "Padding computed.", work.padding)
+    yield ("pitcrew_network_seconds", "Time in which the network ran.", work.seconds)
+    yield ("pitcrew_network_runs", "Launches of the network.", work.runs)

@@ -41,6 +41,10 @@ class StepReport:
     """For each request that was admitted for the first time: how long it had waited."""
     rows: int
     tokens: int
+    computing_seconds: float
+    """Of the step's time, that in which the network ran: see `Work.seconds`."""
+    host_seconds: float = 0.0
+    """The rest of it, while the device waited; told by whoever has a clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +86,15 @@ class Engine:
         with self._lock:
             plan = self._scheduler.plan(now)
         waited = tuple(now - one.request.arrival for one in plan.admitted if not one.started)
+        before = self._executor.work.seconds
         results = self._compute(plan)
+        seconds = self._executor.work.seconds - before
         with self._lock:
             if results is None:
                 self._scheduler.rollback(plan)
-                return StepReport(plan.ended, (), 0, 0)
+                return StepReport(plan.ended, (), 0, 0, seconds)
             updates = self._scheduler.commit(plan, results)
-        return StepReport(tuple(updates), waited, len(plan.batch.rows), plan.tokens)
+        return StepReport(tuple(updates), waited, len(plan.batch.rows), plan.tokens, seconds)
 
     def gauges(self) -> Gauges:
         """Counts for metrics."""

@@ -16,6 +16,8 @@ Chosen = Sequence[Sampled]
 class Work:
     """What an executor has done since the start."""
 
+    seconds: float = 0.0
+    """Time in which the network ran; in the rest the device had nothing to do."""
     runs: int = 0
     """Launches of the network; a step may take several."""
     positions: int = 0

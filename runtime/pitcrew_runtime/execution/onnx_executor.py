@@ -4,6 +4,7 @@ The pools are bound to the session once and without a copy; every run binds its 
 lets ONNX Runtime write straight into arrays of ours. Knows nothing of requests or scheduling.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,9 @@ class OnnxExecutor:
             inputs[ADAPTER_SLOTS] = np.asarray([row.slot for row in rows], np.int64)
         for name, array in inputs.items():
             self._binding.bind_ortvalue_input(name, self._value(array))
+        begin = time.perf_counter()
         self._session.run_with_iobinding(self._binding)
+        self.work.seconds += time.perf_counter() - begin
         self._pool.write(slots, new, take)
         self.work.runs += 1
         self.work.positions += batch * length

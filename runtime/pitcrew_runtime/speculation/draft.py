@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from pitcrew_runtime.core.adapters import NO_ADAPTER
 from pitcrew_runtime.core.batch import Row, StepBatch
-from pitcrew_runtime.core.executor import Chosen, Executor
+from pitcrew_runtime.core.executor import Chosen, Executor, Work
 from pitcrew_runtime.speculation.executor import Guess
 
 
@@ -44,6 +44,11 @@ class DraftProposer:
         self._behind: frozenset[int] = frozenset()
         """Sequences of the last batch whose last guess was right: it was never fed to the draft
         engine, so the token before their newest one is still to be computed there."""
+
+    @property
+    def work(self) -> Work:
+        """The draft engine's."""
+        return self._draft.work
 
     def propose(self, batch: StepBatch) -> list[Guess]:
         """See `Proposer`."""

@@ -22,6 +22,11 @@ class Proposer(Protocol):
         """A guess for each row, which may be empty. It sees every batch, guesses asked for or not."""
         ...
 
+    @property
+    def work(self) -> Work:
+        """What its own network has done, where it has one."""
+        ...
+
     def settle(
         self, rows: Sequence[Row], guesses: Sequence[Guess], results: Sequence[Chosen]
     ) -> None:
@@ -44,9 +49,16 @@ class SpeculativeExecutor:
 
     @property
     def work(self) -> Work:
-        """Since the start."""
-        work = self._executor.work
-        return replace(work, proposed=self._proposed, accepted=self._accepted)
+        """Of both, since the start."""
+        checking, guessing = self._executor.work, self._proposer.work
+        return Work(
+            checking.seconds + guessing.seconds,
+            checking.runs + guessing.runs,
+            checking.positions + guessing.positions,
+            checking.padding + guessing.padding,
+            self._proposed,
+            self._accepted,
+        )
 
     def execute(self, batch: StepBatch) -> Sequence[Chosen]:
         """See `Executor`."""

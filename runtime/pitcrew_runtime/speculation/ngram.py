@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pitcrew_runtime.core.batch import Row, StepBatch
-from pitcrew_runtime.core.executor import Chosen
+from pitcrew_runtime.core.executor import Chosen, Work
 from pitcrew_runtime.speculation.executor import Guess
 
 LONGEST = 4
@@ -39,6 +39,7 @@ class NgramProposer:
     def __init__(self, longest: int = LONGEST, shortest: int = SHORTEST) -> None:
         if not 1 <= shortest <= longest:
             raise ValueError(f"n-grams of {shortest} to {longest} tokens; 1 ≤ shortest ≤ longest")
+        self.work = Work()
         self._lengths = range(longest, shortest - 1, -1)
         self._texts: dict[int, _Text] = {}
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pitcrew_runtime.core.adapters import AdapterSlots
 from pitcrew_runtime.core.batch import Row, StepBatch
 from pitcrew_runtime.core.engine import Engine
-from pitcrew_runtime.core.executor import Chosen
+from pitcrew_runtime.core.executor import Chosen, Work
 from pitcrew_runtime.core.limits import Limits
 from pitcrew_runtime.core.pages import PageAllocator
 from pitcrew_runtime.core.plan import Plan
@@ -100,6 +100,8 @@ def limits(draw: st.DrawFn) -> Limits:
 
 class Guesser:
     """Guesses right, but for the places where it does not."""
+
+    work = Work()
 
     def propose(self, batch: StepBatch) -> list[Guess]:
         return [self._guess(row) if row.lookahead > 0 else () for row in batch.rows]
