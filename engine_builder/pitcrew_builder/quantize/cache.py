@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pitcrew_builder.blocks.paged_codes import OFFSET, byte_values, code_name, over_codes
-from pitcrew_builder.graph.ir import Array, ElementType, Graph, Literal, Node, Port, Value
+from pitcrew_builder.blocks.paged_codes import byte_values, code_name, over_codes
+from pitcrew_builder.graph.ir import ElementType, Graph, Literal, Node, Port, Value
 from pitcrew_builder.manifest import CacheRange, Placement
 from pitcrew_builder.network import Executable
 from pitcrew_builder.quantize.grid import Floats, Grid
@@ -28,7 +28,7 @@ _POOL, _POOLS, _NEW = "key_pool.", "_pool.", "new_"
 """Parts of the names of `manifest.GraphInterface`."""
 
 _UNIT, _ZERO = Value("cache/unit"), Value("cache/zero")
-_OFFSET, _BYTE_VALUES = Value("cache/offset"), Value("cache/byte_values")
+_BYTE_VALUES = Value("cache/byte_values")
 
 _NARROWEST = 2**-8
 """A channel's reach counts as no less than this share of its head's: nobody hears finer steps."""
@@ -103,9 +103,8 @@ def narrow_cache(graph: Graph, kind: ElementType, reaches: Mapping[int, Reach]) 
     """
     layers = {node.name: layer for node in graph.nodes if (layer := _layer_of(node)) is not None}
     paged = {node.op for node in graph.nodes if node.name in layers}
-    common = _common(kind)
     narrow = {
-        node.name: _narrow(node, kind, reaches[layers[node.name]], tuple(common))
+        node.name: _narrow(node, kind, reaches[layers[node.name]])
         for node in graph.nodes
         if node.name in layers
     }
@@ -121,8 +120,7 @@ def narrow_cache(graph: Graph, kind: ElementType, reaches: Mapping[int, Reach]) 
         nodes=tuple(nodes),
         literals=(
             *graph.literals,
-            Literal(_ZERO, np.zeros((), kind.dtype)),
-            *(Literal(name, array) for name, array in common.items()),
+            *_common(kind),
             *(literal for each in narrow.values() for literal in each.literals),
         ),
         functions=tuple(
@@ -141,7 +139,7 @@ class _Narrow:
     """What is encoded -> its codes."""
 
 
-def _narrow(node: Node, kind: ElementType, reach: Reach, common: tuple[Value, ...]) -> _Narrow:
+def _narrow(node: Node, kind: ElementType, reach: Reach) -> _Narrow:
     queries, keys, values, *others = node.inputs
     heads, kv_heads = node.attribute("q_num_heads"), node.attribute("kv_num_heads")
     assert isinstance(heads, int)
@@ -151,10 +149,14 @@ def _narrow(node: Node, kind: ElementType, reach: Reach, common: tuple[Value, ..
     scaled = pen.times(queries, "queries", _spread(key_steps, heads // kv_heads))
     key_codes = pen.encoded(keys, "keys", key_steps)
     value_codes = pen.encoded(values, "values", value_steps)
+    new = (key_codes, value_codes)
+    if kind is ElementType.FLOAT8:
+        new = (pen.decoded(key_codes, "keys"), pen.decoded(value_codes, "values"))
+        others = [*others, _BYTE_VALUES]
     (result,) = node.outputs
     mixed = Value(f"{pen.scope}/mixed")
-    inputs = (scaled, key_codes, value_codes, *others, *common)
-    pen.nodes.append(replace(node, op=code_name(node.op, kind), inputs=inputs, outputs=(mixed,)))
+    op, inputs = code_name(node.op, kind), (scaled, *new, *others)
+    pen.nodes.append(replace(node, op=op, inputs=inputs, outputs=(mixed,)))
     pen.times(mixed, "attended", _spread(value_steps, heads // kv_heads), result)
     return _Narrow(tuple(pen.nodes), tuple(pen.literals), {keys: key_codes, values: value_codes})
 
@@ -182,13 +184,18 @@ class _Pen:
         self.nodes.append(Node("QuantizeLinear", codes, (scaled, _UNIT, _ZERO), (codes,)))
         return codes
 
+    def decoded(self, codes: Value, name: str) -> Value:
+        """The numbers that the codes mean, in steps."""
+        rounded = Value(f"{self.scope}/{name}_rounded")
+        inputs = (codes, _UNIT, _ZERO)
+        self.nodes.append(Node("DequantizeLinear", rounded, inputs, (rounded,)))
+        return rounded
 
-def _common(kind: ElementType) -> dict[Value, Array]:
-    """What the functions over codes take beside the inputs of the others, in its order."""
-    unit: dict[Value, Array] = {_UNIT: np.ones((), np.float32)}
-    if kind is ElementType.INT8:
-        return unit
-    return unit | {_OFFSET: np.full((), OFFSET, np.float32), _BYTE_VALUES: byte_values()}
+
+def _common(kind: ElementType) -> tuple[Literal, ...]:
+    """The constants that all layers share."""
+    unit = Literal(_UNIT, np.ones((), np.float32)), Literal(_ZERO, np.zeros((), kind.dtype))
+    return unit if kind is ElementType.INT8 else (*unit, Literal(_BYTE_VALUES, byte_values()))
 
 
 def _spread(worth: Floats, group: int) -> Floats:
