@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pitcrew_builder.checkpoint.directory import Directory
 from pitcrew_builder.errors import InvalidSpec
 from pitcrew_builder.manifest import (
-    GraphInterface,
     ModelFacts,
     ProofReport,
     QuantizationRecipe,
@@ -22,13 +21,11 @@ from pitcrew_builder.proof.prover import LONGEST, Question, prove_on_prompts
 from pitcrew_builder.proof.tasks import Exam, examine
 from pitcrew_builder.quantize.narrow import Narrowed, narrow
 from pitcrew_builder.quantize.observe import Calibration
+from pitcrew_builder.reference import write_reference
 from pitcrew_builder.report import Phase
 from pitcrew_builder.request import Request, facts
 from pitcrew_builder.spec import Proof as Thresholds
-from pitcrew_builder.targets.onnx_files import GRAPH, write_onnx
 from pitcrew_builder.targets.target import Drawn, Proof, Site
-
-REFERENCE = "unquantized"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,19 +102,18 @@ def prepare(
     if recipe is None:
         return drawn, trial
     with site.tracker.phase(Phase.QUANTIZE, "writing the unquantized network"):
-        write_onnx(site.scratch, REFERENCE, drawn.whole, site.metadata, site.tracker)
+        reference = write_reference(drawn.whole, site)
         calibration = Calibration(
             drawn.whole.graph,
-            site.scratch / REFERENCE,
+            (reference.root / reference.interface.graph).parent,
             known,
             shapes.kv_page_size,
             texts.calibration,
         )
         narrowed = narrow(drawn, recipe, calibration, site)
-    interface = GraphInterface(graph=f"{REFERENCE}/{GRAPH}")
     return replace(drawn, ranks=narrowed.ranks), replace(
         trial,
-        unquantized=Proof(site.scratch, interface),
+        unquantized=reference,
         quantization=_report(narrowed, texts, evidence),
     )
 
