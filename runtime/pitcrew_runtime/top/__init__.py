@@ -1,0 +1,1 @@
+"""`pitcrew-top`: one server's metrics, as a page in a terminal."""
