@@ -23,11 +23,14 @@ Floats = npt.NDArray[np.float32]
 class ReferenceEngine:
     """An engine directory, opened."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, exact: bool = False) -> None:
+        """`exact` keeps ONNX Runtime from rounding what enters narrow matrices."""
         self.manifest = json.loads((path / "manifest.json").read_text())
         self.page: int = self.manifest["identity"]["shapes"]["kvPageSize"]
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        if exact:
+            options.add_session_config_entry("session.disable_prepacking", "1")
         graph = path / self.manifest["ranks"][0]["graph"]
         self.session: Session = (
             SplitSession(path, self.manifest)

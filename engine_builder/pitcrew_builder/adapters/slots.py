@@ -17,7 +17,16 @@ from pitcrew_builder.blocks.step import BATCH
 from pitcrew_builder.errors import InvalidSpec
 from pitcrew_builder.graph.body import given_ints, ints, node, values
 from pitcrew_builder.graph.ir import ElementType, Function, Graph, Node, Port, Value
-from pitcrew_builder.graph.recipe import Columns, LowRank, Rows, Source, TensorRef
+from pitcrew_builder.graph.recipe import (
+    Columns,
+    LowRank,
+    PackedFloats,
+    PackedIntegers,
+    Rows,
+    Shape,
+    Source,
+    TensorRef,
+)
 from pitcrew_builder.manifest import ADAPTER_SLOTS, LoraTarget
 from pitcrew_builder.quantize.sites import Site, sites
 from pitcrew_builder.spec import Lora
@@ -89,6 +98,11 @@ def check_targets(graph: Graph, wanted: Lora | None) -> None:
     if wanted is None:
         return
     known = sorted({_name(target) for _, target in _targets(graph, Lora())})
+    if not known:
+        raise InvalidSpec(
+            "lora: no linear map of this network takes adapters; leave lora out, or merge them "
+            "when the engine is built (adapters)"
+        )
     unknown = [name for name in wanted.target_modules if name not in known]
     if unknown:
         raise InvalidSpec(
@@ -114,12 +128,12 @@ def _target(site: Site) -> LoraTarget | None:
     """None where the matrix is not a plain part of one of the checkpoint's."""
     weight = site.weight
     place = _place(weight.parts[0]) if len(weight.parts) == 1 and not weight.stacked else None
-    if place is None or len(place.ref.shape) != 2:
+    if place is None:
         return None
     return LoraTarget(
         name=weight.name.removesuffix(".weight"),
-        module=place.ref.name.removesuffix(".weight"),
-        shape=(place.ref.shape[0], place.ref.shape[1]),
+        module=place.tensor.rpartition(".")[0],
+        shape=place.shape,
         first_output=place.rows.start,
         outputs=len(place.rows),
         first_input=place.columns.start,
@@ -129,18 +143,26 @@ def _target(site: Site) -> LoraTarget | None:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """A rectangle of a checkpoint's matrix."""
+    """A rectangle of a checkpoint's matrix [outputs, inputs]."""
 
-    ref: TensorRef
+    tensor: str
+    shape: tuple[int, int]
     rows: range
     columns: range
+
+    @classmethod
+    def whole(cls, tensor: TensorRef, shape: Shape) -> "_Place":
+        """All of the matrix that the tensor holds, packed or not."""
+        outputs, inputs = shape
+        return cls(tensor.name, (outputs, inputs), range(outputs), range(inputs))
 
 
 def _place(source: Source) -> _Place | None:
     match source:
         case TensorRef():
-            rows, columns = source.shape[0], source.shape[-1]
-            return _Place(source, range(rows), range(columns))
+            return _Place.whole(source, source.shape)
+        case PackedIntegers() | PackedFloats():
+            return _Place.whole(source.codes, source.shape)
         case Rows(inner, start, stop, 1):
             place = _place(inner)
             return place and replace(place, rows=place.rows[start:stop])
