@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 
 export UV_NATIVE_TLS := 1
 
-.PHONY: help demo demo-down serve lock check test test-fast crds bench
+.PHONY: help demo demo-down serve lock check test test-fast crds bench proto
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -54,3 +54,6 @@ crds: $(STAMP) ## write crds/ and the chart's copy from the models
 
 bench: $(STAMP) ## time every stage of the demo, warm; `bench/first_run.py --cold` for the first time
 	$(PY) bench/first_run.py
+
+proto: $(STAMP) ## write the gRPC messages from their description
+	$(PY) -m grpc_tools.protoc -I runtime --python_out runtime --pyi_out runtime runtime/pitcrew_runtime/kserve/protocol/inference.proto

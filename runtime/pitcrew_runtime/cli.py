@@ -6,6 +6,7 @@ the termination log for Kubernetes), 1 anything else.
 
 import argparse
 import logging
+import os
 import re
 import signal
 import sys
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from pitcrew_runtime.serve import Settings
 
 EXIT_REFUSED = 2
+KEYS_VARIABLE = "PITCREW_API_KEYS"
+"""Environment variable with API keys, one a line."""
 TERMINATION_LOG = Path("/dev/termination-log")
 _TERMINATION_LIMIT = 4096
 _UNITS = {"": 1, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40}
@@ -72,6 +75,7 @@ def _settings(options: argparse.Namespace) -> "Settings":
         engine=options.engine,
         host=options.host,
         port=options.port,
+        grpc_port=options.grpc_port,
         model_name=options.served_model_name,
         world_size=options.world_size,
         tuning=Tuning(
@@ -88,7 +92,7 @@ def _settings(options: argparse.Namespace) -> "Settings":
         drain_seconds=options.drain_seconds,
         wedge_seconds=options.wedge_seconds,
         max_body_bytes=options.max_body_bytes,
-        api_keys=_read_keys(options.api_key_file),
+        api_keys=_read_keys(options.api_key_file) | _keys_of(os.environ.get(KEYS_VARIABLE, "")),
         lora=LoraSettings(
             modules=tuple(options.lora_modules),
             root=_lora_root(options),
@@ -140,6 +144,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--engine", type=Path, required=True, metavar="DIR", help="directory with manifest.json")
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     add("--port", type=_port, default=8000, help="TCP port (default: %(default)s)")
+    add(
+        "--grpc-port",
+        type=_port,
+        metavar="N",
+        help="TCP port of KServe's protocol over gRPC (default: not served)",
+    )
     add("--served-model-name", metavar="NAME", help="default: the engine's model")
     add("--world-size", type=_positive, default=1, metavar="N", help="ranks of this replica")
     add(
@@ -247,7 +257,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="BYTES",
         help="larger request bodies get 413 (default: 16Mi)",
     )
-    add("--api-key-file", type=Path, metavar="FILE", help="one key a line; asked for under /v1")
+    add(
+        "--api-key-file",
+        type=Path,
+        metavar="FILE",
+        help=f"one key a line; {KEYS_VARIABLE} may hold keys too. With any, all but health, metrics "
+        "and version asks for one",
+    )
     add(
         "--termination-log",
         type=Path,
@@ -262,12 +278,16 @@ def _read_keys(path: Path | None) -> frozenset[str]:
     if path is None:
         return frozenset()
     try:
-        keys = frozenset(line.strip() for line in path.read_text().splitlines() if line.strip())
+        keys = _keys_of(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidOption(f"--api-key-file {path}: cannot be read: {error}") from error
     if not keys:
         raise InvalidOption(f"--api-key-file {path}: holds no key; write one a line")
     return keys
+
+
+def _keys_of(text: str) -> frozenset[str]:
+    return frozenset(line.strip() for line in text.splitlines() if line.strip())
 
 
 def _leave_word(line: str, path: Path | None) -> None:

@@ -22,6 +22,7 @@ from pitcrew_runtime.errors import (
     InvalidRequest,
     NotReady,
     QueueFull,
+    RequestError,
 )
 from pitcrew_runtime.loop import Clock, EngineLoop
 from pitcrew_runtime.metrics import Metrics
@@ -143,7 +144,8 @@ class Frontend:
 
     def start(self, prompts: Sequence[Prompt], terms: Terms = STANDARD) -> Generation:
         """Submit all prompts or none. Raises `NotReady`, `Draining`, `QueueFull`, `InvalidRequest`."""
-        self._check_open()
+        if trouble := self.trouble():
+            raise trouble
         room = self._loop.engine.limits.max_waiting
         if len(prompts) > room:
             raise InvalidRequest(
@@ -201,14 +203,16 @@ class Frontend:
             return False
         return True
 
-    def _check_open(self) -> None:
+    def trouble(self) -> RequestError | None:
+        """Why nothing would be taken now."""
         if self.draining:
-            raise Draining("this server is shutting down; retry, another one will answer")
+            return Draining("this server is shutting down; retry, another one will answer")
         trouble = self._loop.trouble()
         if trouble is not None:
-            raise NotReady(trouble)
+            return NotReady(trouble)
         if not self.ready:
-            raise NotReady("the engine is warming up; wait for /health/ready")
+            return NotReady("the engine is warming up; wait for /health/ready")
+        return None
 
     def _request(self, prompt: Prompt, terms: Terms, fork_of: int | None) -> Request:
         now = self._clock()

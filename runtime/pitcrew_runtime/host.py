@@ -11,12 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVarTuple
 
+import grpc
 from starlette.types import ASGIApp
 
 from pitcrew_builder.manifest import Manifest
 from pitcrew_runtime.core.engine import Engine, StepReport
 from pitcrew_runtime.errors import StartupError
 from pitcrew_runtime.frontend import Frontend
+from pitcrew_runtime.kserve.http import KServeHttp
+from pitcrew_runtime.kserve.rpc import KServeGrpc
+from pitcrew_runtime.kserve.service import Service
 from pitcrew_runtime.loading import Loaded
 from pitcrew_runtime.loop import Clock, EngineLoop, Hooks
 from pitcrew_runtime.metrics import Metrics
@@ -59,9 +63,14 @@ class Host:
             *Models(self.served).routes(),
             *LoraEndpoints(self.served.library, lora_root).routes(),
             *Tokens(self.served, max_body_bytes).routes(),
+            *KServeHttp(Service(self.served), max_body_bytes).routes(),
             *Health(self._loop, self._frontend, self._metrics, self._manifest).routes(),
         ]
         return build_app(routes, self._metrics, keyring)
+
+    def grpc(self, max_message_bytes: int, keyring: Keyring) -> grpc.aio.Server:
+        """The same over gRPC, without a port."""
+        return KServeGrpc(Service(self.served), keyring).server(max_message_bytes)
 
     def start(self) -> None:
         """Warm up, and be ready."""

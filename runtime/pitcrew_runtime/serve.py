@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import grpc
 import uvicorn
 
 from pitcrew_runtime.adapters.startup import LoraSettings
@@ -41,6 +42,8 @@ class Settings:
     engine: Path
     host: str
     port: int
+    grpc_port: int | None
+    """None: gRPC is not served."""
     model_name: str | None
     world_size: int
     tuning: Tuning
@@ -113,12 +116,27 @@ class _Process:
         settings = self._settings
         host = Host(loaded, settings.wedge_seconds, self._leaving)
         keyring = Keyring(settings.api_keys)
+        rpc = host.grpc(settings.max_body_bytes, keyring)
+        await self._listen_grpc(rpc)
         self._door.open(host.app(settings.max_body_bytes, keyring, settings.lora.root))
         host.start()
         await self._leaving.wait()
-        # The port stays open while it drains, so that probes can see it.
+        # The ports stay open while it drains, so that probes can see it.
         await host.leave(settings.drain_seconds)
+        await rpc.stop(grace=1.0)
         host.stop()
+
+    async def _listen_grpc(self, server: grpc.aio.Server) -> None:
+        settings = self._settings
+        if settings.grpc_port is None:
+            return
+        address = f"[{settings.host}]" if ":" in settings.host else settings.host
+        try:
+            port = server.add_insecure_port(f"{address}:{settings.grpc_port}")
+        except RuntimeError as error:
+            raise InvalidOption(f"--grpc-port {settings.grpc_port}: {error}") from error
+        await server.start()
+        logger.info("gRPC on %s port %d", settings.host, port)
 
 
 def _in_background(work: Callable[[], T]) -> asyncio.Future[T]:

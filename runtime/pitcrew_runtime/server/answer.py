@@ -6,8 +6,9 @@ goes away closes the generation, which frees its pages within a step.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from dataclasses import replace
+from typing import Any, TypeVar
 
 import orjson
 from starlette.requests import Request as HttpRequest
@@ -22,8 +23,9 @@ from pitcrew_runtime.server.choice import Choice, Delta
 from pitcrew_runtime.server.formats import Format, Json, Usage
 from pitcrew_runtime.text.tool_calls import CallPiece
 
+T = TypeVar("T")
+
 DONE = b"data: [DONE]\n\n"
-_CLIENT_CLOSED = 499
 _SSE_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
@@ -44,18 +46,13 @@ class Answer:
 
     async def whole(self, http: HttpRequest) -> Response:
         """Wait for everything; stops early where the client has gone."""
-        gathering = asyncio.create_task(self._gather())
-        leaving = asyncio.create_task(_disconnect(http))
         try:
-            await asyncio.wait((gathering, leaving), return_when=asyncio.FIRST_COMPLETED)
-            if not gathering.done():
-                return Response(status_code=_CLIENT_CLOSED)
-            return problems.json_response(self._format.whole(gathering.result(), self._usage()))
+            found = await or_disconnect(http, self._gather())
+            if found is None:
+                return problems.client_closed()
+            return problems.json_response(self._format.whole(found, self._usage()))
         finally:
             self._generation.close()
-            for task in (gathering, leaving):
-                task.cancel()
-            await asyncio.gather(gathering, leaving, return_exceptions=True)
 
     def streamed(self, include_usage: bool) -> Response:
         """Server-sent events, one for each token that shows."""
@@ -63,16 +60,16 @@ class Answer:
 
     async def _gather(self) -> list[Delta]:
         found: list[list[Delta]] = [[] for _ in self._choices]
-        async for delta in self._deltas():
+        async for delta in deltas(self._generation, self._choices):
             found[delta.index].append(delta)
-        return [_joined(index, deltas) for index, deltas in enumerate(found)]
+        return [joined(index, pieces) for index, pieces in enumerate(found)]
 
     async def _events(self, include_usage: bool) -> AsyncIterator[bytes]:
         extra: Json = {"usage": None} if include_usage else {}
         try:
             for opening in self._format.opening(len(self._choices)):
                 yield _event({**opening, **extra})
-            async for delta in self._deltas():
+            async for delta in deltas(self._generation, self._choices):
                 if delta.text or delta.calls or delta.finish or self._says_more(delta):
                     yield _event({**self._format.chunk(delta), **extra})
             if include_usage:
@@ -80,13 +77,6 @@ class Answer:
         except RequestError as error:
             yield _event(problems.body(error))
         yield DONE
-
-    async def _deltas(self) -> AsyncIterator[Delta]:
-        async for index, update in self._generation:
-            delta = self._choices[index].feed(update)
-            if delta.finish is not None and update.finish is None:
-                self._generation.drop(index, Finish.STOP)
-            yield delta
 
     def _says_more(self, delta: Delta) -> bool:
         """Whether a delta without text still has something that was asked for."""
@@ -113,14 +103,24 @@ class _EventStream(StreamingResponse):
             self._close()
 
 
-def _joined(index: int, deltas: list[Delta]) -> Delta:
+async def deltas(generation: Generation, choices: Sequence[Choice]) -> AsyncIterator[Delta]:
+    """What each update adds to its choice; a choice that ends by its text is computed no further."""
+    async for index, update in generation:
+        delta = choices[index].feed(update)
+        if delta.finish is not None and update.finish is None:
+            generation.drop(index, Finish.STOP)
+        yield delta
+
+
+def joined(index: int, pieces: Sequence[Delta]) -> Delta:
+    """All deltas of one choice as one."""
     return Delta(
         index,
-        "".join(delta.text for delta in deltas),
-        tuple(token for delta in deltas for token in delta.token_ids),
-        tuple(one for delta in deltas for one in delta.sampled),
-        deltas[-1].finish if deltas else None,
-        _whole_calls(piece for delta in deltas for piece in delta.calls),
+        "".join(delta.text for delta in pieces),
+        tuple(token for delta in pieces for token in delta.token_ids),
+        tuple(one for delta in pieces for one in delta.sampled),
+        pieces[-1].finish if pieces else None,
+        _whole_calls(piece for delta in pieces for piece in delta.calls),
     )
 
 
@@ -137,6 +137,19 @@ def _whole_calls(pieces: Iterable[CallPiece]) -> tuple[CallPiece, ...]:
 
 def _event(document: Json) -> bytes:
     return b"data: " + orjson.dumps(document) + b"\n\n"
+
+
+async def or_disconnect(http: HttpRequest, work: Coroutine[Any, Any, T]) -> T | None:
+    """The work's result; None, and the work cancelled, where the client leaves before it is done."""
+    working = asyncio.create_task(work)
+    leaving = asyncio.create_task(_disconnect(http))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
 
 
 async def _disconnect(http: HttpRequest) -> None:

@@ -61,7 +61,12 @@ def tenant(scope: Scope, salt: str | None) -> str:
     """Whose prefixes may be shared: those of one API key, and of one salt where a client has more
     to keep apart.
     """
-    return f"{scope.get(KEY_NUMBER, 0)}:{salt or ''}"
+    return tenant_name(scope.get(KEY_NUMBER, 0), salt)
+
+
+def tenant_name(key: int, salt: str | None = None) -> str:
+    """The tenant of a key's number and a salt."""
+    return f"{key}:{salt or ''}"
 
 
 def _is_open(path: str) -> bool:

@@ -3,7 +3,6 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from starlette.requests import Request as HttpRequest
@@ -14,14 +13,12 @@ from pitcrew_runtime.errors import InvalidRequest
 from pitcrew_runtime.frontend import Prompt, Terms
 from pitcrew_runtime.server.answer import Answer
 from pitcrew_runtime.server.bodies import read_model
-from pitcrew_runtime.server.choice import Choice, Ending
+from pitcrew_runtime.server.choice import Choice
+from pitcrew_runtime.server.completing import completion, ending
 from pitcrew_runtime.server.formats import ChatFormat, CompletionFormat, Envelope
 from pitcrew_runtime.server.keys import tenant
 from pitcrew_runtime.server.schemas import ChatBody, CompletionBody
 from pitcrew_runtime.server.served import Served
-
-_INLINE_BYTES = 1 << 14
-"""Smaller bodies are tokenized on the event loop; larger ones would hold it up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +40,8 @@ class OpenAI:
         """Text or token ids, continued."""
         body, size = await read_model(http, CompletionBody, self.max_body_bytes)
         self.served.check_model(body.model)
-        language = self.served.language
-        held_to = await language.compiled(body)
-        prompts = await _aside(size, lambda: language.completion(body, held_to))
-        tokenizer = language.tokenizer
-        echoed = [
-            tokenizer.decode(prompt.tokens) if body.echo and tokenizer else "" for prompt in prompts
-        ]
+        prompts, choices = await completion(self.served.language, body, size)
         form = CompletionFormat(self._envelope("cmpl", body))
-        choices = [
-            Choice(index, tokenizer, ending(body), text, prompts[index].sampling.guide)
-            for index, text in enumerate(echoed)
-        ]
         return await self._answer(http, body, prompts, choices, form)
 
     async def chat(self, http: HttpRequest) -> Response:
@@ -118,12 +105,3 @@ class OpenAI:
             logprobs=body.wanted_logprobs is not None,
             token_ids=body.return_token_ids,
         )
-
-
-def ending(body: CompletionBody | ChatBody) -> Ending:
-    """What ends the text of a choice beside its tokens."""
-    return Ending(body.stops, body.include_stop_str_in_output, body.min_tokens)
-
-
-async def _aside(size: int, work: Callable[[], list[Prompt]]) -> list[Prompt]:
-    return work() if size <= _INLINE_BYTES else await asyncio.to_thread(work)

@@ -60,14 +60,19 @@ def body(error: RequestError) -> dict[str, object]:
     return _object(str(error), kind.type, kind.code, error.param)
 
 
-def response(error: RequestError) -> Response:
-    """The answer to a refused request."""
+def response(error: RequestError, document: object = None) -> Response:
+    """The answer to a refused request; `document` is its body where that is not OpenAI's."""
     headers = {}
     if isinstance(error, QueueFull):
         headers["Retry-After"] = str(error.retry_after)
     elif isinstance(error, Draining | NotReady):
         headers["Retry-After"] = "1"
-    return json_response(body(error), _KINDS[type(error)].status, headers)
+    return json_response(document or body(error), _KINDS[type(error)].status, headers)
+
+
+def client_closed() -> Response:
+    """What nobody will read."""
+    return Response(status_code=499)
 
 
 def plain(status: int, message: str) -> Response:

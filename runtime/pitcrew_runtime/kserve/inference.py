@@ -1,0 +1,180 @@
+"""One inference, whatever wire it came over: tensors and parameters in, tensors out.
+
+Inputs are those of Triton's vLLM backend: `text_input`, `stream`, `sampling_parameters` (JSON) and
+`exclude_input_in_output`, and one `return_…` flag for each further output. Sampling parameters may
+come as the request's parameters too. Their names are vLLM's, and so are ours.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from pitcrew_runtime.errors import InvalidRequest
+from pitcrew_runtime.frontend import Terms
+from pitcrew_runtime.kserve.tensors import BYTES, Tensor
+from pitcrew_runtime.server import problems
+from pitcrew_runtime.server.choice import Delta
+from pitcrew_runtime.server.schemas import CompletionBody
+
+TEXT_INPUT, TEXT_OUTPUT = "text_input", "text_output"
+INPUTS: tuple[tuple[str, str], ...] = (
+    (TEXT_INPUT, BYTES),
+    ("stream", "BOOL"),
+    ("sampling_parameters", BYTES),
+    ("exclude_input_in_output", "BOOL"),
+    ("return_finish_reason", "BOOL"),
+    ("return_token_ids", "BOOL"),
+    ("return_num_input_tokens", "BOOL"),
+    ("return_num_output_tokens", "BOOL"),
+)
+OUTPUTS: tuple[tuple[str, str], ...] = (
+    (TEXT_OUTPUT, BYTES),
+    ("finish_reason", BYTES),
+    ("token_ids", BYTES),
+    ("num_input_tokens", "UINT32"),
+    ("num_output_tokens", "UINT32"),
+)
+_OF_THE_WIRE = frozenset(
+    {"binary_data_output", "triton_enable_empty_final_response", "stream", "priority", "timeout"}
+)
+"""Parameters that say something of the request, not of the sampling."""
+Parameters = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """A validated inference."""
+
+    body: CompletionBody
+    terms: Terms
+    stream: bool
+    outputs: frozenset[str]
+    """Names of the tensors that are asked for."""
+    shape: tuple[int, ...]
+    """Of `text_input`: outputs have its leading dimensions."""
+    final_response: bool
+    """An empty response follows the last one of a stream."""
+
+    @property
+    def choices(self) -> int:
+        """Texts for each prompt."""
+        return self.body.n or 1
+
+
+def parse(
+    model: str,
+    tensors: Sequence[Tensor],
+    parameters: Parameters,
+    wanted: Sequence[str],
+    tenant: str,
+) -> Inference:
+    """Make sense of a request; raises `InvalidRequest`. `wanted` are the outputs it names, if any."""
+    given = _by_name(tensors)
+    if TEXT_INPUT not in given:
+        raise InvalidRequest(f"{TEXT_INPUT}: the tensor is missing", param=TEXT_INPUT)
+    texts = given[TEXT_INPUT]
+    stream = bool(_flag(given, "stream", parameters.get("stream", False)))
+    if stream and len(texts.values) != 1:
+        raise InvalidRequest(f"{TEXT_INPUT}: one text at a time can be streamed", param=TEXT_INPUT)
+    echo = not _flag(given, "exclude_input_in_output", stream)
+    if echo and stream:
+        raise InvalidRequest(
+            "exclude_input_in_output: must be true for a stream", param="exclude_input_in_output"
+        )
+    return Inference(
+        body=_body(model, texts, echo, {**_sampling(given), **parameters}),
+        terms=_terms(parameters, tenant),
+        stream=stream,
+        outputs=_outputs(given, wanted),
+        shape=texts.shape,
+        final_response=bool(parameters.get("triton_enable_empty_final_response", False)),
+    )
+
+
+def outputs(asked: Inference, deltas: Sequence[Delta], counts: tuple[int, int]) -> list[Tensor]:
+    """The tensors of one response: a delta for each choice, and the tokens of prompt and output."""
+    columns: dict[str, Sequence[Any]] = {
+        TEXT_OUTPUT: [delta.text for delta in deltas],
+        "finish_reason": [delta.finish or "" for delta in deltas],
+        "token_ids": [json.dumps(list(delta.token_ids)) for delta in deltas],
+        "num_input_tokens": [counts[0]] * len(deltas),
+        "num_output_tokens": [counts[1]] * len(deltas),
+    }
+    shape = (*asked.shape[:-1], asked.choices) if len(asked.shape) > 1 else (len(deltas),)
+    return [
+        Tensor(name, datatype, shape, columns[name])
+        for name, datatype in OUTPUTS
+        if name in asked.outputs
+    ]
+
+
+def _by_name(tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+    known = dict(INPUTS)
+    for tensor in tensors:
+        if tensor.name not in known:
+            raise InvalidRequest(
+                f"{tensor.name[:64]!r} is no input of this model; it has {', '.join(known)}"
+            )
+        if tensor.datatype != known[tensor.name]:
+            raise InvalidRequest(
+                f"{tensor.name}: the datatype is {tensor.datatype}, {known[tensor.name]} is needed",
+                param=tensor.name,
+            )
+        if not tensor.values:
+            raise InvalidRequest(f"{tensor.name}: the tensor is empty", param=tensor.name)
+    return {tensor.name: tensor for tensor in tensors}
+
+
+def _flag(given: Mapping[str, Tensor], name: str, default: object) -> object:
+    return given[name].values[0] if name in given else default
+
+
+def _sampling(given: Mapping[str, Tensor]) -> dict[str, Any]:
+    if "sampling_parameters" not in given:
+        return {}
+    try:
+        found = json.loads(given["sampling_parameters"].values[0])
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(
+            f"sampling_parameters: not JSON: {error}", param="sampling_parameters"
+        ) from None
+    if not isinstance(found, dict):
+        raise InvalidRequest("sampling_parameters: not a JSON object", param="sampling_parameters")
+    return found
+
+
+def _body(model: str, texts: Tensor, echo: bool, parameters: Parameters) -> CompletionBody:
+    sampling = {key: value for key, value in parameters.items() if key not in _OF_THE_WIRE}
+    for name in ("model", "prompt", "echo", "stream_options", "logprobs"):
+        if name in sampling:
+            raise InvalidRequest(f"{name}: no sampling parameter; remove it", param=name)
+    try:
+        # Lax: Triton's clients write numbers as strings.
+        return CompletionBody.model_validate(
+            {"model": model, "prompt": list(texts.values), "echo": echo, **sampling}, strict=False
+        )
+    except ValidationError as error:
+        raise problems.invalid_body(error) from None
+
+
+def _terms(parameters: Parameters, tenant: str) -> Terms:
+    """Triton's own parameters: 0 is its default priority, and its timeout is in microseconds."""
+    priority, timeout = parameters.get("priority", 0), parameters.get("timeout", 0)
+    for name, value in (("priority", priority), ("timeout", timeout)):
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 53:
+            raise InvalidRequest(f"{name}: a number from 0 on is needed", param=name)
+    return Terms(tenant, priority, timeout / 1e6 if timeout else None)
+
+
+def _outputs(given: Mapping[str, Tensor], wanted: Sequence[str]) -> frozenset[str]:
+    known = {name for name, _ in OUTPUTS}
+    for name in wanted:
+        if name not in known:
+            raise InvalidRequest(
+                f"{name[:64]!r} is no output of this model; it has {sorted(known)}"
+            )
+    flagged = {name for name in known if _flag(given, f"return_{name}", False)}
+    return frozenset({TEXT_OUTPUT, *wanted, *flagged})

@@ -1,0 +1,216 @@
+"""The protocol over gRPC: `inference.GRPCInferenceService`, with Triton's bidirectional stream."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from typing import Any
+
+import grpc
+
+from pitcrew_runtime import errors
+from pitcrew_runtime.errors import InvalidRequest, RequestError
+from pitcrew_runtime.kserve import grpc_wire as wire
+from pitcrew_runtime.kserve.inference import Inference, parse
+from pitcrew_runtime.kserve.protocol import inference_pb2 as pb
+from pitcrew_runtime.kserve.service import Service
+from pitcrew_runtime.server.keys import Keyring, tenant_name
+
+logger = logging.getLogger(__name__)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+_SERVICE = "inference.GRPCInferenceService"
+_CODES: Mapping[type[RequestError], grpc.StatusCode] = {
+    errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.Unauthorized: grpc.StatusCode.UNAUTHENTICATED,
+    errors.ModelNotFound: grpc.StatusCode.NOT_FOUND,
+    errors.BodyTooLarge: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.QueueFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.NotReady: grpc.StatusCode.UNAVAILABLE,
+    errors.Draining: grpc.StatusCode.UNAVAILABLE,
+    errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
+    errors.GenerationFailed: grpc.StatusCode.INTERNAL,
+}
+_OPEN = frozenset({"ServerLive", "ServerReady", "ModelReady"})
+"""Probes have no keys."""
+
+
+class KServeGrpc:
+    """The servicer."""
+
+    def __init__(self, service: Service, keyring: Keyring) -> None:
+        self._service = service
+        self._keyring = keyring
+
+    def server(self, max_message_bytes: int) -> grpc.aio.Server:
+        """A server of this servicer, without a port."""
+        server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", max_message_bytes),
+                ("grpc.max_metadata_size", 1 << 15),
+                ("grpc.so_reuseport", 0),
+            ]
+        )
+        server.add_generic_rpc_handlers([self._handlers()])
+        return server
+
+    def _handlers(self) -> grpc.GenericRpcHandler:
+        unary: dict[str, tuple[Any, Callable[[Any, Context], Awaitable[Any]]]] = {
+            "ServerLive": (pb.ServerLiveRequest, self.live),
+            "ServerReady": (pb.ServerReadyRequest, self.ready),
+            "ModelReady": (pb.ModelReadyRequest, self.model_ready),
+            "ServerMetadata": (pb.ServerMetadataRequest, self.server_metadata),
+            "ModelMetadata": (pb.ModelMetadataRequest, self.metadata),
+            "ModelConfig": (pb.ModelConfigRequest, self.config),
+            "RepositoryIndex": (pb.RepositoryIndexRequest, self.index),
+            "ModelInfer": (pb.ModelInferRequest, self.infer),
+        }
+        handlers = {
+            name: grpc.unary_unary_rpc_method_handler(
+                self._told(name, method),
+                request_deserializer=request.FromString,
+                response_serializer=_serialized,
+            )
+            for name, (request, method) in unary.items()
+        }
+        handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
+            self.stream,
+            request_deserializer=pb.ModelInferRequest.FromString,
+            response_serializer=_serialized,
+        )
+        return grpc.method_handlers_generic_handler(_SERVICE, handlers)
+
+    async def live(self, request: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:
+        """The process answers."""
+        return pb.ServerLiveResponse(live=True)
+
+    async def ready(
+        self, request: pb.ServerReadyRequest, context: Context
+    ) -> pb.ServerReadyResponse:
+        """Whether an inference would be taken."""
+        return pb.ServerReadyResponse(ready=self._service.ready)
+
+    async def model_ready(
+        self, request: pb.ModelReadyRequest, context: Context
+    ) -> pb.ModelReadyResponse:
+        """Of one model."""
+        self._service.check(request.name, request.version)
+        return pb.ModelReadyResponse(ready=self._service.ready)
+
+    async def server_metadata(
+        self, request: pb.ServerMetadataRequest, context: Context
+    ) -> pb.ServerMetadataResponse:
+        """Who answers."""
+        return pb.ServerMetadataResponse(**self._service.server_metadata())
+
+    async def metadata(
+        self, request: pb.ModelMetadataRequest, context: Context
+    ) -> pb.ModelMetadataResponse:
+        """Inputs and outputs."""
+        self._service.check(request.name, request.version)
+        return pb.ModelMetadataResponse(**self._service.metadata(request.name))
+
+    async def config(
+        self, request: pb.ModelConfigRequest, context: Context
+    ) -> pb.ModelConfigResponse:
+        """Triton's model configuration."""
+        self._service.check(request.name, request.version)
+        return pb.ModelConfigResponse(config=pb.ModelConfig(**self._service.config(request.name)))
+
+    async def index(
+        self, request: pb.RepositoryIndexRequest, context: Context
+    ) -> pb.RepositoryIndexResponse:
+        """The models that there are."""
+        return pb.RepositoryIndexResponse(
+            models=[pb.RepositoryIndexResponse.ModelIndex(**one) for one in self._service.index()]
+        )
+
+    async def infer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
+        """One response with everything."""
+        asked = self._parse(request, self._tenant(context))
+        if asked.stream:
+            raise InvalidRequest(
+                "stream: ModelInfer has one response; use ModelStreamInfer", param="stream"
+            )
+        return wire.response(request, await self._service.whole(asked, request.ByteSize()))
+
+    async def stream(self, requests: AsyncIterator[pb.ModelInferRequest], context: Context) -> None:
+        """Any number of requests, answered as they get on; a fault ends its request only."""
+        try:
+            tenant = self._tenant(context)
+        except RequestError as error:
+            await context.abort(_CODES.get(type(error), grpc.StatusCode.INTERNAL), str(error))
+        writing = asyncio.Lock()
+
+        async def write(response: pb.ModelStreamInferResponse) -> None:
+            async with writing:
+                await context.write(response)
+
+        async with asyncio.TaskGroup() as group:
+            async for request in requests:
+                group.create_task(self._answer(request, tenant, write))
+
+    async def _answer(
+        self,
+        request: pb.ModelInferRequest,
+        tenant: str,
+        write: Callable[[pb.ModelStreamInferResponse], Awaitable[None]],
+    ) -> None:
+        try:
+            async with aclosing(self._responses(request, tenant)) as responses:
+                async for response in responses:
+                    await write(pb.ModelStreamInferResponse(infer_response=response))
+        except RequestError as error:
+            # The id tells a client with several requests which of them it was.
+            named = pb.ModelInferResponse(id=request.id)
+            await write(pb.ModelStreamInferResponse(error_message=str(error), infer_response=named))
+
+    async def _responses(
+        self, request: pb.ModelInferRequest, tenant: str
+    ) -> AsyncGenerator[pb.ModelInferResponse]:
+        asked = self._parse(request, tenant)
+        if not asked.stream:
+            yield wire.response(request, await self._service.whole(asked, request.ByteSize()))
+            return
+        async with aclosing(self._service.stream(asked, request.ByteSize())) as responses:
+            async for response in responses:
+                yield wire.response(request, response)
+
+    def _parse(self, request: pb.ModelInferRequest, tenant: str) -> Inference:
+        self._service.check(request.model_name, request.model_version)
+        wanted = [output.name for output in request.outputs]
+        return parse(
+            request.model_name,
+            wire.tensors(request),
+            wire.parameters(request),
+            wanted,
+            tenant,
+        )
+
+    def _tenant(self, context: Context) -> str:
+        metadata = dict(context.invocation_metadata() or ())
+        given = metadata.get("authorization", "")
+        return tenant_name(
+            self._keyring.number(given if isinstance(given, bytes) else given.encode())
+        )
+
+    def _told(
+        self, name: str, method: Callable[[Any, Context], Awaitable[Any]]
+    ) -> Callable[[Any, Context], Awaitable[Any]]:
+        """Check the key, and give errors their status."""
+
+        async def answer(request: Any, context: Context) -> Any:  # noqa: ANN401 - any message
+            try:
+                if name not in _OPEN:
+                    self._tenant(context)
+                return await method(request, context)
+            except RequestError as error:
+                await context.abort(_CODES.get(type(error), grpc.StatusCode.INTERNAL), str(error))
+
+        return answer
+
+
+def _serialized(message: Any) -> bytes:  # noqa: ANN401 - any message
+    raw: bytes = message.SerializeToString()
+    return raw

@@ -1,0 +1,82 @@
+"""Tensors and inferences of KServe's protocol, without a wire."""
+
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pitcrew_runtime.errors import InvalidRequest
+from pitcrew_runtime.kserve.inference import Inference, outputs, parse
+from pitcrew_runtime.kserve.tensors import BYTES, Tensor, from_raw, to_raw
+from pitcrew_runtime.server.choice import Delta
+
+ROOT = Path(__file__).parents[3] / "runtime"
+TEXT = Tensor("text_input", BYTES, (1,), ["Hail"])
+
+TENSORS = st.one_of(
+    st.tuples(st.just(BYTES), st.lists(st.text(max_size=9), max_size=5)),
+    st.tuples(st.just("BOOL"), st.lists(st.booleans(), max_size=5)),
+    st.tuples(st.just("UINT32"), st.lists(st.integers(0, 2**32 - 1), max_size=5)),
+    st.tuples(st.just("FP64"), st.lists(st.floats(allow_nan=False), max_size=5)),
+)
+
+
+@given(TENSORS)
+def test_raw_tensors_come_back(made: tuple[str, list[Any]]) -> None:
+    datatype, values = made
+    tensor = Tensor("t", datatype, (len(values),), values)
+    assert from_raw("t", datatype, [len(values)], to_raw(tensor)) == tensor
+
+
+@given(st.sampled_from([BYTES, "BOOL", "INT32", "FP16", "?"]), st.lists(st.integers()), st.binary())
+def test_any_bytes_are_a_tensor_or_a_fault(datatype: str, shape: list[int], raw: bytes) -> None:
+    with suppress(InvalidRequest):
+        assert len(to_raw(from_raw("t", datatype, shape, raw))) == len(raw)
+
+
+def asked(parameters: dict[str, Any], *more: Tensor) -> Inference:
+    return parse("model", [TEXT, *more], parameters, (), "tenant")
+
+
+def test_sampling_parameters_have_vllms_names_and_may_be_text() -> None:
+    text = Tensor("sampling_parameters", BYTES, (1,), ['{"temperature": "0.5", "max_tokens": "7"}'])
+    found = asked({"top_k": 3, "max_tokens": 9, "stop": "end"}, text)
+    assert (found.body.temperature, found.body.top_k, found.body.max_tokens) == (0.5, 3, 9)
+    assert found.body.stops == ("end",)
+    assert found.body.echo
+
+
+def test_tritons_own_parameters_are_terms() -> None:
+    found = asked({"priority": 2, "timeout": 1_500_000, "stream": True})
+    assert (found.terms.tenant, found.terms.priority, found.terms.timeout) == ("tenant", 2, 1.5)
+    assert found.stream
+    assert not found.body.echo
+
+
+@pytest.mark.parametrize(
+    ("shape", "count", "n", "expected"),
+    [((1,), 1, 1, (1,)), ((1,), 1, 3, (3,)), ((2,), 2, 2, (4,)), ((2, 1), 2, 3, (2, 3))],
+)
+def test_outputs_have_the_shape_of_the_texts(
+    shape: tuple[int, ...], count: int, n: int, expected: tuple[int, ...]
+) -> None:
+    texts = Tensor("text_input", BYTES, shape, ["Hail"] * count)
+    found = parse("model", [texts], {"n": n}, ["num_input_tokens"], "")
+    tensors = outputs(found, [Delta(index, "x") for index in range(count * n)], (5, 6))
+    assert [one.name for one in tensors] == ["text_output", "num_input_tokens"]
+    assert {one.shape for one in tensors} == {expected}
+    assert tensors[1].values == [5] * count * n
+
+
+def test_the_generated_messages_are_those_of_the_description(tmp_path: Path) -> None:
+    source = "pitcrew_runtime/kserve/protocol/inference.proto"
+    command = [sys.executable, "-m", "grpc_tools.protoc", "-I", str(ROOT)]
+    command += ["--python_out", str(tmp_path), "--pyi_out", str(tmp_path), source]
+    subprocess.run(command, check=True, cwd=ROOT)
+    for made in tmp_path.rglob("inference_pb2.*"):
+        assert made.read_text() == (ROOT / made.relative_to(tmp_path)).read_text(), "make proto"
