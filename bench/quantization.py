@@ -1,9 +1,10 @@
 """What quantization costs and what calibration text is worth, on the sample model.
 
-The held-out documents of the sample model are dealt out in turn: every second one calibrates, the
-others judge. Perplexity is taken as the model's README takes it (windows of 256), on the judging
-documents alone, up to 128 windows. The generic text is the reference manual that comes with every Python: English,
-but nobody's prompts to this model.
+The held-out documents of the sample model are dealt out in turn. Every fourth calibrates, every fourth
+judges, and the two between are for tuning: what a method does is decided there (`--tuning`), and the
+judging documents see the result alone. Perplexity is taken as the model's README takes it (windows
+of 256). The generic text is the reference manual that comes with every Python: English, but nobody's
+prompts to this model.
 """
 
 import argparse
@@ -61,6 +62,7 @@ VARIANTS = (
     Variant("int4 awq", {"weights": "int4", "method": "awq"}, "own"),
     Variant("int4 awq", {"weights": "int4", "method": "awq"}, "generic"),
     Variant("int4 gptq", {"weights": "int4", "method": "gptq"}, "own"),
+    Variant("int4 gptq", {"weights": "int4", "method": "gptq"}, "generic"),
     Variant("fp8 round", {"weights": "fp8", "method": "round"}, "own"),
     Variant("fp8 gptq", {"weights": "fp8", "method": "gptq"}, "own"),
 )
@@ -70,12 +72,16 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", help="variants whose name holds this text, besides the first")
+    parser.add_argument(
+        "--tuning", action="store_true", help="judge on the documents that methods are tuned on"
+    )
     options = parser.parse_args()
     wanted = [v for v in VARIANTS[1:] if not options.only or options.only in v.name]
     documents = (SAMPLE / "heldout-text.txt").read_text().split("\n\f\n")
+    judging = documents[1::2] if options.tuning else documents[0::4]
     with tempfile.TemporaryDirectory() as work:
-        files = _write_prompts(Path(work), documents)
-        ids = token_ids(documents[1::2])
+        files = _write_prompts(Path(work), documents[2::4], judging)
+        ids = token_ids(judging)
         judge = Judge(*_build(Path(work), files, VARIANTS[0]), ids)
         rows: list[Measured] = []
         for variant in [VARIANTS[0], *wanted]:
@@ -84,10 +90,10 @@ def main() -> None:
         show(rows)
 
 
-def _write_prompts(work: Path, documents: list[str]) -> dict[str, Path]:
+def _write_prompts(work: Path, own: list[str], judging: list[str]) -> dict[str, Path]:
     texts = {
-        "own": passages(documents[0::2]),
-        "judging": passages(documents[1::2]),
+        "own": passages(own),
+        "judging": passages(judging),
         "generic": passages([topics[name] for name in sorted(topics)]),
     }
     for name, lines in texts.items():

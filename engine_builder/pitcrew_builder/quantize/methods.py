@@ -48,8 +48,8 @@ def plan(
     if method is QuantizationMethod.AWQ and seen is not None:
         return _awq(grid, rows, seen) if scales_inputs else _clipped(grid, seen)
     if method is QuantizationMethod.GPTQ and seen is not None:
-        factor = gptq.inverse_factor(seen.moment)
-        return Plan(lambda matrix: gptq.encode(matrix, grid, factor))
+        problem = gptq.Problem.of(seen.moment)
+        return Plan(lambda matrix: gptq.encode(matrix, grid, problem))
     return Plan(lambda matrix: _rounded(matrix, grid))
 
 

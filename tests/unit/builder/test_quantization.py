@@ -73,7 +73,7 @@ def test_awq_and_gptq_beat_rounding_on_what_they_were_shown(seed: int) -> None:
     steps = awq.clipped_scales(matrix * s, INT4, moment / np.outer(s, s))
     scaled = _output_error(matrix, INT4.rounded(matrix * s, steps) / s, rows)
 
-    codes, scales = gptq.encode(matrix, INT4, gptq.inverse_factor(moment))
+    codes, scales = gptq.encode(matrix, INT4, gptq.Problem.of(moment))
     corrected = _output_error(matrix, INT4.decode(codes, scales), rows)
     assert scaled < 0.7 * plain
     assert corrected < 0.7 * plain
@@ -81,16 +81,35 @@ def test_awq_and_gptq_beat_rounding_on_what_they_were_shown(seed: int) -> None:
 
 def test_gptq_takes_rows_in_any_runs() -> None:
     matrix, rows = _problem()
-    factor = gptq.inverse_factor(rows.T @ rows / len(rows))
-    whole, _ = gptq.encode(matrix, INT4, factor)
-    parts = [gptq.encode(matrix[start : start + 16], INT4, factor)[0] for start in (0, 16, 32)]
+    problem = gptq.Problem.of(rows.T @ rows / len(rows))
+    whole, _ = gptq.encode(matrix, INT4, problem)
+    parts = [gptq.encode(matrix[start : start + 16], INT4, problem)[0] for start in (0, 16, 32)]
     assert (np.concatenate(parts) == whole).all()
 
 
 def test_gptq_survives_inputs_that_are_always_zero() -> None:
     matrix, rows = _problem()
     rows[:, 3] = 0
-    codes, scales = gptq.encode(matrix, INT4, gptq.inverse_factor(rows.T @ rows / len(rows)))
+    codes, scales = gptq.encode(matrix, INT4, gptq.Problem.of(rows.T @ rows / len(rows)))
     assert np.isfinite(scales).all()
     assert codes.min() >= -8
     assert codes.max() <= 7
+
+
+def test_gptq_finds_the_codes_of_its_definition() -> None:
+    """Beside a plain loop over inputs in order of energy, the inverse made anew for each."""
+    matrix, rows = _problem()
+    moment = rows.T @ rows / len(rows)
+    found, scales = gptq.encode(matrix, INT4, gptq.Problem.of(moment))
+    hessian = moment.astype(np.float64) + 0.01 * np.diag(moment).mean() * np.eye(64)
+    left, wanted = list(np.argsort(-np.diag(hessian), kind="stable")), matrix.astype(np.float64)
+    while left:
+        first = left[0]
+        inverse = np.linalg.inv(hessian[np.ix_(left, left)])
+        step = scales[:, first // INT4.block]
+        codes = np.clip(np.rint(wanted[:, first] / step), -8, 7)
+        error = (wanted[:, first] - codes * step) / inverse[0, 0]
+        wanted[:, left] -= np.outer(error, inverse[0])
+        left = left[1:]
+        # Float32 may round a number that lies between two codes to the other one.
+        assert (codes == found[:, first]).mean() > 0.9
