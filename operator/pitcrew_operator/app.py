@@ -14,7 +14,7 @@ from pitcrew_operator.cluster import Cluster, KubeCluster
 from pitcrew_operator.config import Config
 from pitcrew_operator.dispatch import concerned
 from pitcrew_operator.errors import ClusterError, Gone
-from pitcrew_operator.kinds import OWNERS, WATCHED, Kind, Raw
+from pitcrew_operator.kinds import OWNERS, Kind, Raw
 from pitcrew_operator.metrics import Metrics
 from pitcrew_operator.reconcile import Key, Reconciler
 from pitcrew_operator.store import Store
@@ -51,8 +51,8 @@ class Operator:
 
     async def list_everything(self) -> None:
         """Bring the view up to date with full listings. Raises ClusterError."""
-        for kind in WATCHED:
-            for namespace in self._namespaces or (None,):
+        for kind in self._config.watched:
+            for namespace in (self._namespaces if kind.namespaced else ()) or (None,):
                 items, version = await self._cluster.list_all(kind, namespace)
                 self.store.replace(kind, items, version, namespace)
             self._metrics.objects.labels(kind.kind).set(self.store.count(kind))
@@ -113,7 +113,7 @@ async def run(
         stack.push_async_callback(operator.queue.close)
         stack.push_async_callback(_cancel, asyncio.create_task(operator.resync()))
         # kopf ends every task that was not there before it, so it comes last.
-        await watch(operator.store, namespaces, stop, ready or asyncio.Event())
+        await watch(operator.store, config.watched, namespaces, stop, ready or asyncio.Event())
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -19,11 +19,13 @@ from kubernetes.aio.client import ApiClient, Configuration
 from pitcrew_operator.errors import Gone, Rejected, Unavailable
 from pitcrew_operator.kinds import EVENT, MANAGER, POD, Kind, Raw, kind_of
 from pitcrew_operator.metrics import Metrics
+from pitcrew_operator.views import Meta
 
 _TIMEOUT_SECONDS: Final = 30
 _PAGE: Final = 500
 _IN_CLUSTER: Final = "KUBERNETES_SERVICE_HOST"
 _APPLY: Final = {"Content-Type": "application/apply-patch+yaml"}
+_MERGE: Final = {"Content-Type": "application/merge-patch+json"}
 _RETRYABLE: Final = frozenset({408, 409, 429})
 
 
@@ -44,6 +46,9 @@ class Cluster(Protocol):
 
     async def apply_status(self, manifest: Raw) -> Raw:
         """Server-side apply of the status subresource. Raises Gone for a deleted object."""
+
+    async def patch(self, kind: Kind, meta: Meta, fields: Raw) -> Raw:
+        """Merge fields into this very state of an object; the object as it is now."""
 
     async def delete(self, kind: Kind, namespace: str, name: str, uid: str) -> None:
         """Delete this very object and, behind it, its dependants."""
@@ -110,6 +115,14 @@ class KubeCluster:
         path = kind.path(metadata["namespace"], metadata["name"], subresource)
         query = {"fieldManager": MANAGER, "force": "true"}
         return await self._json("PATCH", kind, path, query, manifest, _APPLY)
+
+    async def patch(self, kind: Kind, meta: Meta, fields: Raw) -> Raw:
+        """See Cluster."""
+        # The version makes the server refuse where the object has changed since it was read.
+        pinned = {"uid": meta.uid, "resourceVersion": meta.version}
+        body = {**fields, "metadata": {**fields.get("metadata", {}), **pinned}}
+        path = kind.path(meta.namespace, meta.name)
+        return await self._json("PATCH", kind, path, {"fieldManager": MANAGER}, body, _MERGE)
 
     async def delete(self, kind: Kind, namespace: str, name: str, uid: str) -> None:
         """See Cluster."""

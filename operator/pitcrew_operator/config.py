@@ -35,6 +35,10 @@ class Config(Model):
         Literal["ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany", "ReadWriteOncePod"], ...
     ] = ("ReadWriteOnce",)
     job_retention_seconds: int = Field(default=3600, ge=0, description="Of finished build Jobs.")
+    max_parallel_builds: int = Field(
+        default=0, ge=0, le=10000, description="Build Jobs at a time in all namespaces; 0: any."
+    )
+    watch_nodes: bool = Field(default=True, description="Read the labels of nodes with GPUs.")
     log_poll_seconds: float = Field(default=1.0, gt=0, description="Between two looks at a build.")
     resync_seconds: float = Field(default=300.0, gt=0, description="Between two full listings.")
     workers: int = Field(default=8, ge=1, le=256, description="Reconciliations at a time.")

@@ -22,6 +22,7 @@ class Kind:
     kind: str
     plural: str
     selector: str | None = None
+    namespaced: bool = True
 
     @property
     def group(self) -> str:
@@ -58,8 +59,9 @@ EVENT: Final = Kind("events.k8s.io/v1", "Event", "events")
 OWNERS: Final = (ENGINE, DEPLOYMENT)
 CHILDREN: Final = (CLAIM, JOB, WORKLOAD, SERVICE, POD)
 WATCHED: Final = (*OWNERS, *CHILDREN)
+"""What is watched in any case; nodes are too, unless the settings say otherwise."""
 
-_BY_NAME: Final = {(kind.api_version, kind.kind): kind for kind in (*WATCHED, EVENT)}
+_BY_NAME: Final = {(kind.api_version, kind.kind): kind for kind in (*WATCHED, NODE, EVENT)}
 
 
 def kind_of(manifest: Raw) -> Kind:

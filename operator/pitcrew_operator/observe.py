@@ -4,44 +4,75 @@ A child that the view lacks is read live before it is believed missing: it may b
 (the watches see only ours), and creating over it would be theft.
 """
 
-from pitcrew_builder.report import Progress
+from dataclasses import dataclass
+
+from pitcrew_operator.api.version import Phase
 from pitcrew_operator.cluster import Cluster
 from pitcrew_operator.config import Config
-from pitcrew_operator.kinds import CLAIM, ENGINE, JOB, POD, SERVICE, WORKLOAD, Kind, Raw
+from pitcrew_operator.configmaps import ConfigMaps
+from pitcrew_operator.kinds import CLAIM, ENGINE, POD, SERVICE, WORKLOAD, Kind, Raw
 from pitcrew_operator.logtails import LogTails
+from pitcrew_operator.manifests import store as stores
+from pitcrew_operator.observe_builds import see_pool, see_uses, see_work
+from pitcrew_operator.order import Order
 from pitcrew_operator.plan.deployment import DeploymentSeen
 from pitcrew_operator.plan.engine import EngineSeen
+from pitcrew_operator.plan.retention import Uses
 from pitcrew_operator.store import Store
 from pitcrew_operator.views import (
-    JOB_NAME_LABEL,
     Claim,
     Deployment,
     Engine,
     InvalidResource,
-    Job,
-    Pod,
     claim_of,
     engine_of,
-    job_of,
     pod_of,
 )
 
 
+@dataclass(frozen=True)
+class Readers:
+    """What is read live, and remembered for a while."""
+
+    tails: LogTails
+    config_maps: ConfigMaps
+
+
 async def see_engine(
-    engine: Engine, store: Store, cluster: Cluster, tails: LogTails, config: Config
+    engine: Engine, store: Store, cluster: Cluster, readers: Readers, config: Config
 ) -> EngineSeen:
     """Everything that `plan_engine` wants to know."""
-    namespace, name = engine.meta.namespace, engine.meta.name
-    jobs = [job_of(raw) for raw in store.refer(JOB, namespace, f"engine={name}")]
-    own = tuple(job for job in jobs if job.meta.controller_uid == engine.meta.uid)
-    pods = await _build_pods(engine, own, store, cluster)
+    namespace = engine.meta.namespace
+    place = _store(engine, store, config)
+    source = _claim(store, namespace, engine.spec.model.claim_name)
+    prompts = await readers.config_maps.digests(namespace, engine.spec.config_maps)
+    pool = see_pool(engine, store)
+    order = Order(engine, config, place, source, prompts, pool) if place else None
     return EngineSeen(
-        store=_claim(store, namespace, engine.spec.store.claim_name or config.store_claim),
-        source=_claim(store, namespace, engine.spec.model.claim_name),
-        jobs=own,
-        pods=pods,
-        progress=await _progress(own, pods, tails),
+        store=place,
+        source=source,
+        prompts=prompts,
+        pool=pool,
+        work=await see_work(engine, order, store, cluster, readers.tails),
+        uses=_uses(engine, place, store),
     )
+
+
+def _store(engine: Engine, store: Store, config: Config) -> stores.Store | None:
+    """The store of the engine's spec, else the operator's own; None for a claim that is absent."""
+    place = stores.chosen(engine.spec.store, engine.meta.namespace, config)
+    if place.s3 is not None:
+        return stores.Bucket(place.s3)
+    return _claim(store, engine.meta.namespace, place.claim_name)
+
+
+def _uses(engine: Engine, place: stores.Store | None, store: Store) -> Uses:
+    """Looked up only where retention may have something to say."""
+    versions = engine.status.versions
+    retired = any(version.phase is Phase.RETIRED for version in versions)
+    if place is None or not (retired or len(versions) > engine.spec.retention):
+        return Uses()
+    return see_uses(engine, store, place)
 
 
 def _claim(store: Store, namespace: str, name: str | None) -> Claim | None:
@@ -49,35 +80,6 @@ def _claim(store: Store, namespace: str, name: str | None) -> Claim | None:
     if raw is None or raw["metadata"].get("deletionTimestamp"):
         return None
     return claim_of(raw)
-
-
-async def _build_pods(
-    engine: Engine, jobs: tuple[Job, ...], store: Store, cluster: Cluster
-) -> tuple[Pod, ...]:
-    """The pods of the engine's Jobs; live for a Job that ended unseen."""
-    namespace = engine.meta.namespace
-    pods = [pod_of(raw) for raw in store.refer(POD, namespace, f"engine={engine.meta.name}")]
-    for job in jobs:
-        known = [pod for pod in pods if pod.job_name == job.meta.name]
-        if job.finished_at and not any(pod.termination for pod in known):
-            live = await cluster.select(POD, namespace, f"{JOB_NAME_LABEL}={job.meta.name}")
-            pods = [pod for pod in pods if pod.job_name != job.meta.name]
-            pods += [pod_of(raw) for raw in live]
-    return tuple(pods)
-
-
-async def _progress(
-    jobs: tuple[Job, ...], pods: tuple[Pod, ...], tails: LogTails
-) -> dict[str, Progress]:
-    """Newest progress of each Job that has a running pod."""
-    going = {job.meta.name for job in jobs if not (job.finished_at or job.meta.deleting)}
-    found: dict[str, Progress] = {}
-    for pod in pods:
-        if pod.running and pod.job_name in going:
-            progress = await tails.progress(pod)
-            if progress is not None:
-                found[pod.job_name] = progress
-    return found
 
 
 async def see_deployment(owner: Deployment, store: Store, cluster: Cluster) -> DeploymentSeen:

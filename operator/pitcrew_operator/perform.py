@@ -9,9 +9,10 @@ from typing import Any, Final
 from pitcrew_operator.api.common import API_VERSION
 from pitcrew_operator.cluster import Cluster
 from pitcrew_operator.errors import ClusterError, Gone
-from pitcrew_operator.kinds import EVENT, Raw, kind_of
-from pitcrew_operator.plan.actions import Action, Apply, Delete, Emit, Requeue, WriteStatus
+from pitcrew_operator.kinds import EVENT, Kind, Raw, kind_of
+from pitcrew_operator.plan.actions import Action, Apply, Delete, Emit, Patch, Requeue, WriteStatus
 from pitcrew_operator.store import Store
+from pitcrew_operator.views import Meta
 
 _CONTROLLER: Final = "pitcrew.dev/operator"
 
@@ -28,6 +29,8 @@ async def perform(actions: Sequence[Action], cluster: Cluster, store: Store) -> 
         match action:
             case Apply(manifest):
                 store.put(kind_of(manifest), await cluster.apply(manifest))
+            case Patch(kind, meta, fields):
+                await _patch(kind, meta, fields, cluster, store)
             case Delete(kind, namespace, name, uid):
                 await cluster.delete(kind, namespace, name, uid)
             case WriteStatus():
@@ -37,6 +40,13 @@ async def perform(actions: Sequence[Action], cluster: Cluster, store: Store) -> 
             case Requeue():
                 pass
     return min((a.seconds for a in actions if isinstance(a, Requeue)), default=None)
+
+
+async def _patch(kind: Kind, meta: Meta, fields: Raw, cluster: Cluster, store: Store) -> None:
+    try:
+        store.put(kind, await cluster.patch(kind, meta, fields))
+    except Gone:
+        logger.debug("%s %s is gone", kind.kind, meta.name)
 
 
 async def _write_status(action: WriteStatus, cluster: Cluster, store: Store) -> None:

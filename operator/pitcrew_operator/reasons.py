@@ -11,7 +11,20 @@ ENGINE_READY: Final = "EngineReady"
 SERVING: Final = "Serving"
 SCALED_TO_ZERO: Final = "ScaledToZero"
 
+# Whether the engine is what would be built today (condition UpToDate).
+UP_TO_DATE: Final = "UpToDate"
+NO_ENGINE: Final = "NoEngine"
+CUDA_DRIFT: Final = "CudaDrift"
+BUILDER_CHANGED: Final = "BuilderChanged"
+REVISION_MOVED: Final = "RevisionMoved"
+SPEC_CHANGED: Final = "SpecChanged"
+
 # On the way.
+RESOLVING: Final = "Resolving"
+QUEUED: Final = "Queued"
+FINISHING: Final = "FinishingEarlierBuild"
+WAITING_FOR_COLLECTION: Final = "WaitingForCollection"
+AWAITING_WINDOW: Final = "AwaitingWindow"
 BUILD_STARTING: Final = "BuildStarting"
 BUILDING: Final = "Building"
 RETRYING: Final = "Retrying"
@@ -34,6 +47,12 @@ POD_FAILING: Final = "PodFailing"
 FORBIDDEN: Final = "Forbidden"
 
 # Stuck until the user changes something.
+SUSPENDED: Final = "Suspended"
+AWAITING_TRIGGER: Final = "AwaitingTrigger"
+DOES_NOT_FIT: Final = "DoesNotFit"
+RESOLVE_FAILED: Final = "ResolveFailed"
+VERSION_NOT_FOUND: Final = "VersionNotFound"
+GPU_COUNT_MISMATCH: Final = "GpuCountMismatch"
 INVALID_SPEC: Final = "InvalidSpec"
 REJECTED: Final = "Rejected"
 NAME_CONFLICT: Final = "NameConflict"

@@ -6,11 +6,12 @@ from typing import NamedTuple, TypeVar
 
 from pitcrew_operator.cluster import Cluster
 from pitcrew_operator.config import Config
+from pitcrew_operator.configmaps import ConfigMaps
 from pitcrew_operator.errors import Rejected, Unavailable
 from pitcrew_operator.kinds import DEPLOYMENT, ENGINE, Kind, Raw
 from pitcrew_operator.logtails import LogTails
 from pitcrew_operator.metrics import Metrics
-from pitcrew_operator.observe import see_deployment, see_engine
+from pitcrew_operator.observe import Readers, see_deployment, see_engine
 from pitcrew_operator.perform import perform
 from pitcrew_operator.plan import problem
 from pitcrew_operator.plan.actions import Action
@@ -53,7 +54,9 @@ class Reconciler:
     ) -> None:
         self._cluster, self._store, self._config = cluster, store, config
         self._metrics, self._now = metrics, now
-        self._tails = LogTails(cluster, config.log_poll_seconds, now)
+        self._readers = Readers(
+            LogTails(cluster, config.log_poll_seconds, now), ConfigMaps(cluster, now)
+        )
 
     async def reconcile(self, key: Key) -> float | None:
         """One pass. Returns the seconds after which to look again, if at all.
@@ -87,7 +90,7 @@ class Reconciler:
 
     async def _pass_engine(self, raw: Raw) -> float | None:
         engine = engine_of(raw)
-        seen = await see_engine(engine, self._store, self._cluster, self._tails, self._config)
+        seen = await see_engine(engine, self._store, self._cluster, self._readers, self._config)
         actions = plan_engine(engine, seen, self._now(), self._config)
         return await self._carry_out(actions, ENGINE, engine.meta, engine.status)
 

@@ -8,8 +8,9 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from pitcrew_operator.kinds import CLAIM, DEPLOYMENT, ENGINE, JOB, POD, Kind, Raw
-from pitcrew_operator.manifests.names import DEPLOYMENT_LABEL, ENGINE_LABEL
+from pitcrew_operator.kinds import CLAIM, DEPLOYMENT, ENGINE, JOB, NODE, POD, Kind, Raw
+from pitcrew_operator.manifests.names import DEPLOYMENT_LABEL, STORE_LABEL
+from pitcrew_operator.views import JOB_NAME_LABEL
 
 Listener = Callable[[Kind, Raw], None]
 
@@ -47,13 +48,14 @@ class Store:
         known = self.get(kind, namespace, name)
         if raw["metadata"].get("uid") in self._deleted or (known and not _is_newer(raw, known)):
             return
+        slim = _slim(kind, raw)
         if known:
             self._unindex(kind, known)
-        slim = _slim(kind, raw)
         self._objects[kind][namespace, name] = slim
         for reference in references(kind, slim):
             self._index[kind, namespace, reference][name] = slim
-        self._listener(kind, slim)
+        if known is None or not _is_heartbeat(kind, known, slim):
+            self._listener(kind, slim)
 
     def remove(self, kind: Kind, raw: Raw) -> None:
         """Forget a deleted object."""
@@ -99,7 +101,7 @@ class Store:
 
 def references(kind: Kind, raw: Raw) -> list[str]:
     """What an object can be found by: its owner by label, or the objects that its spec names."""
-    spec = raw.get("spec") or {}
+    spec, found = raw.get("spec") or {}, list[str]()
     if kind is DEPLOYMENT:
         return [f"engine={(spec.get('engineRef') or {}).get('name')}"]
     if kind is ENGINE:
@@ -108,9 +110,22 @@ def references(kind: Kind, raw: Raw) -> list[str]:
             ((spec.get("model") or {}).get("volume") or {}).get("claimName"),
         }
         return [f"claim={claim}" for claim in claims]
+    if kind is JOB:
+        owners = raw["metadata"].get("ownerReferences") or ()
+        found = [f"engine={owner['name']}" for owner in owners if owner["kind"] == ENGINE.kind]
     labels = raw["metadata"].get("labels") or {}
-    owners = (("engine", ENGINE_LABEL), ("deployment", DEPLOYMENT_LABEL))
-    return [f"{name}={labels[label]}" for name, label in owners if label in labels]
+    named = (("job", JOB_NAME_LABEL), ("deployment", DEPLOYMENT_LABEL), ("store", STORE_LABEL))
+    return found + [f"{name}={labels[label]}" for name, label in named if label in labels]
+
+
+def _is_heartbeat(kind: Kind, known: Raw, slim: Raw) -> bool:
+    """Whether nothing that is read of a node has changed: kubelets report every few minutes."""
+    return kind is NODE and _without_version(known) == _without_version(slim)
+
+
+def _without_version(raw: Raw) -> Raw:
+    metadata = {k: v for k, v in raw["metadata"].items() if k != "resourceVersion"}
+    return {**raw, "metadata": metadata}
 
 
 def _key(raw: Raw) -> tuple[str, str]:
@@ -139,9 +154,18 @@ def _slim(kind: Kind, raw: Raw) -> Raw:
     """Keep what is read: a thousand pods should not cost a hundred megabytes."""
     metadata = {key: value for key, value in raw["metadata"].items() if key != "managedFields"}
     slim = {**raw, "metadata": metadata}
-    if kind in (JOB, CLAIM):
+    if kind is CLAIM:
         slim.pop("spec", None)
+    if kind is JOB:
+        slim["spec"] = {"suspend": bool((raw.get("spec") or {}).get("suspend"))}
+    if kind is NODE:
+        kept = {k: v for k, v in metadata.items() if k != "annotations"}
+        return {"metadata": kept, "spec": _pick(raw.get("spec") or {}, "unschedulable")}
     if kind is POD:
         containers = (raw.get("spec") or {}).get("containers") or ()
         slim["spec"] = {"containers": [{"image": c.get("image", "")} for c in containers]}
     return slim
+
+
+def _pick(document: Raw, key: str) -> Raw:
+    return {key: document[key]} if key in document else {}

@@ -15,8 +15,10 @@ from pitcrew_operator.api.common import StatusModel
 from pitcrew_operator.api.deployment import LLMDeploymentSpec, LLMDeploymentStatus
 from pitcrew_operator.api.engine import LLMEngineSpec, LLMEngineStatus
 from pitcrew_operator.kinds import DEPLOYMENT, ENGINE, Kind, Raw
+from pitcrew_operator.quantity import parse_quantity
 
 JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
+COMPONENT_LABEL = "app.kubernetes.io/component"
 
 Spec = TypeVar("Spec", bound=Model)
 Status = TypeVar("Status", bound=StatusModel)
@@ -35,6 +37,14 @@ class Meta:
     deleting: bool
     controller: tuple[str, str, str] | None
     """Kind, name and UID of the controlling owner."""
+    owners: tuple[tuple[str, str, str], ...] = ()
+    """The same of every owner."""
+    version: str = ""
+    """The resource version that was read."""
+
+    def is_owned_by(self, uid: str) -> bool:
+        """Whether the object of that UID is one of the owners."""
+        return any(owner == uid for _, _, owner in self.owners)
 
     @property
     def controller_uid(self) -> str | None:
@@ -45,7 +55,8 @@ class Meta:
 def meta_of(raw: Raw) -> Meta:
     """Read the metadata of any object."""
     meta = raw["metadata"]
-    owner = next((o for o in meta.get("ownerReferences") or () if o.get("controller")), None)
+    owners = meta.get("ownerReferences") or ()
+    owner = next((o for o in owners if o.get("controller")), None)
     return Meta(
         name=meta["name"],
         namespace=meta.get("namespace") or "",
@@ -55,6 +66,8 @@ def meta_of(raw: Raw) -> Meta:
         labels=meta.get("labels") or {},
         deleting=bool(meta.get("deletionTimestamp")),
         controller=(owner["kind"], owner["name"], owner["uid"]) if owner else None,
+        owners=tuple((o["kind"], o["name"], o["uid"]) for o in owners),
+        version=meta.get("resourceVersion") or "",
     )
 
 
@@ -121,23 +134,43 @@ class Claim:
 
     name: str
     uid: str
+    capacity: int | None = None
+    """Bytes, once a volume is bound."""
 
 
 def claim_of(raw: Raw) -> Claim:
     """Read a PersistentVolumeClaim."""
-    return Claim(raw["metadata"]["name"], raw["metadata"].get("uid") or "")
+    size = ((raw.get("status") or {}).get("capacity") or {}).get("storage")
+    return Claim(
+        name=raw["metadata"]["name"],
+        uid=raw["metadata"].get("uid") or "",
+        capacity=int(parse_quantity(size)) if size is not None else None,
+    )
 
 
 @dataclass(frozen=True)
 class Job:
-    """A build Job."""
+    """A Job of the builder's image."""
 
     meta: Meta
+    created: str
+    suspended: bool
+    """It waits for its turn: no pod of it runs."""
     complete: bool
     failed: str | None
     """Reason of the Failed condition, such as PodFailurePolicy."""
     finished_at: datetime | None
     failures: int
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has come to its end, good or bad."""
+        return self.complete or self.failed is not None
+
+    @property
+    def component(self) -> str:
+        """What it is for: build, resolve or collect."""
+        return self.meta.labels.get(COMPONENT_LABEL, "")
 
 
 def job_of(raw: Raw) -> Job:
@@ -147,6 +180,8 @@ def job_of(raw: Raw) -> Job:
     end = ended.get("Complete") or ended.get("Failed")
     return Job(
         meta=meta_of(raw),
+        created=raw["metadata"].get("creationTimestamp") or "",
+        suspended=bool((raw.get("spec") or {}).get("suspend")),
         complete="Complete" in ended,
         failed=(ended["Failed"].get("reason") or "Failed") if "Failed" in ended else None,
         finished_at=_time(end.get("lastTransitionTime")) if end else None,
@@ -165,7 +200,7 @@ class Termination:
 
 @dataclass(frozen=True)
 class Pod:
-    """A pod with one container that matters."""
+    """A pod with one container that matters, or an init step before it."""
 
     meta: Meta
     created: str
@@ -188,7 +223,7 @@ class Pod:
 def pod_of(raw: Raw) -> Pod:
     """Read a pod."""
     status = raw.get("status") or {}
-    container: Mapping[str, Any] = next(iter(status.get("containerStatuses") or ()), {})
+    container = _current(status)
     state = container.get("state") or {}
     conditions = {c["type"]: c for c in status.get("conditions") or ()}
     waiting = state.get("waiting") or {}
@@ -197,11 +232,22 @@ def pod_of(raw: Raw) -> Pod:
         created=raw["metadata"].get("creationTimestamp") or "",
         running="running" in state,
         ready=(conditions.get("Ready") or {}).get("status") == "True",
-        image=next((c.get("image", "") for c in _containers(raw)), ""),
+        image=container.get("image") or next((c.get("image", "") for c in _containers(raw)), ""),
         unscheduled=_unscheduled(conditions.get("PodScheduled") or {}),
         waiting=(waiting["reason"], waiting.get("message") or "") if "reason" in waiting else None,
         termination=_termination(state, container.get("lastState") or {}),
     )
+
+
+def _current(status: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The container that the pod waits for: the init step that has not ended well, else the one
+    that matters.
+    """
+    for step in status.get("initContainerStatuses") or ():
+        ended = (step.get("state") or {}).get("terminated") or {}
+        if ended.get("exitCode") != 0:
+            return dict(step)
+    return dict(next(iter(status.get("containerStatuses") or ()), {}))
 
 
 def _containers(raw: Raw) -> list[Mapping[str, Any]]:

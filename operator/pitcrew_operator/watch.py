@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import kopf
 
-from pitcrew_operator.kinds import WATCHED, Kind
+from pitcrew_operator.kinds import Kind
 from pitcrew_operator.store import Store
 
 # The server ends a watch after this; the client gives up a little later if it did not.
@@ -21,12 +21,16 @@ _PARALLEL_EVENTS: Final = 64
 
 
 async def watch(
-    store: Store, namespaces: Collection[str], stop: asyncio.Event, ready: asyncio.Event
+    store: Store,
+    kinds: Collection[Kind],
+    namespaces: Collection[str],
+    stop: asyncio.Event,
+    ready: asyncio.Event,
 ) -> None:
     """Feed the store until stopped or signalled. No namespaces: the whole cluster."""
     await kopf.operator(
-        registry=_registry(store, stop),
-        settings=_settings(),
+        registry=_registry(store, kinds, stop),
+        settings=_settings(kinds),
         standalone=True,
         # kopf would look up the user's name, and a uid that the cluster chose has none. The
         # identity's type, a plain string, is not public.
@@ -38,7 +42,7 @@ async def watch(
     )
 
 
-def _registry(store: Store, stop: asyncio.Event) -> kopf.OperatorRegistry:
+def _registry(store: Store, kinds: Collection[Kind], stop: asyncio.Event) -> kopf.OperatorRegistry:
     registry = kopf.OperatorRegistry()
     kopf.on.login(registry=registry, id="login")(_login)
 
@@ -47,7 +51,7 @@ def _registry(store: Store, stop: asyncio.Event) -> kopf.OperatorRegistry:
         stop.set()
 
     kopf.on.cleanup(registry=registry, id="release")(release)
-    for kind in WATCHED:
+    for kind in kinds:
         _register(kind, store, registry)
     return registry
 
@@ -74,7 +78,7 @@ def _login(**context: Any) -> kopf.ConnectionInfo | None:  # noqa: ANN401 (kopf'
     return kopf.login_with_kubeconfig(**context) or kopf.login_with_service_account(**context)
 
 
-def _settings() -> kopf.OperatorSettings:
+def _settings(kinds: Collection[Kind]) -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
     settings.scanning.disabled = True
@@ -83,7 +87,7 @@ def _settings() -> kopf.OperatorSettings:
     settings.watching.chunk_size = 500
     settings.queueing.worker_limit = _PARALLEL_EVENTS
     settings.queueing.idle_timeout = 1.0
-    for kind in WATCHED:
+    for kind in kinds:
         if kind.selector:
             key = kind.group, kind.version, kind.plural
             settings.watching.label_selectors[key] = kind.selector

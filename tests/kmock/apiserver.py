@@ -10,8 +10,9 @@ from typing import Any
 
 import kmock
 
-from pitcrew_operator.errors import Rejected
-from pitcrew_operator.kinds import EVENT, WATCHED, Kind
+from pitcrew_operator.errors import Rejected, Unavailable
+from pitcrew_operator.kinds import EVENT, NODE, WATCHED, Kind
+from pitcrew_operator.views import meta_of
 from tests.property.operator.simulation import Object, SimulatedCluster
 
 _META = ("v1/namespaces", "apiextensions.k8s.io/v1/customresourcedefinitions")
@@ -36,7 +37,7 @@ class ApiServer:
         self.http.fallback[kmock.action.WATCH] << self._watch
         self.http.fallback[kmock.action.FETCH] << self._fetch
         self.http.fallback[kmock.action.CREATE] << self._create
-        self.http.fallback[kmock.action.UPDATE] << self._apply
+        self.http.fallback[kmock.action.UPDATE] << self._update
         self.http.fallback[kmock.action.DELETE] << self._delete
 
     def _hear(self, change: str, kind: Kind, found: Object) -> None:
@@ -44,17 +45,17 @@ class ApiServer:
         self._news.set()
 
     def _declare(self) -> None:
-        for kind in (*WATCHED, EVENT):
+        for kind in (*WATCHED, NODE, EVENT):
             prefix = f"{kind.group}/" if kind.group else ""
             info = self.http.resources[f"{prefix}{kind.version}/{kind.plural}"]
-            info.namespaced, info.kind = True, kind.kind
+            info.namespaced, info.kind = kind.namespaced, kind.kind
             info.verbs = {"list", "watch", "get", "patch"}
 
     def _kind(self, request: kmock.Request) -> Kind:
         if self.away:
             raise kmock.KubernetesError(status=503, message="restarting")
         found = request.resource
-        for kind in (*WATCHED, EVENT):
+        for kind in (*WATCHED, NODE, EVENT):
             if found is not None and (found.group, found.plural) == (kind.group, kind.plural):
                 return kind
         raise kmock.KubernetesError(status=404, message="no such resource")
@@ -100,9 +101,22 @@ class ApiServer:
         await self.cluster.create_event(request.data)
         return dict(request.data)
 
-    async def _apply(self, request: kmock.Request) -> dict[str, Any]:
-        self._kind(request)
+    async def _update(self, request: kmock.Request) -> dict[str, Any]:
+        kind = self._kind(request)
         assert request.params["fieldManager"] == "pitcrew"
+        if request.headers["Content-Type"] == "application/merge-patch+json":
+            return await self._merge(kind, request)
+        return await self._apply(request)
+
+    async def _merge(self, kind: Kind, request: kmock.Request) -> dict[str, Any]:
+        pinned = {"name": request.name or "", "namespace": request.namespace}
+        meta = meta_of({"metadata": request.data["metadata"] | pinned})
+        try:
+            return dict(await self.cluster.patch(kind, meta, request.data))
+        except Unavailable as error:
+            raise kmock.KubernetesError(status=409, message=str(error)) from error
+
+    async def _apply(self, request: kmock.Request) -> dict[str, Any]:
         assert request.headers["Content-Type"] == "application/apply-patch+yaml"
         status = request.subresource == "status"
         apply = self.cluster.apply_status if status else self.cluster.apply

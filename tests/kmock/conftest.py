@@ -15,7 +15,7 @@ import yaml
 
 from tests.kmock.apiserver import ApiServer
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 SETTINGS = {
     "PITCREW_BUILDER_IMAGE": "pitcrew/builder:1",
     "PITCREW_RUNTIME_IMAGE": "pitcrew/runtime:1",

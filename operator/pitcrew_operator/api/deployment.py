@@ -7,15 +7,33 @@ from pydantic import ConfigDict, Field
 from pitcrew_builder.spec import Model
 from pitcrew_operator.api.common import (
     LocalObjectReference,
+    ObjectName,
     PodSettings,
     Quantity,
     ResourceStatus,
+    Rule,
     StatusModel,
+    cel,
 )
+
+
+class EngineCache(Model):
+    """A volume that keeps engines from object storage, so that a pod finds them there."""
+
+    claim_name: ObjectName = Field(
+        description="PersistentVolumeClaim that the pods share; a checked copy of each engine stays "
+        "on it until it is removed, by pitcrew-engine gc."
+    )
 
 
 class RuntimeSettings(PodSettings):
     """The pods that serve."""
+
+    engine_cache: EngineCache | None = Field(
+        default=None,
+        description="Where pulled engines are kept. Default: each pod pulls a copy of its own into "
+        "its scratch space. Of no use for engines on a volume.",
+    )
 
     kv_memory: Quantity | None = Field(
         default=None,
@@ -52,12 +70,35 @@ class ServiceSettings(Model):
     )
 
 
+class EngineReference(LocalObjectReference):
+    """An LLMEngine, and which of its versions."""
+
+    version: str | None = Field(
+        default=None,
+        pattern=r"^[0-9a-f]{12,64}$",
+        max_length=64,
+        description="Id of a version in the LLMEngine's status.versions, or its first 12 digits or "
+        "more. Default: the version that was proven last.",
+    )
+
+
 class LLMDeploymentSpec(Model):
     """What to serve and how."""
 
-    model_config = ConfigDict()
+    model_config = ConfigDict(
+        json_schema_extra=cel(
+            Rule(
+                rule="!has(self.worldSize) || !has(self.runtime) || !has(self.runtime.resources) || "
+                "!has(self.runtime.resources.limits) || "
+                "!('nvidia.com/gpu' in self.runtime.resources.limits) || "
+                "string(self.runtime.resources.limits['nvidia.com/gpu']) == string(self.worldSize)",
+                message="worldSize: every rank has a GPU of its own; set "
+                "runtime.resources.limits['nvidia.com/gpu'] to worldSize, or leave one of them out",
+            )
+        )
+    )
 
-    engine_ref: LocalObjectReference = Field(
+    engine_ref: EngineReference = Field(
         description="The LLMEngine to serve, in the same namespace."
     )
     replicas: int | None = Field(
@@ -99,4 +140,7 @@ class LLMDeploymentStatus(ResourceStatus):
     updated_replicas: int = Field(default=0, ge=0, description="Pods of the newest template.")
     selector: str | None = Field(default=None, description="Label selector of the pods.")
     engine: ServedEngine | None = Field(default=None, description="The engine being served.")
+    previous_engine: ServedEngine | None = Field(
+        default=None, description="The engine that was served before it."
+    )
     url: str | None = Field(default=None, description="Address inside the cluster.")

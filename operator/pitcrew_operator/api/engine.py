@@ -9,32 +9,23 @@ from pitcrew_builder.spec import (
     BuildSpec,
     Model,
     Parallelism,
+    Platform,
     Precision,
-    Proof,
-    Quantization,
     Shapes,
     Target,
     TensorRt,
 )
 from pitcrew_operator.api.common import (
-    ObjectName,
     PodSettings,
     ResourceStatus,
     Rule,
-    StatusModel,
     cel,
 )
+from pitcrew_operator.api.policy import RebuildPolicy
+from pitcrew_operator.api.prompts import ConfigMapKey, EngineProof, EngineQuantization, config_maps
 from pitcrew_operator.api.source import AdapterSource, ModelSource
-
-
-class EngineStore(Model):
-    """The volume that engines are published to."""
-
-    claim_name: ObjectName | None = Field(
-        default=None,
-        description="PersistentVolumeClaim for engines. Default: one that the operator creates "
-        "for the namespace and never deletes.",
-    )
+from pitcrew_operator.api.store import EngineStore
+from pitcrew_operator.api.version import EngineStatus, EngineVersion, Resolution
 
 
 class BuildSettings(PodSettings):
@@ -96,14 +87,27 @@ class LLMEngineSpec(Model):
     tensorrt: TensorRt | None = Field(
         default=None, description="How a plan is compiled. Targets tensorrt and tensorrt-rtx."
     )
-    quantization: Quantization | None = Field(
-        default=None, description="Narrower weights. Default: none."
+    quantization: EngineQuantization | None = Field(
+        default=None, description="Narrower weights, a narrower KV cache. Default: none."
     )
-    proof: Proof | None = Field(
+    proof: EngineProof | None = Field(
         default=None, description="What a build must show on held-out prompts to be published."
     )
     store: EngineStore = Field(default=EngineStore(), description="Where the engine is kept.")
     build: BuildSettings = Field(default=BuildSettings(), description="How the build Job runs.")
+    rebuild_policy: RebuildPolicy = Field(
+        default=RebuildPolicy(), description="When changes from outside are noticed and built."
+    )
+    retention: int = Field(
+        default=2,
+        ge=2,
+        le=20,
+        description="Proven versions to keep at least. The current one, the one before it and those "
+        "that a deployment uses stay in any case.",
+    )
+    suspend: bool = Field(
+        default=False, description="Begin nothing; what runs is finished, what is proven stays."
+    )
 
     @model_validator(mode="after")
     def _paths_have_a_volume(self) -> Self:
@@ -115,7 +119,12 @@ class LLMEngineSpec(Model):
             )
         return self
 
-    def build_spec(self) -> BuildSpec:
+    @property
+    def config_maps(self) -> tuple[ConfigMapKey, ...]:
+        """Keys that prompts come from."""
+        return config_maps(self.quantization, self.proof)
+
+    def build_spec(self, platform: Platform | None = None) -> BuildSpec:
         """The request that the builder receives. Raises ValueError where the layout cannot be."""
         return BuildSpec(
             source=self.model.build_source(),
@@ -125,40 +134,10 @@ class LLMEngineSpec(Model):
             parallelism=self.parallelism,
             shapes=self.shapes,
             tensorrt=self.tensorrt,
-            quantization=self.quantization,
-            proof=self.proof,
+            quantization=self.quantization and self.quantization.build_quantization(),
+            proof=self.proof and self.proof.build_proof(),
+            platform=platform,
         )
-
-
-class EngineStatus(StatusModel):
-    """The proven engine. It stays until a newer one takes its place."""
-
-    id: str = Field(description="Content address: 64 hex digits.")
-    tag: str = Field(description="Model, commit and target for people.")
-    path: str = Field(description="Directory, relative to the root of the volume.")
-    claim_name: str = Field(description="PersistentVolumeClaim that holds the engine.")
-    model: str = Field(description="Name of the model.")
-    commit: str = Field(description="Commit or content digest of the checkpoint.")
-    world_size: int = Field(ge=1, description="Ranks that serve one replica.")
-    size_bytes: int = Field(ge=0, description="Bytes of all files.")
-    manifest_sha256: str = Field(description="Digest of manifest.json.")
-    max_batch_size: int = Field(description="Sequences in one step at most.")
-    max_sequence_length: int = Field(description="Tokens of prompt and output at most.")
-    kv_bytes_per_token: int = Field(description="Bytes of KV cache that one token takes.")
-    build_seconds: int = Field(description="Wall time of the build, rounded.")
-    cached: bool = Field(description="True where the store already held the engine.")
-
-
-class BuildStatus(StatusModel):
-    """The newest build."""
-
-    job_name: str = Field(description="Name of the Job.")
-    spec_hash: str = Field(description="Digest of everything that the Job was made from.")
-    state: str = Field(description="Running, Succeeded or Failed.")
-    reason: str | None = Field(default=None, description="Why a failed build failed.")
-    message: str | None = Field(
-        default=None, description="What was wrong with a failed build, and what to do."
-    )
 
 
 class LLMEngineStatus(ResourceStatus):
@@ -168,5 +147,16 @@ class LLMEngineStatus(ResourceStatus):
     progress: str | None = Field(
         default=None, description="Phase and percent of the running build, such as Serialize 62%."
     )
-    engine: EngineStatus | None = Field(default=None, description="The engine to serve.")
-    build: BuildStatus | None = Field(default=None, description="The newest build.")
+    engine: EngineStatus | None = Field(
+        default=None, description="The engine to serve: the version that was proven last."
+    )
+    current: str | None = Field(default=None, description="Id of that engine.")
+    previous: str | None = Field(
+        default=None, description="Id of the engine before it, which is kept for a rollback."
+    )
+    resolution: Resolution | None = Field(
+        default=None, description="The newest look at what would be built."
+    )
+    versions: tuple[EngineVersion, ...] = Field(
+        default=(), description="Every version that is kept, the newest first."
+    )

@@ -64,9 +64,11 @@ ENGINE = Definition(
     columns=(
         Column("Model", ".status.model"),
         Column("Precision", ".spec.precision"),
+        Column("CUDA", ".status.engine.cuda"),
         _READY,
         _REASON,
         Column("Progress", ".status.progress"),
+        Column("UpToDate", _condition("UpToDate", "status"), priority=1),
         Column("Engine", ".status.engine.tag", priority=1),
         _AGE,
     ),

@@ -3,24 +3,22 @@
 What a build may reach, a look at its inputs may reach too: the same volumes, the same credentials.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from pitcrew_operator.api.common import dump
+from pitcrew_operator.api.prompts import PROMPTS_MOUNT
 from pitcrew_operator.api.source import MODELS_MOUNT
 from pitcrew_operator.config import Config
 from pitcrew_operator.manifests import pod
-from pitcrew_operator.views import Claim, Engine
+from pitcrew_operator.manifests import store as stores
+from pitcrew_operator.manifests.store import Store
+from pitcrew_operator.views import Engine
 
 CONTAINER: Final = "build"
-STORE_MOUNT: Final = "/engines"
-_S3_KEYS: Final[dict[str, dict[str, bool]]] = {
-    "AWS_ACCESS_KEY_ID": {},
-    "AWS_SECRET_ACCESS_KEY": {},
-    "AWS_SESSION_TOKEN": {"optional": True},
-}
-"""Keys of the Secret, and the SDK's names for them in the environment."""
+BUILD_COMMAND: Final = "pitcrew-build"
+_GPU_LABELS: Final = "nvidia.com/"
 
 
 @dataclass(frozen=True)
@@ -30,16 +28,25 @@ class Task:
     engine: Engine
     config: Config
     arguments: Sequence[str]
-    """Of `pitcrew-build`."""
-    resources: dict[str, Any]
+    resources: Mapping[str, Any]
     """The container's `resources`; empty leaves them open."""
-    store: Claim | None = None
-    """Mounted for writing where the command publishes."""
+    command: str = BUILD_COMMAND
+    store: Store | None = None
+    """Open for writing where the command publishes or removes."""
+    node_selector: Mapping[str, str] = field(default_factory=dict)
+    """On top of the spec's own."""
+    is_light: bool = False
+    """It needs no GPU, so labels of GPUs must not lead it to a node that has one."""
 
     @property
     def image(self) -> str:
         """The builder's image."""
         return image_of(self.engine, self.config)
+
+    @property
+    def reads_sources(self) -> bool:
+        """Whether it needs the checkpoint and prompts; what tends the store needs neither."""
+        return self.command == BUILD_COMMAND
 
 
 def image_of(engine: Engine, config: Config) -> str:
@@ -52,10 +59,18 @@ def pod_spec(task: Task) -> dict[str, Any]:
     return {
         "restartPolicy": "Never",
         "securityContext": pod.pod_security(fs_group=True),
-        **pod.placement(task.engine.spec.build, task.config),
+        **_placement(task),
         "containers": [_container(task)],
         "volumes": _volumes(task),
     }
+
+
+def _placement(task: Task) -> dict[str, Any]:
+    chosen = pod.placement(task.engine.spec.build, task.config)
+    selector = {**chosen.pop("nodeSelector", {}), **task.node_selector}
+    if task.is_light:
+        selector = {k: v for k, v in selector.items() if not k.startswith(_GPU_LABELS)}
+    return chosen | ({"nodeSelector": selector} if selector else {})
 
 
 def _container(task: Task) -> dict[str, Any]:
@@ -64,49 +79,61 @@ def _container(task: Task) -> dict[str, Any]:
         "name": CONTAINER,
         "image": task.image,
         "imagePullPolicy": task.config.builder_pull_policy,
-        "command": ["pitcrew-build"],
+        "command": [task.command],
         "args": list(task.arguments),
         "env": environment,
         "securityContext": pod.CONTAINER_SECURITY,
         "terminationMessagePolicy": "File",
         "volumeMounts": _mounts(task),
-        **({"resources": task.resources} if task.resources else {}),
+        **({"resources": dict(task.resources)} if task.resources else {}),
     }
 
 
 def _token(task: Task) -> list[dict[str, Any]]:
     hub = task.engine.spec.model.hugging_face
-    if hub is None or hub.token_secret_ref is None:
+    if hub is None or hub.token_secret_ref is None or not task.reads_sources:
         return []
     return [{"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": dump(hub.token_secret_ref)}}]
 
 
 def _keys(task: Task) -> list[dict[str, Any]]:
-    """The keys of object storage; a session token only where the Secret holds one."""
     s3 = task.engine.spec.model.s3
-    if s3 is None or s3.credentials_secret_ref is None:
-        return []
-    secret = {"name": s3.credentials_secret_ref.name}
-    return [
-        {"name": name, "valueFrom": {"secretKeyRef": {**secret, "key": name, **more}}}
-        for name, more in _S3_KEYS.items()
-    ]
+    source = stores.keys(s3, stores.SOURCE_KEYS) if s3 and task.reads_sources else []
+    return source + (stores.environment(task.store) if task.store else [])
+
+
+def _source_claim(task: Task) -> str | None:
+    return task.engine.spec.model.claim_name if task.reads_sources else None
 
 
 def _volumes(task: Task) -> list[dict[str, Any]]:
-    claim = task.engine.spec.model.claim_name
+    claim = _source_claim(task)
     source = [pod.claim_volume("models", claim, read_only=True)] if claim else []
-    store = [pod.claim_volume("engines", task.store.name)] if task.store else []
-    return [*store, *source, pod.scratch("cache"), pod.scratch("tmp")]
+    store = stores.volumes(task.store) if task.store else []
+    prompts = [
+        {"name": f"prompts-{index}", "configMap": {"name": name}}
+        for index, name in enumerate(_config_maps(task))
+    ]
+    return [*store, *source, *prompts, pod.scratch("cache"), pod.scratch("tmp")]
 
 
 def _mounts(task: Task) -> list[dict[str, Any]]:
-    claim = task.engine.spec.model.claim_name
-    source = [pod.mount("models", MODELS_MOUNT, readOnly=True)] if claim else []
-    store = [pod.mount("engines", STORE_MOUNT)] if task.store else []
+    source = [pod.mount("models", MODELS_MOUNT, readOnly=True)] if _source_claim(task) else []
+    store = stores.mounts(task.store) if task.store else []
+    prompts = [
+        pod.mount(f"prompts-{index}", f"{PROMPTS_MOUNT}/{name}", readOnly=True)
+        for index, name in enumerate(_config_maps(task))
+    ]
     return [
         *store,
         *source,
+        *prompts,
         pod.mount("cache", "/cache"),
         pod.mount("tmp", "/tmp"),  # noqa: S108 (an emptyDir of the pod)
     ]
+
+
+def _config_maps(task: Task) -> list[str]:
+    """Names of those that prompts come from."""
+    keys = task.engine.spec.config_maps if task.reads_sources else ()
+    return list(dict.fromkeys(key.name for key in keys))

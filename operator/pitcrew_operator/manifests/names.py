@@ -5,6 +5,7 @@ Everything of ours in an object's metadata bears the prefix `pitcrew.dev/`.
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -14,7 +15,9 @@ from pitcrew_operator.views import Meta
 
 ENGINE_LABEL: Final = f"{GROUP}/engine"
 DEPLOYMENT_LABEL: Final = f"{GROUP}/deployment"
-REBUILD_ANNOTATION: Final = f"{GROUP}/rebuild"
+BUILD_LABEL: Final = f"{GROUP}/build"
+STORE_LABEL: Final = f"{GROUP}/store"
+GPU_BUILD_LABEL: Final = f"{GROUP}/gpu-build"
 APPLIED_ANNOTATION: Final = f"{GROUP}/applied"
 ENGINE_ID_ANNOTATION: Final = f"{GROUP}/engine-id"
 
@@ -27,10 +30,16 @@ def digest(document: Mapping[str, Any], length: int = 8) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 
-def job_name(engine: str, spec_hash: str) -> str:
-    """`<engine>-build-<hash>` in at most 63 characters; dots are not allowed in pod names."""
-    suffix = f"-build-{spec_hash}"
-    return engine.replace(".", "-")[: _NAME_LIMIT - len(suffix)].rstrip("-") + suffix
+def job_name(subject: str, purpose: str, suffix: str) -> str:
+    """`<subject>-<purpose>-<suffix>` as a DNS label of at most 63 characters."""
+    ending = f"-{purpose}-{suffix}"
+    plain = re.sub(r"[^a-z0-9]+", "-", subject.lower()).strip("-") or "engine"
+    return plain[: _NAME_LIMIT - len(ending)].rstrip("-") + ending
+
+
+def store_label(claim: str) -> str:
+    """What labels the Jobs of one store; a claim's own name may be too long for a label."""
+    return digest({"claim": claim})
 
 
 def labels(component: str, instance: str, own: Mapping[str, str]) -> dict[str, str]:
@@ -46,12 +55,17 @@ def labels(component: str, instance: str, own: Mapping[str, str]) -> dict[str, s
 
 def owner_reference(kind: Kind, meta: Meta) -> dict[str, Any]:
     """Makes the garbage collector remove the child with its owner."""
+    return {**shared_reference(kind, meta), "controller": True}
+
+
+def shared_reference(kind: Kind, meta: Meta) -> dict[str, Any]:
+    """The same for a child of several owners: it goes with the last of them."""
     return {
         "apiVersion": API_VERSION,
         "kind": kind.kind,
         "name": meta.name,
         "uid": meta.uid,
-        "controller": True,
+        "controller": False,
         "blockOwnerDeletion": True,
     }
 

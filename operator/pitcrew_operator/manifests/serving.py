@@ -3,16 +3,15 @@
 from decimal import ROUND_CEILING
 from typing import Any, Final
 
-from pitcrew_operator.api.engine import EngineStatus
+from pitcrew_operator.api.version import EngineStatus
 from pitcrew_operator.config import Config
 from pitcrew_operator.kinds import DEPLOYMENT
-from pitcrew_operator.manifests import names, pod
-from pitcrew_operator.manifests.quantity import parse_quantity
+from pitcrew_operator.manifests import engine_source, names, pod
+from pitcrew_operator.quantity import parse_quantity
 from pitcrew_operator.views import Deployment
 
 CONTAINER: Final = "runtime"
 PORT: Final = 8000
-_ENGINE_MOUNT: Final = "/engine"
 _LIVE: Final = "/health/live"
 _READY: Final = "/health/ready"
 # Endpoints are withdrawn while the pod sleeps, so no new request meets a draining server.
@@ -101,7 +100,8 @@ def _pod_spec(
 ) -> dict[str, Any]:
     runtime = owner.spec.runtime
     return {
-        "securityContext": pod.pod_security(fs_group=False),
+        # A cache on a claim is written by the pods.
+        "securityContext": pod.pod_security(fs_group=_cache(owner) is not None),
         **pod.placement(runtime, config),
         "terminationGracePeriodSeconds": _ENDPOINT_GRACE + runtime.drain_seconds + _EXIT_GRACE,
         "topologySpreadConstraints": [
@@ -113,9 +113,23 @@ def _pod_spec(
                 "matchLabelKeys": ["pod-template-hash"],
             }
         ],
+        "initContainers": [_init_container(owner, engine, config)],
         "containers": [_container(owner, engine, default_model_name, config)],
-        "volumes": [pod.claim_volume("engine", engine.claim_name), pod.scratch("tmp")],
+        "volumes": [*engine_source.volumes(engine, _cache(owner)), pod.scratch("tmp")],
     }
+
+
+def _init_container(owner: Deployment, engine: EngineStatus, config: Config) -> dict[str, Any]:
+    return engine_source.init_container(engine, _cache(owner), _image(owner, config), config)
+
+
+def _image(owner: Deployment, config: Config) -> str:
+    return owner.spec.runtime.image or config.runtime_image
+
+
+def _cache(owner: Deployment) -> str | None:
+    cache = owner.spec.runtime.engine_cache
+    return cache.claim_name if cache else None
 
 
 def _container(
@@ -124,7 +138,7 @@ def _container(
     runtime = owner.spec.runtime
     return {
         "name": CONTAINER,
-        "image": runtime.image or config.runtime_image,
+        "image": _image(owner, config),
         "imagePullPolicy": config.runtime_pull_policy,
         "command": ["pitcrew-serve"],
         "args": _arguments(owner, engine, default_model_name),
@@ -133,7 +147,7 @@ def _container(
         "securityContext": pod.CONTAINER_SECURITY,
         "terminationMessagePolicy": "File",
         "volumeMounts": [
-            pod.mount("engine", _ENGINE_MOUNT, readOnly=True, subPath=engine.path),
+            engine_source.mount(engine, _cache(owner)),
             pod.mount("tmp", "/tmp"),  # noqa: S108 (an emptyDir of the pod)
         ],
         "lifecycle": {"preStop": {"sleep": {"seconds": _ENDPOINT_GRACE}}},
@@ -146,7 +160,7 @@ def _container(
 
 def _arguments(owner: Deployment, engine: EngineStatus, default_model_name: str) -> list[str]:
     options = {
-        "--engine": _ENGINE_MOUNT,
+        "--engine": engine_source.ENGINE_MOUNT,
         "--host": "0.0.0.0",  # noqa: S104 (a pod's only way to be reached)
         "--port": str(PORT),
         "--served-model-name": owner.spec.served_model_name or default_model_name,

@@ -17,6 +17,19 @@ class Apply:
 
 
 @dataclass(frozen=True)
+class Patch:
+    """Change a few fields of a child that may not be applied anew (a Job's template is immutable).
+
+    Refused, and so repeated, where the object has changed since it was seen.
+    """
+
+    kind: Kind
+    meta: Meta
+    fields: Mapping[str, Any]
+    """By JSON merge patch (RFC 7386)."""
+
+
+@dataclass(frozen=True)
 class Delete:
     """Remove exactly this object (a namesake with another UID is left alone)."""
 
@@ -55,4 +68,4 @@ class Requeue:
     seconds: float
 
 
-Action = Apply | Delete | WriteStatus | Emit | Requeue
+Action = Apply | Patch | Delete | WriteStatus | Emit | Requeue

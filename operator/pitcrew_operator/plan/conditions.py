@@ -4,7 +4,7 @@ Ready is True when the spec of the observed generation is fulfilled. Reconciling
 operator expects to get there by itself, Stalled when it will not without a change by the user.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -17,7 +17,7 @@ from pitcrew_operator.reasons import NEEDS_ATTENTION
 from pitcrew_operator.views import Meta
 
 _MESSAGE_LIMIT = 4096
-_NOTE_LIMIT = 1024
+NOTE_LIMIT = 1024
 
 
 class Health(StrEnum):
@@ -62,40 +62,55 @@ def rfc3339(now: datetime) -> str:
     return now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+@dataclass(frozen=True)
+class Fact:
+    """A condition beside the three."""
+
+    type: str
+    status: Literal["True", "False", "Unknown"]
+    reason: str
+    message: str
+
+
 def conditions(
-    situation: Situation, generation: int, previous: Iterable[Condition], now: datetime
-) -> tuple[Condition, ...]:
-    """The three conditions; a transition time changes only with its condition's status."""
-    before = {condition.type: condition for condition in previous}
-    return tuple(
-        _condition(health, situation, generation, before.get(health.value), now)
-        for health in Health
-    )
-
-
-def _condition(
-    health: Health,
     situation: Situation,
     generation: int,
-    before: Condition | None,
+    previous: Iterable[Condition],
     now: datetime,
-) -> Condition:
-    holds = health is situation.health
-    status: Literal["True", "False"] = "True" if holds else "False"
-    same = before is not None and before.status == status
+    facts: Sequence[Fact] = (),
+) -> tuple[Condition, ...]:
+    """The three conditions and the facts; a transition time changes only with its own status.
+
+    What is known of other conditions stays as it is.
+    """
+    before = {condition.type: condition for condition in previous}
+    told = [*_healths(situation), *facts]
+    new = tuple(_condition(fact, generation, before.pop(fact.type, None), now) for fact in told)
+    return (*new, *before.values())
+
+
+def _healths(situation: Situation) -> Iterator[Fact]:
+    for health in Health:
+        holds = health is situation.health
+        message = situation.message if holds or health is Health.READY else ""
+        yield Fact(health.value, "True" if holds else "False", situation.reason, message)
+
+
+def _condition(fact: Fact, generation: int, before: Condition | None, now: datetime) -> Condition:
+    same = before is not None and before.status == fact.status
     return Condition(
-        type=health.value,
-        status=status,
-        reason=situation.reason,
-        message=situation.message[:_MESSAGE_LIMIT] if holds or health is Health.READY else "",
+        type=fact.type,
+        status=fact.status,
+        reason=fact.reason,
+        message=fact.message[:_MESSAGE_LIMIT],
         last_transition_time=before.last_transition_time if before and same else rfc3339(now),
         observed_generation=generation,
     )
 
 
-def find(conditions: Iterable[Condition], health: Health) -> Condition | None:
+def find(conditions: Iterable[Condition], kind: str) -> Condition | None:
     """The condition of that type, if it was ever written."""
-    return next((c for c in conditions if c.type == health.value), None)
+    return next((c for c in conditions if c.type == kind), None)
 
 
 def recall(conditions: Iterable[Condition]) -> Situation | None:
@@ -116,5 +131,5 @@ def transition(
     if last and (last.health, last.reason) == (situation.health, situation.reason):
         return []
     level: Literal["Normal", "Warning"] = "Warning" if situation.is_warning else "Normal"
-    note = situation.message[:_NOTE_LIMIT]
+    note = situation.message[:NOTE_LIMIT]
     return [Emit(kind, meta, level, situation.reason, note, rfc3339(now))]

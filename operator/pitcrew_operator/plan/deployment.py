@@ -7,7 +7,7 @@ from typing import Final
 
 from pitcrew_operator import reasons
 from pitcrew_operator.api.deployment import LLMDeploymentStatus, ServedEngine
-from pitcrew_operator.api.engine import EngineStatus
+from pitcrew_operator.api.version import EngineStatus
 from pitcrew_operator.config import Config
 from pitcrew_operator.kinds import DEPLOYMENT, Raw
 from pitcrew_operator.manifests.serving import (
@@ -18,10 +18,8 @@ from pitcrew_operator.manifests.serving import (
 )
 from pitcrew_operator.plan.actions import Action, Apply, Requeue, WriteStatus
 from pitcrew_operator.plan.conditions import (
-    Health,
     Situation,
     conditions,
-    find,
     ready,
     reconciling,
     stalled,
@@ -29,6 +27,7 @@ from pitcrew_operator.plan.conditions import (
 )
 from pitcrew_operator.plan.match import is_applied
 from pitcrew_operator.plan.pods import last_report, newest, why_not_running
+from pitcrew_operator.plan.served import served
 from pitcrew_operator.views import Deployment, Engine, Pod, Rollout, meta_of, rollout_of
 
 _LOOK_AGAIN: Final = 10.0
@@ -76,6 +75,7 @@ def _report(owner: Deployment, seen: DeploymentSeen, step: Step, now: datetime) 
         updated_replicas=rollout.updated if rollout else 0,
         selector=selector_text(owner),
         engine=step.served or before.engine,
+        previous_engine=_previous(before, step.served),
         url=step.url or before.url,
     )
     if status == before:
@@ -84,19 +84,22 @@ def _report(owner: Deployment, seen: DeploymentSeen, step: Step, now: datetime) 
     return [WriteStatus(owner.kind, owner.meta, status), *events]
 
 
+def _previous(before: LLMDeploymentStatus, served: ServedEngine | None) -> ServedEngine | None:
+    """What was served before the engine changed: the one to go back to."""
+    changed = served is not None and before.engine is not None and served.id != before.engine.id
+    return before.engine if changed else before.previous_engine
+
+
 def _rollout(owner: Deployment, seen: DeploymentSeen) -> Rollout | None:
     ours = seen.workload is not None and meta_of(seen.workload).controller_uid == owner.meta.uid
     return rollout_of(seen.workload) if seen.workload is not None and ours else None
 
 
 def _step(owner: Deployment, seen: DeploymentSeen, config: Config) -> Step:
-    if seen.engine is None:
-        return Step(_engine_not_found(owner))
-    engine = seen.engine.status.engine
-    if engine is None:
-        return Step(_engine_not_ready(seen.engine))
-    if owner.spec.world_size not in (None, engine.world_size):
-        return Step(_world_size_mismatch(owner, engine))
+    engine = served(owner, seen.engine)
+    if isinstance(engine, Situation):
+        return Step(engine)
+    assert seen.engine is not None, "an engine was found in it"
     blocked = _blocked(owner, seen)
     if blocked is not None:
         return Step(blocked, (Requeue(_LOOK_AGAIN),))
@@ -192,32 +195,3 @@ def _is_predecessor(owner: Deployment, controller: tuple[str, str, str] | None) 
         return False
     kind, name, uid = controller
     return (kind, name) == (DEPLOYMENT.kind, owner.meta.name) and uid != owner.meta.uid
-
-
-def _engine_not_found(owner: Deployment) -> Situation:
-    name, namespace = owner.spec.engine_ref.name, owner.meta.namespace
-    return reconciling(
-        reasons.ENGINE_NOT_FOUND,
-        f"LLMEngine {name} does not exist in namespace {namespace}; create it or correct "
-        "spec.engineRef.name",
-    )
-
-
-def _engine_not_ready(engine: Engine) -> Situation:
-    condition = find(engine.status.conditions, Health.READY)
-    why = f" ({condition.reason})" if condition else ""
-    return reconciling(
-        reasons.ENGINE_NOT_READY,
-        f"LLMEngine {engine.meta.name} has no engine yet{why}; see kubectl describe llmengine "
-        f"--namespace {engine.meta.namespace} {engine.meta.name}",
-    )
-
-
-def _world_size_mismatch(owner: Deployment, engine: EngineStatus) -> Situation:
-    return stalled(
-        reasons.WORLD_SIZE_MISMATCH,
-        f"spec.worldSize is {owner.spec.world_size}, but engine {engine.tag} was built for world "
-        f"size {engine.world_size}; set spec.worldSize to {engine.world_size} or leave it out, or "
-        "rebuild the engine with parallelism whose product is "
-        f"{owner.spec.world_size}",
-    )

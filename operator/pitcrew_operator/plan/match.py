@@ -9,7 +9,7 @@ from typing import Any
 
 from pitcrew_operator.kinds import Raw
 from pitcrew_operator.manifests.names import APPLIED_ANNOTATION
-from pitcrew_operator.manifests.quantity import parse_quantity
+from pitcrew_operator.quantity import parse_quantity
 
 
 def is_applied(manifest: Raw, found: Raw | None) -> bool:

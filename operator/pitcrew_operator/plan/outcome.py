@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from pitcrew_builder.report import Failed, Succeeded, parse_outcome
+from pitcrew_builder.report import Failed, ProofSummary, Succeeded, parse_outcome
 from pitcrew_operator import reasons
-from pitcrew_operator.api.engine import EngineStatus
-from pitcrew_operator.manifests.build_job import Build
+from pitcrew_operator.api.version import EngineStatus
+from pitcrew_operator.manifests.store import recorded
+from pitcrew_operator.order import Order
 from pitcrew_operator.plan.conditions import Situation, reconciling, stalled
 from pitcrew_operator.views import Job, Pod
 
@@ -46,23 +47,23 @@ class Pending:
 Verdict = Proven | Refused | Lost | Pending
 
 
-def judge(build: Build, job: Job, pods: Sequence[Pod]) -> Verdict:
+def judge(order: Order, job: Job, pods: Sequence[Pod]) -> Verdict:
     """The verdict on an ended Job. `pods` are those of the Job, the youngest first."""
     if job.complete:
-        return _complete(build, pods)
+        return _complete(order, job, pods)
     report = _report(pods)
     if isinstance(report, Failed):
         return Refused(stalled(report.reason.value, _with_tries(report.message, job)))
     if job.failed == "DeadlineExceeded":
-        return Refused(_deadline(build))
-    return Refused(_unreported(build, job, pods))
+        return Refused(_deadline(order))
+    return Refused(_unreported(order, job, pods))
 
 
-def early(build: Build, pods: Sequence[Pod]) -> Proven | None:
+def early(order: Order, pods: Sequence[Pod]) -> Proven | None:
     """An engine whose pod has reported it while its Job still takes notice of that."""
     report = _report(pods)
     if isinstance(report, Succeeded) and _SAFE_PATH.match(report.path):
-        return Proven(_engine(build, report))
+        return Proven(_engine(order, report))
     return None
 
 
@@ -87,8 +88,8 @@ def _report(pods: Sequence[Pod]) -> Succeeded | Failed | None:
     return success or next(iter(reports), None)
 
 
-def _complete(build: Build, pods: Sequence[Pod]) -> Verdict:
-    proven = early(build, pods)
+def _complete(order: Order, job: Job, pods: Sequence[Pod]) -> Verdict:
+    proven = early(order, pods)
     if proven is not None:
         return proven
     if not pods:
@@ -99,28 +100,41 @@ def _complete(build: Build, pods: Sequence[Pod]) -> Verdict:
     return Refused(
         stalled(
             reasons.UNREADABLE_REPORT,
-            f"Job {build.job_name} is complete but left no report that this operator can read; "
-            f"use the builder image of the operator's own version (now {build.image})",
+            f"Job {job.meta.name} is complete but left no report that this operator can read; "
+            f"use the builder image of the operator's own version (now {order.image})",
         )
     )
 
 
-def _engine(build: Build, report: Succeeded) -> EngineStatus:
-    known = report.model_dump(exclude={"kind", "engine_id", "seconds"})
+def _engine(order: Order, report: Succeeded) -> EngineStatus:
+    known = report.model_dump(exclude={"kind", "engine_id", "seconds", "proof", "warnings"})
     return EngineStatus(
         id=report.engine_id,
-        claim_name=build.store.name,
+        **recorded(order.store),
         build_seconds=round(report.seconds),
+        scores=_scores(report.proof) if report.proof else {},
         **known,
     )
+
+
+def _scores(proof: ProofSummary) -> dict[str, str]:
+    """Figures as decimals: an API object holds no floating point numbers."""
+    figures = {
+        "perplexity": proof.perplexity,
+        "referencePerplexity": proof.reference_perplexity,
+        "top1Agreement": proof.top1_agreement,
+        "klDivergence": proof.kl_divergence,
+        **{task.metric.value: task.score for task in proof.tasks},
+    }
+    return {name: f"{value:.6g}" for name, value in figures.items()}
 
 
 def _with_tries(message: str, job: Job) -> str:
     return f"{message} (tried {job.failures} times)" if job.failures > 1 else message
 
 
-def _deadline(build: Build) -> Situation:
-    limit = build.engine.spec.build.active_deadline_seconds
+def _deadline(order: Order) -> Situation:
+    limit = order.engine.spec.build.active_deadline_seconds
     return stalled(
         reasons.DEADLINE_EXCEEDED,
         f"the build took longer than spec.build.activeDeadlineSeconds = {limit}; raise it, or "
@@ -128,14 +142,14 @@ def _deadline(build: Build) -> Situation:
     )
 
 
-def _unreported(build: Build, job: Job, pods: Sequence[Pod]) -> Situation:
+def _unreported(order: Order, job: Job, pods: Sequence[Pod]) -> Situation:
     ended = next((pod for pod in pods if pod.termination), None)
     if ended is None:
-        text = f"Job {build.job_name} failed ({job.failed}) and its pods are gone"
+        text = f"Job {job.meta.name} failed ({job.failed}) and its pods are gone"
         return stalled(reasons.BUILD_FAILED, f"{text}; {_AGAIN}")
     assert ended.termination is not None
     if ended.termination.reason == "OOMKilled":
-        limit = build.engine.spec.build.resources.limits.get("memory", "not set")
+        limit = order.engine.spec.build.resources.limits.get("memory", "not set")
         return stalled(
             reasons.OUT_OF_MEMORY,
             "the build was killed for using more memory than allowed; raise "
@@ -144,7 +158,7 @@ def _unreported(build: Build, job: Job, pods: Sequence[Pod]) -> Situation:
     return stalled(reasons.BUILD_FAILED, f"{_exit_text(ended)}; {_AGAIN}")
 
 
-_AGAIN: Final = "to build again, set the annotation pitcrew.dev/rebuild to a new value"
+_AGAIN: Final = "to build again, set spec.rebuildPolicy.trigger to another text"
 
 
 def _exit_text(pod: Pod) -> str:

@@ -27,10 +27,11 @@ def newest(pods: Iterable[Pod]) -> list[Pod]:
     )
 
 
-def why_not_running(pod: Pod, store: str) -> Situation | None:
+def why_not_running(pod: Pod, store: str | None) -> Situation | None:
     """Why a pod does not start; None where it does or merely takes its time.
 
-    `store` is the claim that holds engines: its absence has another remedy than the source's.
+    `store` is the claim that holds engines, if one does: its absence has another remedy than the
+    source's.
     """
     if pod.unscheduled is not None:
         return _unscheduled(pod, pod.unscheduled, store)
@@ -52,7 +53,7 @@ def why_not_running(pod: Pod, store: str) -> Situation | None:
     return None
 
 
-def _unscheduled(pod: Pod, message: str, store: str) -> Situation:
+def _unscheduled(pod: Pod, message: str, store: str | None) -> Situation:
     missing = _MISSING_CLAIM.search(message)
     if missing:
         claim, where = missing[1], pod.meta.namespace

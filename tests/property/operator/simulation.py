@@ -6,14 +6,14 @@ written. Controllers and the kubelet are moved by hand.
 """
 
 import itertools
+import json
 from collections import Counter, deque
 from collections.abc import Callable
-from copy import deepcopy
 from typing import Any
 
 from pitcrew_operator.errors import Gone, Rejected, Unavailable
 from pitcrew_operator.kinds import JOB, POD, WORKLOAD, Kind, Raw, kind_of
-from pitcrew_operator.views import JOB_NAME_LABEL
+from pitcrew_operator.views import COMPONENT_LABEL, JOB_NAME_LABEL, Meta
 
 Object = dict[str, Any]
 
@@ -37,11 +37,11 @@ class SimulatedCluster:
     # What the operator uses.
 
     async def list_all(self, kind: Kind, namespace: str | None) -> tuple[list[Raw], str]:
-        found = [deepcopy(o) for (k, _), o in self.objects.items() if k is kind]
+        found = [_copy(o) for (k, _), o in self.objects.items() if k is kind]
         return list(found), str(next(self._numbers))
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Raw | None:
-        return deepcopy(self.objects.get((kind, name)))
+        return _copy(self.objects.get((kind, name)))
 
     async def select(self, kind: Kind, namespace: str, selector: str) -> list[Raw]:
         key, _, value = selector.partition("=")
@@ -54,14 +54,14 @@ class SimulatedCluster:
         known = self.objects.get((kind, name))
         if known is None:
             return self.create(kind, manifest)
-        if kind is JOB and known["spec"] != manifest["spec"]:
+        if kind is JOB and known["spec"]["template"] != manifest["spec"]["template"]:
             raise Rejected(422, "spec.template: field is immutable")
         merged = {
             key: known["metadata"].get(key, {}) | manifest["metadata"].get(key, {})
             for key in ("labels", "annotations")
         }
         metadata = known["metadata"] | merged
-        return self.update(kind, name, spec=deepcopy(manifest["spec"]), metadata=metadata)
+        return self.update(kind, name, spec=_copy(manifest["spec"]), metadata=metadata)
 
     async def apply_status(self, manifest: Raw) -> Raw:
         self._write()
@@ -69,7 +69,17 @@ class SimulatedCluster:
         known = self.objects.get((kind, metadata["name"]))
         if known is None or known["metadata"]["uid"] != metadata["uid"]:
             raise Gone(404, "no such object")
-        return self.update(kind, metadata["name"], status=deepcopy(manifest["status"]))
+        return self.update(kind, metadata["name"], status=_copy(manifest["status"]))
+
+    async def patch(self, kind: Kind, meta: Meta, fields: Raw) -> Raw:
+        self._write()
+        known = self.objects.get((kind, meta.name))
+        if known is None:
+            raise Gone(404, "no such object")
+        if known["metadata"]["resourceVersion"] != meta.version:
+            raise Unavailable("409: the object has been modified")
+        parts = {key: {**known[key], **value} for key, value in fields.items()}
+        return self.update(kind, meta.name, **_copy(parts))
 
     async def delete(self, kind: Kind, namespace: str, name: str, uid: str) -> None:
         self._write()
@@ -87,15 +97,17 @@ class SimulatedCluster:
 
     def create(self, kind: Kind, manifest: Raw) -> Object:
         """Create an object, as a user or controller would."""
-        found = deepcopy(dict(manifest))
+        found = _copy(dict(manifest))
         number = next(self._numbers)
-        found["metadata"] |= {"uid": f"uid-{number}", "generation": 1}
+        created = f"2026-11-01T11:00:00.{number:06}Z"
+        stamp = {"uid": f"uid-{number}", "generation": 1}
+        found["metadata"] = {"creationTimestamp": created} | found["metadata"] | stamp
         self.created[f"{kind.kind}/{found['metadata']['name']}"] += 1
         return self._store(kind, found)
 
     def update(self, kind: Kind, name: str, **parts: Any) -> Object:  # noqa: ANN401
         """Replace parts of an object; a changed spec is a new generation."""
-        found = deepcopy(self.objects[kind, name])
+        found = _copy(self.objects[kind, name])
         if {**found, **parts} == found:
             return found
         if "spec" in parts and parts["spec"] != found["spec"]:
@@ -109,7 +121,13 @@ class SimulatedCluster:
         self._tell("DELETED", kind, found)
         for child_kind, child in list(self.objects):
             owners = self.objects[child_kind, child]["metadata"].get("ownerReferences", ())
-            if any(owner["uid"] == found["metadata"]["uid"] for owner in owners):
+            left = [owner for owner in owners if owner["uid"] != found["metadata"]["uid"]]
+            if len(left) == len(owners):
+                continue
+            if left:
+                metadata = self.objects[child_kind, child]["metadata"]
+                self.update(child_kind, child, metadata=metadata | {"ownerReferences": left})
+            else:
                 self.remove(child_kind, child)
 
     def deliver(self, put: Callable[..., None], remove: Callable[..., None]) -> None:
@@ -117,9 +135,13 @@ class SimulatedCluster:
         kind_of_event, kind, found = self.pending.popleft()
         (remove if kind_of_event == "DELETED" else put)(kind, found)
 
-    def jobs(self) -> list[Object]:
-        """Every Job."""
-        return [o for (kind, _), o in self.objects.items() if kind is JOB]
+    def jobs(self, component: str = "build") -> list[Object]:
+        """Every Job that is for this."""
+        return [
+            found
+            for (kind, _), found in self.objects.items()
+            if kind is JOB and found["metadata"]["labels"][COMPONENT_LABEL] == component
+        ]
 
     def pods_of(self, job: Object) -> list[Object]:
         """The pods of a Job."""
@@ -182,12 +204,16 @@ class SimulatedCluster:
         found["metadata"] |= {"resourceVersion": str(next(self._numbers))}
         self.objects[kind, found["metadata"]["name"]] = found
         self._tell("MODIFIED", kind, found)
-        return deepcopy(found)
+        return _copy(found)
 
     def _tell(self, change: str, kind: Kind, found: Object) -> None:
-        self.pending.append((change, kind, deepcopy(found)))
+        self.pending.append((change, kind, _copy(found)))
         for listener in self.listeners:
-            listener(change, kind, deepcopy(found))
+            listener(change, kind, _copy(found))
+
+
+def _copy(document: Any) -> Any:  # noqa: ANN401 (any JSON value)
+    return json.loads(json.dumps(document))
 
 
 def _container(state: str, **fields: object) -> dict[str, Any]:

@@ -1,12 +1,9 @@
 """Whatever happens in whatever order, the operator gets there, builds once and loses nothing.
 
 Hypothesis plays everybody else: watches that lag, an API server that goes away between two writes,
-an operator that restarts, controllers, users, strangers and the clock.
+an operator that restarts or brings another builder, controllers, users, strangers, a branch that
+moves, and the clock.
 """
-
-import asyncio
-from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -18,272 +15,276 @@ from hypothesis.stateful import (
     rule,
 )
 
-from pitcrew_operator.dispatch import concerned
-from pitcrew_operator.kinds import CLAIM, DEPLOYMENT, ENGINE, JOB, POD, WATCHED, WORKLOAD, Kind, Raw
-from pitcrew_operator.metrics import Metrics
-from pitcrew_operator.reconcile import Key, Reconciler
-from pitcrew_operator.store import Store
-from pitcrew_operator.workqueue import RetryLater
-from tests.property.operator.simulation import Object, SimulatedCluster
-from tests.unit.operator.factories import (
-    CONFIG,
-    NAMESPACE,
-    deployment_raw,
-    engine_raw,
-    failed,
-    succeeded,
+from pitcrew_operator.kinds import CLAIM, JOB, WORKLOAD, Kind
+from pitcrew_operator.reconcile import Key
+from tests.property.operator.simulation import Object
+from tests.property.operator.world import (
+    CHAT,
+    ENGINES,
+    HUB,
+    KEYS,
+    TINY,
+    VOLUME,
+    World,
+    claim,
 )
 
-ENGINE_KEY = Key(ENGINE, NAMESPACE, "tiny")
-DEPLOYMENT_KEY = Key(DEPLOYMENT, NAMESPACE, "chat")
 ROUNDS = 40
+IMAGES = ("pitcrew/builder:1", "pitcrew/builder:2", "pitcrew/builder:3")
+"""The second makes what the first makes; the third has another compiler."""
 
 
-def claim(name: str) -> Raw:
-    metadata = {"name": name, "namespace": NAMESPACE}
-    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": {}}
+class Life(RuleBasedStateMachine):
+    """Two engines of one spec, one deployment, and everything that can happen to them."""
 
+    @initialize(
+        source=st.sampled_from([HUB, VOLUME]), limit=st.sampled_from([0, 1]), there=st.booleans()
+    )
+    def begin(self, source: dict[str, object], limit: int, there: bool) -> None:
+        self.world = World(source, limit)
+        self.world.builder.toolchains[IMAGES[2]] = {"onnxruntime": "1.33.0"}
+        self.world.cluster.listeners.append(self._created)
+        self.had_engine = dict.fromkeys(ENGINES, False)
+        self.jobs_seen: set[str] = set()
+        self.commits = self.triggers = 0
+        if there:
+            self.world.cluster.create(CLAIM, claim("checkpoints"))
 
-class World(RuleBasedStateMachine):
-    """One engine, one deployment, and everything that can happen to them."""
-
-    @initialize(source=st.booleans())
-    def begin(self, source: bool) -> None:
-        self.cluster = SimulatedCluster()
-        self.now = datetime(2026, 11, 1, 12, tzinfo=UTC)
-        self.had_engine: str | None = None
-        self.built = "", 0
-        self.rebuilds = 0
-        self.cluster.create(ENGINE, engine_raw())
-        self.cluster.create(DEPLOYMENT, deployment_raw())
-        if source:
-            self.cluster.create(CLAIM, claim("checkpoints"))
-        self.restart()
+    def _created(self, change: str, kind: Kind, found: Object) -> None:
+        """No build is begun of what the status of one of its engines tells is proven."""
+        metadata = found["metadata"]
+        if kind is not JOB or metadata["uid"] in self.jobs_seen:
+            return
+        self.jobs_seen.add(metadata["uid"])
+        for key in ENGINES:
+            for version in self.world.status(key).get("versions", ()):
+                if version["jobName"] == metadata["name"]:
+                    assert version["phase"] != "Ready", version
 
     # The operator.
 
-    @rule()
-    def restart(self) -> None:
-        """A new process knows nothing and lists everything."""
-        self.dirty: set[Key] = {ENGINE_KEY, DEPLOYMENT_KEY}
-        self.store = Store(self._changed)
-        self.reconciler = Reconciler(
-            self.cluster, self.store, CONFIG, Metrics(), now=lambda: self.now
-        )
-        asyncio.run(self._list_everything())
+    @rule(image=st.sampled_from([None, *IMAGES]))
+    def restart(self, image: str | None) -> None:
+        self.world.restart(image)
 
-    async def _list_everything(self) -> None:
-        for kind in WATCHED:
-            items, version = await self.cluster.list_all(kind, None)
-            self.store.replace(kind, items, version, None)
-
-    def _changed(self, kind: Kind, raw: Raw) -> None:
-        self.dirty.update(concerned(kind, raw, self.store, CONFIG))
-
-    @rule(key=st.sampled_from([ENGINE_KEY, DEPLOYMENT_KEY]), outage=st.integers(-1, 3))
+    @rule(key=st.sampled_from(KEYS), outage=st.integers(-1, 3))
     def reconcile(self, key: Key, outage: int) -> None:
         """One pass, perhaps with the API server going away before one of its writes."""
-        self.cluster.refuse_after = outage if outage >= 0 else None
-        self._pass(key)
-        self.cluster.refuse_after = None
+        self.world.cluster.refuse_after = outage if outage >= 0 else None
+        self.world.reconcile(key)
+        self.world.cluster.refuse_after = None
 
-    def _pass(self, key: Key) -> None:
-        self.dirty.discard(key)
-        try:
-            asyncio.run(self.reconciler.reconcile(key))
-        except RetryLater:
-            self.dirty.add(key)
-
-    @precondition(lambda self: self.cluster.pending)
+    @precondition(lambda self: self.world.cluster.pending)
     @rule(events=st.integers(1, 5))
     def watches_catch_up(self, events: int) -> None:
-        for _ in range(min(events, len(self.cluster.pending))):
-            self.cluster.deliver(self.store.put, self.store.remove)
+        self.world.deliver(events)
 
     @rule()
     def lists_again(self) -> None:
-        asyncio.run(self._list_everything())
+        self.world.list_everything()
 
-    # Controllers and the kubelet.
+    # Controllers, the kubelet and the builder.
 
-    def _unfinished(self) -> list[Object]:
-        return [job for job in self.cluster.jobs() if not job.get("status", {}).get("conditions")]
+    def _busy(self) -> list[Object]:
+        return self.world.unfinished("resolve", "build", "collect")
 
-    def _going(self, job: Object) -> list[Object]:
-        pods = self.cluster.pods_of(job)
-        return [p for p in pods if "running" in p["status"]["containerStatuses"][0]["state"]]
+    @precondition(lambda self: self._busy())
+    @rule(which=st.integers(0, 3))
+    def pod_starts(self, which: int) -> None:
+        jobs = self._busy()
+        self.world.start(jobs[which % len(jobs)])
 
-    @precondition(lambda self: self._unfinished())
-    @rule()
-    def pod_starts(self) -> None:
-        job = self._unfinished()[0]
-        if not self._going(job):
-            self.cluster.start_pod(job)
+    @precondition(lambda self: any(self.world.going(job) for job in self._busy()))
+    @rule(which=st.integers(0, 3), end=st.sampled_from(["success", "refusal", "crash", "lost"]))
+    def pod_ends(self, which: int, end: str) -> None:
+        going = [job for job in self._busy() if self.world.going(job)]
+        self.world.end(going[which % len(going)], end)
 
-    @precondition(lambda self: any(self._going(job) for job in self._unfinished()))
-    @rule(end=st.sampled_from(["success", "refusal", "crash", "lost"]))
-    def pod_ends(self, end: str) -> None:
-        job = next(job for job in self._unfinished() if self._going(job))
-        pod = self._going(job)[0]
-        if end == "success":
-            self.cluster.end_pod(pod, succeeded(), 0)
-            self.cluster.end_job(job, "Complete")
-        elif end == "refusal":
-            self.cluster.end_pod(pod, failed(), 2)
-            self.cluster.end_job(job, "Failed", "PodFailurePolicy")
-        elif end == "crash":
-            self.cluster.end_pod(pod, "", 137)
-        else:
-            self.cluster.remove(POD, pod["metadata"]["name"])
-            self.cluster.end_job(job, "Complete")
-
-    @precondition(lambda self: (WORKLOAD, "chat") in self.cluster.objects)
+    @precondition(lambda self: (WORKLOAD, "chat") in self.world.cluster.objects)
     @rule()
     def rollout_finishes(self) -> None:
-        self.cluster.roll_out("chat")
+        self.world.cluster.roll_out("chat")
 
-    @rule(rounds=st.integers(1, 4))
+    @rule(rounds=st.integers(1, 6))
     def a_calm_while(self, rounds: int) -> None:
         """Deep states are rare by chance alone."""
         for _ in range(rounds):
-            self._let_the_world_go_on()
+            self.world.work_on()
 
-    # Users, strangers, the clock.
+    # Users, strangers, the world outside, the clock.
 
-    @rule(batch=st.sampled_from([1, 2, 8]))
-    def user_changes_the_engine(self, batch: int) -> None:
-        spec = self.cluster.objects[ENGINE, "tiny"]["spec"]
-        self.cluster.update(ENGINE, "tiny", spec=spec | {"shapes": {"maxBatchSize": batch}})
+    @rule(key=st.sampled_from(ENGINES), batch=st.sampled_from([1, 2, 8]))
+    def user_changes_an_engine(self, key: Key, batch: int) -> None:
+        self.world.change(key, shapes={"maxBatchSize": batch})
+
+    @rule(key=st.sampled_from(ENGINES), memory=st.sampled_from(["1Gi", "2Gi"]))
+    def user_changes_how_it_is_built(self, key: Key, memory: str) -> None:
+        self.world.change(key, build={"resources": {"limits": {"memory": memory}}})
+
+    @rule(key=st.sampled_from(ENGINES))
+    def user_pulls_the_trigger(self, key: Key) -> None:
+        self.triggers += 1
+        self.world.change_policy(key, trigger=str(self.triggers))
+
+    @rule(
+        key=st.sampled_from(ENGINES),
+        mode=st.sampled_from(["Auto", "Manual", "Window"]),
+        superseded=st.sampled_from(["Finish", "Cancel"]),
+    )
+    def user_sets_the_policy(self, key: Key, mode: str, superseded: str) -> None:
+        window = {"window": {"start": "03:00", "end": "04:00"}} if mode == "Window" else {}
+        policy = self.world.cluster.objects[key.kind, key.name]["spec"]["rebuildPolicy"]
+        kept = {name: value for name, value in policy.items() if name != "window"}
+        chosen = kept | window | {"mode": mode, "superseded": superseded}
+        self.world.change(key, rebuildPolicy=chosen)
+
+    @rule(key=st.sampled_from(ENGINES), suspend=st.booleans())
+    def user_suspends(self, key: Key, suspend: bool) -> None:
+        self.world.change(key, suspend=suspend)
 
     @rule()
-    def user_asks_for_a_rebuild(self) -> None:
-        self.rebuilds += 1
-        metadata = self.cluster.objects[ENGINE, "tiny"]["metadata"]
-        annotations = {"pitcrew.dev/rebuild": str(self.rebuilds)}
-        self.cluster.update(ENGINE, "tiny", metadata=metadata | {"annotations": annotations})
+    def branch_moves(self) -> None:
+        self.commits += 1
+        self.world.builder.commit = f"{self.commits:040x}"
 
     @rule(replicas=st.sampled_from([0, 1, 3]))
     def user_scales(self, replicas: int) -> None:
-        spec = self.cluster.objects[DEPLOYMENT, "chat"]["spec"]
-        self.cluster.update(DEPLOYMENT, "chat", spec=spec | {"replicas": replicas})
+        self.world.change(CHAT, replicas=replicas)
 
     @rule(world_size=st.sampled_from([1, 2]))
     def user_sets_the_world_size(self, world_size: int) -> None:
-        spec = self.cluster.objects[DEPLOYMENT, "chat"]["spec"]
-        self.cluster.update(DEPLOYMENT, "chat", spec=spec | {"worldSize": world_size})
+        self.world.change(CHAT, worldSize=world_size)
+
+    @rule(previous=st.booleans())
+    def user_pins_a_version(self, previous: bool) -> None:
+        version = self.world.status(TINY).get("previous") if previous else None
+        self.world.change(
+            CHAT, engineRef={"name": "tiny"} | ({"version": version} if version else {})
+        )
 
     @rule()
     def user_provides_or_takes_the_checkpoint(self) -> None:
-        if (CLAIM, "checkpoints") in self.cluster.objects:
-            self.cluster.remove(CLAIM, "checkpoints")
+        if (CLAIM, "checkpoints") in self.world.cluster.objects:
+            self.world.cluster.remove(CLAIM, "checkpoints")
         else:
-            self.cluster.create(CLAIM, claim("checkpoints"))
+            self.world.cluster.create(CLAIM, claim("checkpoints"))
 
-    @precondition(lambda self: self.cluster.jobs())
-    @rule()
-    def stranger_deletes_a_job(self) -> None:
-        self.cluster.remove(JOB, self.cluster.jobs()[0]["metadata"]["name"])
+    @precondition(lambda self: self.world.cluster.jobs("build"))
+    @rule(component=st.sampled_from(["build", "resolve", "collect"]))
+    def stranger_deletes_a_job(self, component: str) -> None:
+        for job in self.world.cluster.jobs(component)[:1]:
+            self.world.remove_job(job)
 
-    @precondition(lambda self: (WORKLOAD, "chat") in self.cluster.objects)
+    @precondition(lambda self: (WORKLOAD, "chat") in self.world.cluster.objects)
     @rule(delete=st.booleans())
     def stranger_meddles_with_the_workload(self, delete: bool) -> None:
         if delete:
-            self.cluster.remove(WORKLOAD, "chat")
+            self.world.cluster.remove(WORKLOAD, "chat")
         else:
-            spec = self.cluster.objects[WORKLOAD, "chat"]["spec"]
-            self.cluster.update(WORKLOAD, "chat", spec=spec | {"replicas": 9})
+            spec = self.world.cluster.objects[WORKLOAD, "chat"]["spec"]
+            self.world.cluster.update(WORKLOAD, "chat", spec=spec | {"replicas": 9})
 
     @rule(minutes=st.integers(-120, 240))
     def clock_jumps(self, minutes: int) -> None:
-        self.now += timedelta(minutes=minutes)
+        self.world.pass_time(minutes)
 
     # What must hold at every moment.
 
-    def _status(self, kind: Kind, name: str) -> dict[str, Any]:
-        return self.cluster.objects[kind, name].get("status") or {}
-
     @invariant()
     def the_proven_engine_is_never_dropped(self) -> None:
-        engine = self._status(ENGINE, "tiny").get("engine")
-        assert engine or not self.had_engine
-        self.had_engine = engine["id"] if engine else None
+        for key in ENGINES:
+            engine = self.world.status(key).get("engine")
+            assert engine or not self.had_engine[key]
+            self.had_engine[key] = bool(engine)
 
     @invariant()
-    def at_most_one_build_is_under_way(self) -> None:
-        assert len(self._unfinished()) <= 1
+    def what_serves_or_did_before_is_in_the_store(self) -> None:
+        for key in ENGINES:
+            status = self.world.status(key)
+            ids = {status.get("current"), status.get("previous")} - {None}
+            assert ids <= self.world.engines
+        served = self.world.status(CHAT).get("engine")
+        assert served is None or served["id"] in self.world.engines
 
     @invariant()
-    def what_is_built_is_not_built_again(self) -> None:
-        build = self._status(ENGINE, "tiny").get("build") or {}
-        name = build.get("jobName")
-        if name != self.built[0]:
-            self.built = "", 0
-        assert not self.built[0] or self.cluster.created[f"Job/{name}"] == self.built[1]
-        if build.get("state") in ("Succeeded", "Failed"):
-            self.built = name, self.cluster.created[f"Job/{name}"]
+    def current_engine_is_one_of_the_versions(self) -> None:
+        for key in ENGINES:
+            status = self.world.status(key)
+            ready = {v["id"] for v in status.get("versions", ()) if v["phase"] == "Ready"}
+            assert status.get("current") in ready | {None}
+            assert (status.get("engine") or {}).get("id") == status.get("current")
+
+    @invariant()
+    def no_engine_is_built_by_two_jobs_at_once(self) -> None:
+        jobs = self.world.cluster.jobs("build")
+        open_jobs = [job for job in jobs if not job.get("status", {}).get("conditions")]
+        builds = [job["metadata"]["labels"]["pitcrew.dev/build"] for job in open_jobs]
+        assert len(builds) == len(set(builds))
+        for key in ENGINES:
+            uid = self.world.cluster.objects[key.kind, key.name]["metadata"]["uid"]
+            own = [job for job in open_jobs if _is_owned(job, uid)]
+            assert len(own) <= 1
+
+    @invariant()
+    def no_more_builds_run_than_may(self) -> None:
+        limit = self.world.config.max_parallel_builds
+        assert not limit or len(self.world.unfinished("build")) <= limit
 
     @invariant()
     def exactly_one_condition_is_true(self) -> None:
-        for kind, name in ((ENGINE, "tiny"), (DEPLOYMENT, "chat")):
-            conditions = self._status(kind, name).get("conditions", [])
-            assert sum(c["status"] == "True" for c in conditions) == bool(conditions)
+        for key in KEYS:
+            conditions = self.world.status(key).get("conditions", [])
+            healths = [c for c in conditions if c["type"] != "UpToDate"]
+            assert sum(c["status"] == "True" for c in healths) == bool(conditions)
 
     # In the end.
 
     def teardown(self) -> None:
-        if not hasattr(self, "cluster"):
+        if not hasattr(self, "world"):
             return
         self._calm_down()
         for _ in range(ROUNDS):
-            self._let_the_world_go_on()
-            if self._ready(ENGINE, "tiny") and self._ready(DEPLOYMENT, "chat"):
+            self.world.work_on()
+            self.world.pass_time(1)
+            if self._is_well():
                 break
-        self._settle()
-        assert self._ready(ENGINE, "tiny"), self._status(ENGINE, "tiny")
-        assert self._ready(DEPLOYMENT, "chat"), self._status(DEPLOYMENT, "chat")
+        self.world.settle()
+        assert self._is_well(), [self.world.status(key).get("conditions") for key in KEYS]
         self._assert_nothing_more_is_written()
-        self.restart()
+        self.world.restart()
         self._assert_nothing_more_is_written()
+
+    def _is_well(self) -> bool:
+        return (
+            all(self.world.condition(key, "Ready")[0] == "True" for key in KEYS)
+            and all(self.world.condition(key, "UpToDate")[0] == "True" for key in ENGINES)
+            and not self._busy()
+        )
 
     def _calm_down(self) -> None:
-        if (CLAIM, "checkpoints") not in self.cluster.objects:
-            self.cluster.create(CLAIM, claim("checkpoints"))
-        self.user_sets_the_world_size(1)
-        self.user_asks_for_a_rebuild()
-
-    def _settle(self) -> None:
-        for _ in range(5):
-            while self.cluster.pending:
-                self.cluster.deliver(self.store.put, self.store.remove)
-            for key in (ENGINE_KEY, DEPLOYMENT_KEY):
-                self._pass(key)
-
-    def _let_the_world_go_on(self) -> None:
-        self._settle()
-        if self._unfinished():
-            self.pod_starts()
-            self.pod_ends("success")
-        if (WORKLOAD, "chat") in self.cluster.objects:
-            self.rollout_finishes()
-
-    def _ready(self, kind: Kind, name: str) -> bool:
-        conditions = self._status(kind, name).get("conditions", [])
-        generation = self.cluster.objects[kind, name]["metadata"]["generation"]
-        true = {c["type"] for c in conditions if c["status"] == "True"}
-        current = self._status(kind, name).get("observedGeneration") == generation
-        return current and true == {"Ready"}
+        if (CLAIM, "checkpoints") not in self.world.cluster.objects:
+            self.world.cluster.create(CLAIM, claim("checkpoints"))
+        self.world.change(CHAT, worldSize=1, engineRef={"name": "tiny"})
+        for key in ENGINES:
+            self.triggers += 1
+            policy = {"pollSeconds": 0, "trigger": str(self.triggers)}
+            self.world.change(key, suspend=False, rebuildPolicy=policy)
 
     def _assert_nothing_more_is_written(self) -> None:
-        before = self.cluster.writes
-        for key in (ENGINE_KEY, DEPLOYMENT_KEY):
-            self._pass(key)
-        assert self.cluster.writes == before
+        before = self.world.cluster.writes
+        for key in KEYS:
+            self.world.reconcile(key)
+        assert self.world.cluster.writes == before
 
 
-World.TestCase.settings = settings(
+def _is_owned(job: Object, uid: str) -> bool:
+    return any(owner["uid"] == uid for owner in job["metadata"]["ownerReferences"])
+
+
+Life.TestCase.settings = settings(
     max_examples=60,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
-TestWorld = World.TestCase
+TestLife = Life.TestCase

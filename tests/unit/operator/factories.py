@@ -5,7 +5,15 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from pitcrew_builder.report import Failed, FailureReason, Succeeded
+from pitcrew_builder.report import (
+    Failed,
+    FailureReason,
+    Prediction,
+    Resolved,
+    Succeeded,
+    parse_resolution,
+)
+from pitcrew_operator.api.version import Answer
 from pitcrew_operator.config import Config
 from pitcrew_operator.views import Deployment, Engine, deployment_of, engine_of
 
@@ -118,6 +126,41 @@ def succeeded(**more: object) -> str:
 def failed(reason: FailureReason = FailureReason.CHECKPOINT_CORRUPT, text: str = "bad file") -> str:
     """The termination message of a failed build."""
     return Failed(reason=reason, message=text).model_dump_json(by_alias=True)
+
+
+def resolved(**more: object) -> str:
+    """The termination message of a look at what would be built: the engine of ENGINE_STATUS."""
+    known = {
+        "key": ENGINE_STATUS["id"],
+        "engineId": ENGINE_STATUS["id"],
+        "tag": ENGINE_STATUS["tag"],
+        "targetTag": "cpu-ort1.32.0-fp32",
+        "model": "tiny",
+        "commit": "0e9e39f2c1aa",
+        "toolchain": {"onnxruntime": "1.32.0"},
+        "builderVersion": "0.1.0",
+        "worldSize": 1,
+        "prediction": PREDICTION,
+    }
+    return Resolved.model_validate(known | more).model_dump_json(by_alias=True)
+
+
+def answer(**more: object) -> Answer:
+    """What a look finds, as it is recorded."""
+    report = parse_resolution(resolved(**more))
+    assert isinstance(report, Resolved)
+    return Answer.model_validate(report.model_dump())
+
+
+PREDICTION = Prediction(
+    rank_weight_bytes=11_000_000,
+    rank_activation_bytes=1_000_000,
+    kv_bytes_per_token=3072,
+    engine_disk_bytes=11_000_000,
+    build_disk_bytes=11_000_000,
+    build_ram_bytes=500_000_000,
+    build_seconds=3,
+)
 
 
 def compact(document: object) -> str:

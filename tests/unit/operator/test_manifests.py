@@ -4,28 +4,37 @@ To accept a change: `PITCREW_WRITE_GOLDENS=1 pytest tests/unit/operator/test_man
 """
 
 import json
-import os
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import pytest
-import yaml
 
-from pitcrew_operator.api.engine import EngineStatus
+from pitcrew_operator.api.version import EngineStatus
 from pitcrew_operator.config import Config
+from pitcrew_operator.gpus import Driver, GpuPool
 from pitcrew_operator.manifests import names
-from pitcrew_operator.manifests.build_job import Build, job_manifest
-from pitcrew_operator.manifests.quantity import parse_quantity
+from pitcrew_operator.manifests.build_job import build_job
+from pitcrew_operator.manifests.collect_job import collect_job
+from pitcrew_operator.manifests.resolve_job import resolve_job
 from pitcrew_operator.manifests.serving import (
     deployment_manifest,
     service_manifest,
     service_url,
 )
 from pitcrew_operator.manifests.store import store_manifest
+from pitcrew_operator.order import Order
+from pitcrew_operator.quantity import parse_quantity
 from pitcrew_operator.views import Claim
-from tests.unit.operator.factories import CONFIG, ENGINE_STATUS, NAMESPACE, deployment, engine
+from tests.unit.operator.factories import (
+    CONFIG,
+    ENGINE_STATUS,
+    NAMESPACE,
+    answer,
+    deployment,
+    engine,
+)
+from tests.unit.operator.goldens import assert_golden
 
-GOLDEN = Path(__file__).parent / "golden"
 STORE = Claim("pitcrew-engines", "uid-store")
 SERVED = EngineStatus.model_validate(ENGINE_STATUS)
 
@@ -76,14 +85,47 @@ SERVE_SPEC = {
 }
 
 
-def build(spec: dict[str, Any] | None = None, **metadata: object) -> Build:
-    return Build(engine(spec, **metadata), STORE, CONFIG)
+GPU_SPEC = {
+    "model": HUB_SPEC["model"],
+    "target": "tensorrt",
+    "precision": "bf16",
+    "tensorrt": {"computeCapability": "sm90"},
+    "build": {"nodeSelector": {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3", "zone": "a"}},
+}
+POOL = GpuPool(
+    product="NVIDIA-H100-80GB-HBM3",
+    capability="sm90",
+    driver=Driver(580, (13, 0)),
+    memory=81559 << 20,
+    total=8,
+    selector={
+        "nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3",
+        "nvidia.com/cuda.driver.major": "580",
+    },
+)
+ANSWER = answer()
+
+
+def order(spec: dict[str, Any] | None = None, **metadata: object) -> Order:
+    return Order(engine(spec, **metadata), CONFIG, STORE)
+
+
+def on_gpus() -> Order:
+    return replace(order(GPU_SPEC), pool=POOL)
+
+
+def built(asked: Order, *, queued: bool = False) -> dict[str, Any]:
+    return build_job(asked, ANSWER, queued=queued)
 
 
 CASES = {
-    "job-volume": lambda: job_manifest(build()),
-    "job-hub": lambda: job_manifest(build(HUB_SPEC)),
-    "job-s3": lambda: job_manifest(build(S3_SPEC)),
+    "job-volume": lambda: built(order()),
+    "job-hub": lambda: built(order(HUB_SPEC)),
+    "job-s3": lambda: built(order(S3_SPEC), queued=True),
+    "job-gpu": lambda: built(on_gpus()),
+    "resolve-hub": lambda: resolve_job(order(HUB_SPEC)),
+    "resolve-gpu": lambda: resolve_job(on_gpus()),
+    "collect": lambda: collect_job(engine(), STORE, ["b" * 64, "a" * 64], CONFIG),
     "store": lambda: store_manifest(NAMESPACE, CONFIG),
     "deployment": lambda: deployment_manifest(deployment(), SERVED, "tiny", CONFIG),
     "deployment-full": lambda: deployment_manifest(deployment(SERVE_SPEC), SERVED, "tiny", CONFIG),
@@ -94,15 +136,11 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_manifest_is_golden(name: str) -> None:
-    text = yaml.safe_dump(json.loads(json.dumps(CASES[name]())), sort_keys=False)
-    path = GOLDEN / f"{name}.yaml"
-    if os.environ.get("PITCREW_WRITE_GOLDENS"):
-        path.write_text(text)
-    assert text == path.read_text()
+    assert_golden(name, CASES[name]())
 
 
 @pytest.mark.parametrize(
-    "name", ["job-volume", "job-hub", "job-s3", "deployment", "deployment-full"]
+    "name", [name for name in CASES if "store" not in name[:5] and "service" not in name]
 )
 def test_pods_are_hardened(name: str) -> None:
     pod = CASES[name]()["spec"]["template"]["spec"]
@@ -116,39 +154,100 @@ def test_pods_are_hardened(name: str) -> None:
         assert context["capabilities"] == {"drop": ["ALL"]}
 
 
-def test_builder_reads_back_the_spec_it_is_given() -> None:
-    arguments = job_manifest(build(HUB_SPEC))["spec"]["template"]["spec"]["containers"][0]["args"]
-    document = json.loads(arguments[arguments.index("--spec-json") + 1])
-    assert document["source"] == {
+def arguments(job: dict[str, Any]) -> list[str]:
+    words: list[str] = job["spec"]["template"]["spec"]["containers"][0]["args"]
+    return words
+
+
+def request(job: dict[str, Any]) -> dict[str, Any]:
+    words = arguments(job)
+    document: dict[str, Any] = json.loads(words[words.index("--spec-json") + 1])
+    return document
+
+
+def test_a_look_asks_for_the_branch_and_a_build_for_its_commit() -> None:
+    asked = order(HUB_SPEC)
+    assert request(resolve_job(asked))["source"] == {
         "kind": "huggingFace",
         "repo": "meta-llama/Llama-3.2-1B",
         "revision": "v1",
         "endpoint": "https://hub.example",
     }
-    assert document["shapes"]["maxBatchSize"] == 4
+    assert request(built(asked))["source"]["revision"] == ANSWER.commit
+    assert request(built(asked))["shapes"]["maxBatchSize"] == 4
 
 
-def test_equal_builds_have_one_name_and_any_change_another() -> None:
-    again = build()
-    others = [
-        build({"shapes": {"maxBatchSize": 1}}),
-        build({"build": {"resources": {"limits": {"memory": "1Gi"}}}}),
-        build(uid="another-life"),
-        build(annotations={names.REBUILD_ANNOTATION: "2"}),
-        Build(engine(), Claim("pitcrew-engines", "uid-of-a-new-volume"), CONFIG),
-        Build(engine(), STORE, CONFIG.model_copy(update={"builder_image": "pitcrew/builder:2"})),
-    ]
-    assert again.job_name == build().job_name
-    assert len({b.job_name for b in (again, *others)}) == 1 + len(others)
+def test_adapters_are_pinned_too() -> None:
+    adapters = [{"huggingFace": {"repo": "a/b"}}, {"huggingFace": {"repo": "c/d"}}]
+    asked = order({**HUB_SPEC, "adapters": adapters})
+    pinned = asked.pinned(answer(adapterCommits=["1" * 40, "2" * 40]))
+    assert [each.source.revision for each in pinned.adapters] == ["1" * 40, "2" * 40]  # type: ignore[union-attr]
 
 
-def test_other_annotations_do_not_rebuild() -> None:
-    assert build(annotations={"team": "a"}).job_name == build().job_name
+def test_a_look_takes_no_gpu_nor_a_node_that_has_one() -> None:
+    pod = resolve_job(on_gpus())["spec"]["template"]["spec"]
+    assert pod["nodeSelector"] == {"zone": "a"}
+    assert "nvidia.com/gpu" not in json.dumps(pod["containers"][0]["resources"])
+    words = arguments(resolve_job(on_gpus()))
+    assert words[words.index("--gpu-memory") + 1] == str(81559 << 20)
+
+
+def test_a_plan_is_built_on_the_machines_it_is_for() -> None:
+    job = built(on_gpus())
+    pod = job["spec"]["template"]["spec"]
+    assert pod["nodeSelector"] == {**POOL.selector, "zone": "a"}
+    assert pod["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": 1}
+    assert job["spec"]["template"]["metadata"]["labels"]["pitcrew.dev/gpu-build"] == "true"
+    assert request(job)["platform"] == POOL.platform
+
+
+CHANGES: dict[str, Order] = {
+    "spec": order({"shapes": {"maxBatchSize": 1}}),
+    "store": replace(order(), store=Claim("pitcrew-engines", "uid-of-a-new-volume")),
+    "source": replace(order(), source=Claim("checkpoints", "uid-of-a-new-volume")),
+    "image": replace(order(), config=CONFIG.model_copy(update={"builder_image": "b:2"})),
+    "trigger": order({"rebuildPolicy": {"trigger": "again"}}),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_may_lead_to_another_engine_leads_to_another_look(change: str) -> None:
+    assert CHANGES[change].look_name != order().look_name
+
+
+@pytest.mark.parametrize("change", ["image", "trigger"])
+def test_the_same_answer_is_the_same_build_whoever_asks(change: str) -> None:
+    hub = order(HUB_SPEC)
+    other = replace(CHANGES[change], engine=replace(hub.engine, meta=CHANGES[change].engine.meta))
+    assert other.job_name(ANSWER) == hub.job_name(ANSWER)
+    assert order(HUB_SPEC, uid="another", name="twin").job_name(ANSWER) == hub.job_name(ANSWER)
+
+
+def test_other_thresholds_are_another_build() -> None:
+    prompts = {"url": "https://prompts.example"}
+    names_ = {
+        order({"proof": {"prompts": prompts, "maxKlDivergence": limit}}).job_name(ANSWER)
+        for limit in ("0.1", "0.2")
+    }
+    assert len(names_) == 2
+
+
+def test_what_stands_for_an_id_means_nothing_in_another_place() -> None:
+    inexact = answer(engineId=None, tag=None)
+    there = order({"model": {"volume": {"claimName": "checkpoints", "path": "other"}}})
+    assert there.job_name(inexact) != order().job_name(inexact)
+    assert there.job_name(ANSWER) == order().job_name(ANSWER)
+
+
+def test_what_does_not_decide_an_engine_decides_no_look() -> None:
+    resources = {"build": {"resources": {"limits": {"memory": "1Gi"}}}}
+    assert order(annotations={"team": "a"}).look_name == order().look_name
+    assert order(resources).look_name == order().look_name
 
 
 @pytest.mark.parametrize("engine_name", ["a", "a" * 63, "with.dots.in.it", "x-" * 31 + "x"])
 def test_job_names_are_valid_labels(engine_name: str) -> None:
-    name = names.job_name(engine_name, "0123abcd")
+    name = names.job_name(engine_name, "build", "0123abcd")
     assert len(name) <= 63
     assert name.endswith("-build-0123abcd")
     assert "." not in name

@@ -7,7 +7,7 @@ import pytest
 
 from pitcrew_operator import reasons
 from pitcrew_operator.api.deployment import LLMDeploymentStatus
-from pitcrew_operator.api.engine import EngineStatus
+from pitcrew_operator.api.version import EngineStatus
 from pitcrew_operator.kinds import Raw
 from pitcrew_operator.manifests.names import DEPLOYMENT_LABEL
 from pitcrew_operator.manifests.serving import deployment_manifest, service_manifest

@@ -6,25 +6,37 @@ from typing import Any
 
 import pytest
 
-from pitcrew_builder.report import FailureReason, Phase, Progress
+from pitcrew_builder.report import Failed, FailureReason, Phase, Progress
 from pitcrew_operator import reasons
 from pitcrew_operator.api.engine import LLMEngineStatus
 from pitcrew_operator.kinds import JOB
-from pitcrew_operator.manifests.build_job import Build
 from pitcrew_operator.manifests.names import ENGINE_LABEL
+from pitcrew_operator.order import Order
 from pitcrew_operator.plan.actions import Action, Apply, Delete, Emit, Requeue, WriteStatus
 from pitcrew_operator.plan.conditions import Health, find
+from pitcrew_operator.plan.course import Work
 from pitcrew_operator.plan.engine import EngineSeen, plan_engine
-from pitcrew_operator.views import JOB_NAME_LABEL, Claim, Engine, Job, Pod, job_of, pod_of
+from pitcrew_operator.views import (
+    COMPONENT_LABEL,
+    JOB_NAME_LABEL,
+    Claim,
+    Engine,
+    Job,
+    Pod,
+    job_of,
+    pod_of,
+)
 from tests.unit.operator.factories import (
     CONFIG,
     ENGINE_STATUS,
     NOW,
+    answer,
     container,
     engine,
     failed,
     meta,
     pod_raw,
+    resolved,
     succeeded,
     terminated,
 )
@@ -33,11 +45,37 @@ STORE, SOURCE = Claim("pitcrew-engines", "uid-store"), Claim("checkpoints", "uid
 SEEN = EngineSeen(store=STORE, source=SOURCE)
 
 
+QUIET = {"rebuildPolicy": {"pollSeconds": 0}}
+
+
+def order(subject: Engine) -> Order:
+    return Order(subject, CONFIG, STORE, SOURCE)
+
+
 def job_name(subject: Engine) -> str:
-    return Build(subject, STORE, CONFIG).job_name
+    return order(subject).job_name(answer())
 
 
-def job(name: str, ended: str | None = None, reason: str = "", **status: object) -> Job:
+def look_name(subject: Engine) -> str:
+    return order(subject).look_name
+
+
+def looked(spec: dict[str, Any] | None = None, **metadata: object) -> Engine:
+    """An engine whose sources were looked at: what would be built is ENGINE_STATUS."""
+    subject = engine(QUIET | (spec or {}), **metadata)
+    name = look_name(subject)
+    ended = pod("look", name, terminated(resolved()))
+    seen = seen_with(subject, job(name, "Complete", component="resolve"), ended)
+    return settle(subject, seen)
+
+
+def job(
+    name: str,
+    ended: str | None = None,
+    reason: str = "",
+    component: str = "build",
+    **status: object,
+) -> Job:
     """A Job; `ended` is the type of its final condition."""
     condition = {
         "type": ended,
@@ -48,7 +86,7 @@ def job(name: str, ended: str | None = None, reason: str = "", **status: object)
     owner = {"kind": "LLMEngine", "name": "tiny", "uid": "uid-tiny", "controller": True}
     return job_of(
         {
-            "metadata": meta(name, ownerReferences=[owner]),
+            "metadata": meta(name, ownerReferences=[owner], labels={COMPONENT_LABEL: component}),
             "status": {"conditions": [condition] if ended else [], **status},
         }
     )
@@ -74,7 +112,7 @@ def status_of(actions: list[Action]) -> LLMEngineStatus:
 def told(actions: list[Action]) -> tuple[Health, str, str]:
     """Which condition is True, its reason, and the message of Ready."""
     conditions = status_of(actions).conditions
-    true = [c for c in conditions if c.status == "True"]
+    true = [c for c in conditions if c.status == "True" and c.type in set(Health)]
     assert len(true) == 1
     ready = find(conditions, Health.READY)
     assert ready is not None
@@ -87,7 +125,11 @@ def of_type(actions: list[Action], kind: type) -> list[Any]:
 
 
 def seen_with(subject: Engine, found: Job, *pods: Pod) -> EngineSeen:
-    return replace(SEEN, jobs=(found,), pods=pods)
+    return replace(SEEN, work=Work(jobs=(found,), pods=pods))
+
+
+def seen_jobs(*jobs: Job) -> EngineSeen:
+    return replace(SEEN, work=Work(jobs=jobs))
 
 
 def test_missing_default_store_is_created_without_owner() -> None:
@@ -117,17 +159,78 @@ def test_missing_source_is_awaited_and_no_job_is_made() -> None:
 
 def test_hub_needs_no_source_volume() -> None:
     subject = engine({"model": {"huggingFace": {"repo": "a/b"}}})
-    assert of_type(plan(subject, replace(SEEN, source=None)), Apply)
+    (applied,) = of_type(plan(subject, replace(SEEN, source=None)), Apply)
+    name = Order(subject, CONFIG, STORE).look_name
+    assert applied.manifest["metadata"]["name"] == name
+
+
+def test_sources_are_looked_at_before_anything_is_built() -> None:
+    subject = engine()
+    actions = plan(subject, SEEN)
+    (applied,) = of_type(actions, Apply)
+    assert applied.manifest["metadata"]["labels"][COMPONENT_LABEL] == "resolve"
+    assert told(actions)[:2] == (Health.RECONCILING, reasons.RESOLVING)
+    assert not status_of(actions).versions
+
+
+def test_the_answer_is_recorded_and_its_job_goes_afterwards() -> None:
+    subject = looked()
+    resolution = subject.status.resolution
+    assert resolution is not None
+    assert resolution.answer == answer()
+    read = job(look_name(subject), "Complete", component="resolve")
+    actions = plan(subject, seen_jobs(read))
+    assert [gone.name for gone in of_type(actions, Delete)] == [look_name(subject)]
+
+
+LOOKS: list[tuple[str, str, dict[str, Any] | None, Health, str]] = [
+    ("refused", "PodFailurePolicy", terminated(failed(), 2, "Error"), Health.STALLED,
+     "CheckpointCorrupt"),
+    ("old builder", "PodFailurePolicy", terminated("", 2, "Error"), Health.STALLED,
+     reasons.RESOLVE_FAILED),
+    ("lost", "BackoffLimitExceeded", None, Health.RECONCILING, reasons.RESOLVING),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("case", "cause", "end", "health", "reason"), LOOKS, ids=[x[0] for x in LOOKS]
+)
+def test_a_look_that_fails(
+    case: str, cause: str, end: dict[str, Any] | None, health: Health, reason: str
+) -> None:
+    subject = engine()
+    name = look_name(subject)
+    pods = [pod("look", name, end)] if end else []
+    actions = plan(subject, seen_with(subject, job(name, "Failed", cause, "resolve"), *pods))
+    assert told(actions)[:2] == (health, reason), case
+    assert not status_of(actions).versions
+
+
+def test_a_look_that_found_nobody_is_repeated_by_itself() -> None:
+    subject = engine(QUIET)
+    name = look_name(subject)
+    ended = pod("look", name, terminated(unreachable(), 1, "Error"))
+    seen = seen_with(subject, job(name, "Failed", "BackoffLimitExceeded", "resolve"), ended)
+    settled = settle(subject, seen)
+    (again,) = of_type(plan(settled, SEEN), Requeue)
+    assert again.seconds == 300
+    later = plan_engine(settled, SEEN, NOW + timedelta(minutes=6), CONFIG)
+    assert [a.manifest["metadata"]["name"] for a in of_type(later, Apply)] == [name]
+
+
+def unreachable() -> str:
+    report = Failed(reason=FailureReason.HUB_UNREACHABLE, message="no route", retryable=True)
+    return report.model_dump_json(by_alias=True)
 
 
 def test_build_starts() -> None:
-    subject = engine()
+    subject = looked()
     actions = plan(subject, SEEN)
     (applied,) = of_type(actions, Apply)
     assert applied.manifest["metadata"]["name"] == job_name(subject)
     status = status_of(actions)
-    assert status.build is not None
-    assert status.build.state == "Running"
+    assert [version.phase for version in status.versions] == ["Building"]
+    assert status.versions[0].tag == ENGINE_STATUS["tag"]
     assert status.model == "tiny"
     assert told(actions)[:2] == (Health.RECONCILING, reasons.BUILD_STARTING)
 
@@ -171,7 +274,7 @@ PENDING: list[tuple[str, dict[str, Any], str, str]] = [
 
 @pytest.mark.parametrize(("case", "status", "reason", "hint"), PENDING, ids=[p[0] for p in PENDING])
 def test_what_holds_a_build_up(case: str, status: dict[str, Any], reason: str, hint: str) -> None:
-    subject = engine()
+    subject = looked()
     name = job_name(subject)
     actions = plan(subject, seen_with(subject, job(name), pod("p", name, status)))
     health, found, message = told(actions)
@@ -180,11 +283,15 @@ def test_what_holds_a_build_up(case: str, status: dict[str, Any], reason: str, h
 
 
 def test_progress_is_shown_and_looked_at_again() -> None:
-    subject = engine()
+    subject = looked()
     name = job_name(subject)
     seen = replace(
-        seen_with(subject, job(name), pod("p", name, container("running"))),
-        progress={name: Progress(phase=Phase.SERIALIZE, percent=62)},
+        SEEN,
+        work=Work(
+            jobs=(job(name),),
+            pods=(pod("p", name, container("running")),),
+            progress={name: Progress(phase=Phase.SERIALIZE, percent=62)},
+        ),
     )
     actions = plan(subject, seen)
     assert status_of(actions).progress == "Serialize 62%"
@@ -192,19 +299,22 @@ def test_progress_is_shown_and_looked_at_again() -> None:
 
 
 def test_success_is_recorded() -> None:
-    subject = engine()
+    subject = looked()
     name = job_name(subject)
     ended = pod("p", name, terminated(succeeded()))
     actions = plan(subject, seen_with(subject, job(name, "Complete"), ended))
     status = status_of(actions)
     assert status.engine is not None
-    assert status.engine.model_dump(by_alias=True) == ENGINE_STATUS
+    told_of = status.engine.model_dump(mode="json", by_alias=True)
+    assert ENGINE_STATUS.items() <= told_of.items()
+    assert (status.current, status.previous) == (ENGINE_STATUS["id"], None)
+    assert [version.phase for version in status.versions] == ["Ready"]
     assert status.progress is None
     assert told(actions)[:2] == (Health.READY, reasons.ENGINE_READY)
 
 
 def test_success_counts_before_an_earlier_try() -> None:
-    subject = engine()
+    subject = looked()
     name = job_name(subject)
     first = pod("p1", name, terminated(failed(), 1, "Error"))
     second = pod("p2", name, terminated(succeeded()), creationTimestamp="2026-11-01T11:30:00Z")
@@ -217,7 +327,7 @@ ENDINGS: list[tuple[str, str, dict[str, Any] | None, str, str]] = [
     ("silent", "BackoffLimitExceeded", terminated("", 1, "Error"), "BuildFailed", "kubectl logs"),
     ("memory", "BackoffLimitExceeded", terminated("", 137, "OOMKilled"), "OutOfMemory", "limits"),
     ("deadline", "DeadlineExceeded", None, "DeadlineExceeded", "activeDeadlineSeconds = 86400"),
-    ("vanished", "BackoffLimitExceeded", None, "BuildFailed", "pitcrew.dev/rebuild"),
+    ("vanished", "BackoffLimitExceeded", None, "BuildFailed", "spec.rebuildPolicy.trigger"),
 ]
 
 
@@ -227,18 +337,18 @@ ENDINGS: list[tuple[str, str, dict[str, Any] | None, str, str]] = [
 def test_failures_stall_and_say_what_to_do(
     case: str, cause: str, status: dict[str, Any] | None, reason: str, hint: str
 ) -> None:
-    subject = engine()
+    subject = looked()
     name = job_name(subject)
     pods = [pod("p", name, status)] if status else []
     actions = plan(subject, seen_with(subject, job(name, "Failed", cause), *pods))
     health, found, message = told(actions)
     assert (health, found) == (Health.STALLED, reason), case
     assert hint in message
-    assert status_of(actions).build is not None
+    assert [version.phase for version in status_of(actions).versions] == ["Failed"]
 
 
 def test_failure_tells_how_often_it_was_tried() -> None:
-    subject = engine()
+    subject = looked()
     name = job_name(subject)
     ended = pod("p", name, terminated(failed(), 1, "Error"))
     found = job(name, "Failed", "BackoffLimitExceeded", failed=4)
@@ -251,7 +361,7 @@ def settle(subject: Engine, seen: EngineSeen) -> Engine:
 
 
 def test_recorded_failure_outlives_its_job_and_other_trouble() -> None:
-    subject = engine()
+    subject = looked()
     name = job_name(subject)
     ended = pod("p", name, terminated(failed(), 2, "Error"))
     settled = settle(subject, seen_with(subject, job(name, "Failed", "PodFailurePolicy"), ended))
@@ -263,7 +373,7 @@ def test_recorded_failure_outlives_its_job_and_other_trouble() -> None:
 
 
 def test_recorded_success_needs_neither_job_nor_source() -> None:
-    subject = engine()
+    subject = looked()
     name = job_name(subject)
     ended = pod("p", name, terminated(succeeded()))
     settled = settle(subject, seen_with(subject, job(name, "Complete"), ended))
@@ -271,30 +381,57 @@ def test_recorded_success_needs_neither_job_nor_source() -> None:
 
 
 def ready_engine(spec: dict[str, Any] | None = None, **metadata: object) -> Engine:
-    """A new spec over the status of an older, proven one."""
-    subject = engine()
+    """A spec over the status of an engine that was proven for the default one."""
+    subject = looked()
     name = job_name(subject)
     ended = pod("p", name, terminated(succeeded()))
     status = settle(subject, seen_with(subject, job(name, "Complete"), ended)).status
-    return replace(engine(spec, **metadata), status=status)
+    return replace(engine(QUIET | (spec or {}), **metadata), status=status)
+
+
+OTHER = {"key": "d" * 64, "engineId": "d" * 64, "tag": "tiny-d", "commit": "d" * 12}
+SMALL = {"shapes": {"maxBatchSize": 1}}
+
+
+def wanting_another(spec: dict[str, Any] | None = None, **metadata: object) -> Engine:
+    """The same after the look that such a spec leads to has found another engine."""
+    subject = ready_engine(spec, **metadata)
+    name = look_name(subject)
+    ended = pod("look", name, terminated(resolved(**OTHER)))
+    return settle(subject, seen_with(subject, job(name, "Complete", component="resolve"), ended))
+
+
+def other_name(subject: Engine) -> str:
+    return order(subject).job_name(answer(**OTHER))
 
 
 def test_changed_spec_builds_beside_the_engine_in_service() -> None:
-    subject = ready_engine({"shapes": {"maxBatchSize": 1}}, generation=2)
-    old = job(job_name(engine()), "Complete")
-    actions = plan(subject, replace(SEEN, jobs=(old,)))
-    assert [d.name for d in of_type(actions, Delete)] == [old.meta.name]
-    assert [a.manifest["metadata"]["name"] for a in of_type(actions, Apply)] == [job_name(subject)]
+    subject = wanting_another(SMALL, generation=2)
+    actions = plan(subject, SEEN)
+    (applied,) = of_type(actions, Apply)
+    assert applied.manifest["metadata"]["name"] == other_name(subject)
     status = status_of(actions)
     assert status.engine is not None
     assert status.engine.id == ENGINE_STATUS["id"]
+    assert [version.phase for version in status.versions] == ["Building", "Ready"]
     assert told(actions)[0] is Health.RECONCILING
     assert status.observed_generation == 2
 
 
+def test_the_next_engine_takes_over_and_the_last_one_stays() -> None:
+    subject = wanting_another(SMALL, generation=2)
+    name = other_name(subject)
+    ended = pod("p", name, terminated(succeeded(engineId="d" * 64, tag="tiny-d")))
+    status = status_of(plan(subject, seen_with(subject, job(name, "Complete"), ended)))
+    assert (status.current, status.previous) == ("d" * 64, ENGINE_STATUS["id"])
+    assert status.engine is not None
+    assert status.engine.tag == "tiny-d"
+    assert [version.phase for version in status.versions] == ["Ready", "Ready"]
+
+
 def test_failed_later_build_leaves_the_earlier_engine() -> None:
-    subject = ready_engine({"shapes": {"maxBatchSize": 1}}, generation=2)
-    name = job_name(subject)
+    subject = wanting_another(SMALL, generation=2)
+    name = other_name(subject)
     ended = pod("p", name, terminated(failed(), 2, "Error"))
     actions = plan(subject, seen_with(subject, job(name, "Failed", "PodFailurePolicy"), ended))
     status = status_of(actions)
@@ -304,29 +441,43 @@ def test_failed_later_build_leaves_the_earlier_engine() -> None:
     assert f"earlier engine {ENGINE_STATUS['tag']} stays in service" in message
 
 
-def test_rebuild_annotation_starts_another_job() -> None:
-    subject = ready_engine(annotations={"pitcrew.dev/rebuild": "now"})
-    (applied,) = of_type(plan(subject, SEEN), Apply)
-    assert applied.manifest["metadata"]["name"] != job_name(engine())
+def test_a_failure_is_tried_again_when_the_trigger_changes() -> None:
+    subject = looked()
+    found = job(job_name(subject), "Failed", "PodFailurePolicy")
+    ended = pod("p", job_name(subject), terminated(failed(), 2, "Error"))
+    stuck = settle(subject, seen_with(subject, found, ended))
+    assert not of_type(plan(stuck, SEEN), Apply)
+    asked = engine({"rebuildPolicy": {"pollSeconds": 0, "trigger": "again"}})
+    asked = replace(asked, status=stuck.status)
+    look = pod("look", look_name(asked), terminated(resolved()))
+    seen = seen_with(asked, job(look_name(asked), "Complete", component="resolve"), look)
+    asked = settle(asked, seen)
+    (gone,) = of_type(plan(asked, seen_jobs(found)), Delete)
+    assert gone.uid == found.meta.uid
+    (applied,) = of_type(plan(asked, SEEN), Apply)
+    assert applied.manifest["metadata"]["name"] == job_name(subject)
 
 
-def test_running_job_of_an_older_spec_is_deleted() -> None:
-    subject = engine({"shapes": {"maxBatchSize": 1}})
-    old = job(job_name(engine()))
-    (gone,) = of_type(plan(subject, replace(SEEN, jobs=(old,))), Delete)
+def test_running_build_of_an_older_spec_is_cancelled_at_once() -> None:
+    begun = settle(looked(), SEEN)
+    old = job(job_name(begun))
+    changed = replace(engine(QUIET | SMALL), status=begun.status)
+    actions = plan(changed, seen_jobs(old))
+    (gone,) = of_type(actions, Delete)
     assert gone == Delete(JOB, "models", old.meta.name, old.meta.uid)
+    assert not status_of(actions).versions
 
 
 def test_finished_job_is_kept_for_a_while() -> None:
     subject = ready_engine()
     found = job(job_name(subject), "Complete")
-    assert plan(subject, replace(SEEN, jobs=(found,))) == [Requeue(3540.0)]
-    late = plan_engine(subject, replace(SEEN, jobs=(found,)), NOW + timedelta(hours=2), CONFIG)
+    assert plan(subject, seen_jobs(found)) == [Requeue(3540.0)]
+    late = plan_engine(subject, seen_jobs(found), NOW + timedelta(hours=2), CONFIG)
     assert [type(action) for action in late] == [Delete]
 
 
 def test_lost_report_asks_the_store_again() -> None:
-    subject = engine()
+    subject = looked()
     found = job(job_name(subject), "Complete")
     actions = plan(subject, seen_with(subject, found))
     assert of_type(actions, Delete)
@@ -334,7 +485,7 @@ def test_lost_report_asks_the_store_again() -> None:
 
 
 def test_report_that_lags_behind_its_job_is_awaited() -> None:
-    subject = engine()
+    subject = looked()
     name = job_name(subject)
     going = pod("p", name, container("running"))
     actions = plan(subject, seen_with(subject, job(name, "Complete"), going))
@@ -345,7 +496,7 @@ def test_report_that_lags_behind_its_job_is_awaited() -> None:
 
 @pytest.mark.parametrize("path", ["/etc", "../up", "a/../b", "a//b", ".staging/x", ""])
 def test_path_out_of_the_store_is_not_believed(path: str) -> None:
-    subject = engine()
+    subject = looked()
     name = job_name(subject)
     ended = pod("p", name, terminated(succeeded(path=path)))
     actions = plan(subject, seen_with(subject, job(name, "Complete"), ended))
@@ -365,16 +516,16 @@ def test_nothing_is_done_for_an_engine_on_its_way_out() -> None:
 
 
 def test_job_on_its_way_out_is_awaited() -> None:
-    subject = engine()
+    subject = looked()
     going = job(job_name(subject))
     going = replace(going, meta=replace(going.meta, deleting=True))
-    actions = plan(subject, replace(SEEN, jobs=(going,)))
+    actions = plan(subject, seen_jobs(going))
     assert not of_type(actions, Apply)
     assert told(actions)[1] == reasons.WAITING_FOR_DELETION
 
 
 def test_second_plan_over_the_written_status_is_empty() -> None:
-    subject = engine()
+    subject = looked()
     name = job_name(subject)
     waiting = pod("p", name, container("waiting", reason="ImagePullBackOff", message="no"))
     seen = seen_with(subject, job(name), waiting)
@@ -382,17 +533,17 @@ def test_second_plan_over_the_written_status_is_empty() -> None:
 
 
 def test_event_and_transition_time_only_on_a_transition() -> None:
-    subject = engine()
-    first = settle(subject, replace(SEEN, source=None))
+    subject = looked()
+    first = settle(subject, replace(SEEN, store=None))
     again = replace(first, meta=replace(first.meta, generation=2))
-    actions = plan_engine(again, replace(SEEN, source=None), NOW + timedelta(hours=1), CONFIG)
+    actions = plan_engine(again, replace(SEEN, store=None), NOW + timedelta(hours=1), CONFIG)
     assert not of_type(actions, Emit)
     times = {c.last_transition_time for c in status_of(actions).conditions}
     assert times == {"2026-11-01T12:00:00Z"}
 
 
 def test_report_of_a_pod_is_believed_before_its_job_notices() -> None:
-    subject = engine()
+    subject = looked()
     name = job_name(subject)
     ended = pod("p", name, terminated(succeeded()))
     actions = plan(subject, seen_with(subject, job(name), ended))

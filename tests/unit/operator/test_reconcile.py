@@ -23,6 +23,7 @@ from tests.unit.operator.factories import (
     NOW,
     deployment_raw,
     engine_raw,
+    resolved,
 )
 
 ENGINE_KEY = Key(ENGINE, NAMESPACE, "tiny")
@@ -63,6 +64,16 @@ class Bench:
         for kind in WATCHED:
             self.store.replace(kind, *await self.cluster.list_all(kind, None), None)
         return await self.reconciler.reconcile(key)
+
+    async def begin_build(self) -> None:
+        """The first passes: a look at the sources, its answer, the build's Job."""
+        await self.reconcile(ENGINE_KEY)
+        (look,) = self.cluster.jobs("resolve")
+        self.cluster.start_pod(look)
+        self.cluster.end_pod(self.cluster.pods_of(look)[0], resolved(), 0)
+        self.cluster.end_job(look, "Complete")
+        await self.reconcile(ENGINE_KEY)
+        await self.reconcile(ENGINE_KEY)
 
     def ready(self, key: Key) -> tuple[str, str, str]:
         """Type of the true condition, its reason, and the message of Ready."""
@@ -132,7 +143,7 @@ async def test_spec_that_slipped_through_admission_is_told(spec: dict[str, Any],
     health, reason, message = bench.ready(ENGINE_KEY)
     assert (health, reason) == ("Stalled", reasons.INVALID_SPEC)
     assert hint in message
-    assert not bench.cluster.jobs()
+    assert not bench.cluster.jobs("resolve")
     writes = bench.cluster.writes
     await bench.reconcile(ENGINE_KEY)
     assert bench.cluster.writes == writes
@@ -142,7 +153,7 @@ async def test_unreadable_status_is_written_anew() -> None:
     bench = Bench(SimulatedCluster())
     bench.cluster.create(ENGINE, engine_raw(status={"conditions": "none", "engine": 3}))
     await bench.reconcile(ENGINE_KEY)
-    assert bench.ready(ENGINE_KEY)[1] == reasons.BUILD_STARTING
+    assert bench.ready(ENGINE_KEY)[1] == reasons.RESOLVING
 
 
 async def test_deployment_hears_of_its_engine_at_once() -> None:
@@ -165,7 +176,7 @@ async def test_log_of_a_build_is_read_once_an_interval() -> None:
     cluster = SimulatedCluster()
     bench = Bench(cluster)
     cluster.create(ENGINE, engine_raw())
-    await bench.reconcile(ENGINE_KEY)
+    await bench.begin_build()
     cluster.start_pod(cluster.jobs()[0])
     pod = cluster.pods_of(cluster.jobs()[0])[0]["metadata"]["name"]
     line = '{"kind":"progress","phase":"Graph","percent":%d}\n'
@@ -183,7 +194,7 @@ async def test_pods_of_a_job_that_ended_unseen_are_read_live() -> None:
     cluster = SimulatedCluster()
     bench = Bench(cluster)
     cluster.create(ENGINE, engine_raw())
-    await bench.reconcile(ENGINE_KEY)
+    await bench.begin_build()
     job = cluster.jobs()[0]
     cluster.start_pod(job)
     cluster.end_pod(cluster.pods_of(job)[0], "", 1)
@@ -203,7 +214,7 @@ async def test_an_event_that_cannot_be_recorded_harms_nothing() -> None:
     bench = Bench(Silent())
     bench.cluster.create(ENGINE, engine_raw())
     await bench.reconcile(ENGINE_KEY)
-    assert bench.ready(ENGINE_KEY)[1] == reasons.BUILD_STARTING
+    assert bench.ready(ENGINE_KEY)[1] == reasons.RESOLVING
 
 
 def test_repeated_event_has_the_same_name() -> None:

@@ -11,6 +11,7 @@ from pitcrew_operator.kinds import (
     DEPLOYMENT,
     ENGINE,
     JOB,
+    NODE,
     POD,
     SERVICE,
     WATCHED,
@@ -18,9 +19,10 @@ from pitcrew_operator.kinds import (
     Raw,
     kind_of,
 )
-from pitcrew_operator.manifests.names import DEPLOYMENT_LABEL, ENGINE_LABEL
+from pitcrew_operator.manifests.names import DEPLOYMENT_LABEL
 from pitcrew_operator.reconcile import Key
 from pitcrew_operator.store import Store
+from pitcrew_operator.views import JOB_NAME_LABEL
 from tests.unit.operator.factories import CONFIG, NAMESPACE, deployment_raw, engine_raw, meta
 
 
@@ -96,11 +98,31 @@ def test_listing_of_one_namespace_leaves_the_others(heard: Heard) -> None:
     assert heard.store.count(JOB) == 1
 
 
+def owned(raw: Raw, *engines: str) -> Raw:
+    """A Job that belongs to these LLMEngines."""
+    owners = [{"kind": "LLMEngine", "name": name, "uid": f"uid-{name}"} for name in engines]
+    return {**raw, "metadata": {**raw["metadata"], "ownerReferences": owners}}
+
+
+def node(version: int, **labels: str) -> Raw:
+    metadata = {"name": "n", "uid": "n", "resourceVersion": str(version), "labels": labels}
+    return {"metadata": metadata, "spec": {}, "status": {"heartbeat": version}}
+
+
+def test_a_node_that_only_reports_is_no_news(heard: Heard) -> None:
+    heard.store.put(NODE, node(1, driver="575"))
+    heard.store.put(NODE, node(2, driver="575"))
+    assert heard.names == ["n"]
+    heard.store.put(NODE, node(3, driver="580"))
+    assert heard.names == ["n", "n"]
+
+
 def test_references_follow_changes(heard: Heard) -> None:
-    heard.store.put(JOB, job("a", 1, "u", **{ENGINE_LABEL: "one"}))
-    heard.store.put(JOB, job("a", 2, "u", **{ENGINE_LABEL: "two"}))
+    heard.store.put(JOB, owned(job("a", 1, "u"), "one"))
+    heard.store.put(JOB, owned(job("a", 2, "u"), "two", "three"))
     assert heard.store.refer(JOB, NAMESPACE, "engine=one") == []
     assert len(heard.store.refer(JOB, NAMESPACE, "engine=two")) == 1
+    assert len(heard.store.refer(JOB, NAMESPACE, "engine=three")) == 1
     heard.store.remove(JOB, job("a", 3))
     assert heard.store.refer(JOB, NAMESPACE, "engine=two") == []
 
@@ -119,22 +141,30 @@ def filled() -> Store:
     store = Store(lambda kind, raw: None)
     store.put(ENGINE, engine_raw())
     store.put(ENGINE, engine_raw({"store": {"claimName": "mine"}}, name="other", uid="o"))
+    store.put(ENGINE, engine_raw({**HUB, "target": "tensorrt"}, name="plan", uid="p"))
+    store.put(JOB, owned(job("tiny-build"), "tiny"))
     store.put(DEPLOYMENT, deployment_raw())
     return store
 
 
+HUB = {"model": {"huggingFace": {"repo": "a/b"}}}
+
+
 TINY, OTHER = Key(ENGINE, NAMESPACE, "tiny"), Key(ENGINE, NAMESPACE, "other")
-CHAT = Key(DEPLOYMENT, NAMESPACE, "chat")
+PLAN, CHAT = Key(ENGINE, NAMESPACE, "plan"), Key(DEPLOYMENT, NAMESPACE, "chat")
 
 CONCERNED: list[tuple[Kind, Raw, set[Key]]] = [
     (ENGINE, engine_raw(), {TINY, CHAT}),
     (DEPLOYMENT, deployment_raw(), {CHAT}),
-    (JOB, job("j", **{ENGINE_LABEL: "tiny"}), {TINY}),
+    (JOB, owned(job("j"), "tiny", "other"), {TINY, OTHER}),
+    (POD, job("b", **{JOB_NAME_LABEL: "tiny-build"}), {TINY}),
+    (POD, job("b", **{JOB_NAME_LABEL: "somebody-elses"}), set()),
+    (NODE, node(1), {PLAN}),
     (SERVICE, job("s", **{DEPLOYMENT_LABEL: "chat"}), {CHAT}),
     (POD, job("p"), set()),
     (CLAIM, {"metadata": meta("checkpoints")}, {TINY, OTHER}),
     (CLAIM, {"metadata": meta("mine")}, {OTHER}),
-    (CLAIM, {"metadata": meta(CONFIG.store_claim)}, {TINY}),
+    (CLAIM, {"metadata": meta(CONFIG.store_claim)}, {TINY, PLAN}),
     (CLAIM, {"metadata": meta("unrelated")}, set()),
 ]
 
@@ -147,7 +177,7 @@ def test_a_change_concerns(kind: Kind, raw: Raw, keys: set[Key]) -> None:
 def test_default_store_has_the_configured_name() -> None:
     config = Config(builder_image="b", runtime_image="r", store_claim="shelf")
     keys = set(concerned(CLAIM, {"metadata": meta("shelf")}, filled(), config))
-    assert keys == {TINY}
+    assert keys == {TINY, PLAN}
 
 
 @pytest.mark.parametrize("kind", WATCHED, ids=lambda kind: kind.kind)

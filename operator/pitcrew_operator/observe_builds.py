@@ -1,0 +1,173 @@
+"""What the cluster holds for the builds of one engine: Jobs, their pods and logs, nodes, and others'
+claims to the same engines.
+"""
+
+from collections.abc import Iterator
+
+from pitcrew_builder.report import Progress
+from pitcrew_operator.api.version import Answer, Phase
+from pitcrew_operator.cluster import Cluster
+from pitcrew_operator.gpus import GpuNode, GpuPool, choose_pool, gpu_node
+from pitcrew_operator.kinds import DEPLOYMENT, ENGINE, JOB, NODE, POD, Raw
+from pitcrew_operator.logtails import LogTails
+from pitcrew_operator.manifests import store as stores
+from pitcrew_operator.manifests.builder_job import BUILD, COLLECT
+from pitcrew_operator.manifests.names import store_label
+from pitcrew_operator.order import Order
+from pitcrew_operator.plan.book import Book
+from pitcrew_operator.plan.building import Turn
+from pitcrew_operator.plan.course import Work
+from pitcrew_operator.plan.retention import Uses
+from pitcrew_operator.store import Store
+from pitcrew_operator.turns import ahead_of
+from pitcrew_operator.views import JOB_NAME_LABEL, Engine, Job, Pod, job_of, pod_of
+
+
+async def see_work(
+    engine: Engine, order: Order | None, store: Store, cluster: Cluster, tails: LogTails
+) -> Work:
+    """The Jobs that it owns and the one that it wants, with their pods and progress."""
+    namespace, name = engine.meta.namespace, engine.meta.name
+    found = [job_of(raw) for raw in store.refer(JOB, namespace, f"engine={name}")]
+    jobs = [job for job in found if job.meta.is_owned_by(engine.meta.uid)]
+    wanted = await _wanted(order, jobs, store, cluster) if order is not None else None
+    if wanted is not None:
+        jobs.append(wanted)
+    pods = await _pods(namespace, jobs, store, cluster)
+    return Work(tuple(jobs), pods, await _progress(jobs, pods, tails), _turn(order, jobs, store))
+
+
+async def _wanted(order: Order, jobs: list[Job], store: Store, cluster: Cluster) -> Job | None:
+    """The build Job that other engines made, or one that the watches have not told of yet."""
+    answer = _answer(order)
+    if answer is None:
+        return None
+    name, namespace = order.job_name(answer), order.engine.meta.namespace
+    if any(job.meta.name == name for job in jobs):
+        return None
+    raw = store.get(JOB, namespace, name)
+    version = Book.of(order.engine.status).find(order.key(answer))
+    if raw is None and (version is None or version.phase is Phase.BUILDING):
+        raw = await cluster.get(JOB, namespace, name)
+    return job_of(raw) if raw is not None else None
+
+
+def _answer(order: Order) -> Answer | None:
+    """The recorded answer, where it is one to what is asked now."""
+    resolution = order.engine.status.resolution
+    try:
+        is_current = resolution is not None and resolution.inputs == order.inputs
+    except ValueError:  # a layout that cannot be
+        return None
+    return resolution.answer if resolution is not None and is_current else None
+
+
+async def _pods(namespace: str, jobs: list[Job], store: Store, cluster: Cluster) -> tuple[Pod, ...]:
+    """The pods of the Jobs; live for a Job that ended unseen."""
+    pods: list[Pod] = []
+    for job in jobs:
+        known = [pod_of(raw) for raw in store.refer(POD, namespace, f"job={job.meta.name}")]
+        if job.finished_at and not any(pod.termination for pod in known):
+            selector = f"{JOB_NAME_LABEL}={job.meta.name}"
+            known = [pod_of(raw) for raw in await cluster.select(POD, namespace, selector)]
+        pods += known
+    return tuple(pods)
+
+
+async def _progress(jobs: list[Job], pods: tuple[Pod, ...], tails: LogTails) -> dict[str, Progress]:
+    """Newest progress of each build that has a running pod."""
+    going = {
+        job.meta.name
+        for job in jobs
+        if job.component == BUILD and not (job.finished_at or job.meta.deleting)
+    }
+    found: dict[str, Progress] = {}
+    for pod in pods:
+        if pod.running and pod.job_name in going:
+            progress = await tails.progress(pod)
+            if progress is not None:
+                found[pod.job_name] = progress
+    return found
+
+
+def _turn(order: Order | None, jobs: list[Job], store: Store) -> Turn:
+    if order is None:
+        return Turn()
+    queued = next((job for job in jobs if job.component == BUILD and job.suspended), None)
+    removals = _of_store(order.engine.meta.namespace, order.store.name, COLLECT, store)
+    return Turn(
+        ahead=ahead_of(store, queued) if queued else 0,
+        limit=order.config.max_parallel_builds,
+        collecting=next((job.meta.name for job in removals if not job.ended), None),
+    )
+
+
+def _of_store(namespace: str, claim: str, component: str, store: Store) -> Iterator[Job]:
+    """The Jobs of that kind that work on one engine store."""
+    label = f"store={store_label(claim)}"
+    jobs = (job_of(raw) for raw in store.refer(JOB, namespace, label))
+    return (job for job in jobs if job.component == component)
+
+
+def see_pool(engine: Engine, store: Store) -> GpuPool | None:
+    """The GPUs that a plan is for; as they were, while no node has any."""
+    if engine.spec.tensorrt is None:
+        return None
+    capability = engine.spec.tensorrt.compute_capability.value
+    recorded = engine.status.resolution.pool if engine.status.resolution else None
+    remembered = GpuPool.of(recorded) if recorded else None
+    nodes = (node for raw in store.all(NODE) if (node := _node(raw)))
+    product = remembered.product if remembered else None
+    chosen = choose_pool(nodes, capability, engine.spec.build.node_selector, product)
+    if chosen is None and remembered is not None and remembered.capability == capability:
+        return remembered
+    return chosen
+
+
+def _node(raw: Raw) -> GpuNode | None:
+    labels = raw["metadata"].get("labels") or {}
+    return gpu_node(labels, schedulable=not (raw.get("spec") or {}).get("unschedulable"))
+
+
+def see_uses(engine: Engine, store: Store, place: stores.Store) -> Uses:
+    """Who else needs engines of the same store."""
+    namespace, name = engine.meta.namespace, engine.meta.name
+    ids = [version.id for version in engine.status.versions if version.id]
+    named = _named(store.refer(DEPLOYMENT, namespace, f"engine={name}"))
+    builds = _of_store(namespace, place.name, BUILD, store)
+    # A bucket may be that of several namespaces.
+    everywhere = isinstance(place, stores.Bucket)
+    others = (
+        raw for raw in store.all(ENGINE) if everywhere or raw["metadata"]["namespace"] == namespace
+    )
+    return Uses(
+        deployments=frozenset(id_ for id_ in ids if any(id_.startswith(each) for each in named)),
+        engines=frozenset(
+            id_
+            for raw in others
+            if raw["metadata"].get("uid") != engine.meta.uid
+            for id_ in _ids(raw)
+        ),
+        is_building=any(not job.ended for job in builds),
+    )
+
+
+def _named(deployments: list[Raw]) -> set[str]:
+    """Ids, or their first digits, that deployments serve or ask for."""
+    found = set()
+    for raw in deployments:
+        served = (raw.get("status") or {}).get("engine") or {}
+        asked = (raw.get("spec") or {}).get("engineRef") or {}
+        found |= {served.get("id"), asked.get("version")}
+    return {each for each in found if isinstance(each, str) and each}
+
+
+def _ids(raw: Raw) -> Iterator[str]:
+    """Ids of the engines that an LLMEngine has or is about to have."""
+    status = raw.get("status") or {}
+    for version in status.get("versions") or ():
+        if version.get("id") and version.get("phase") != Phase.RETIRED:
+            yield version["id"]
+    answer = (status.get("resolution") or {}).get("answer") or {}
+    if answer.get("engineId"):
+        yield answer["engineId"]
