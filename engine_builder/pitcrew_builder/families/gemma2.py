@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from pydantic import Field
 
+from pitcrew_builder.blocks.attention import Attention
 from pitcrew_builder.blocks.causal_lm import Decoder, Frame
 from pitcrew_builder.blocks.decoder_layer import SANDWICH, DecoderLayer
 from pitcrew_builder.blocks.mlp import GatedMlp
@@ -52,14 +53,7 @@ class Gemma2Config(GemmaConfig):
 
 def draw(config: Gemma2Config, shapes: ResolvedShapes) -> Decoder:
     """The network of a Gemma 2."""
-    require(config, "use_bidirectional_attention", bool(config.use_bidirectional_attention), False)
-    plain = replace(
-        attention(config),
-        qkv_bias=config.attention_bias,
-        output_bias=config.attention_bias,
-        scale=config.score_scale,
-        softcap=config.attn_logit_softcapping,
-    )
+    plain = replace(gemma_attention(config), softcap=config.attn_logit_softcapping)
     layers = [
         DecoderLayer(
             replace(plain, window=window), gemma_mlp(config), Norm(config.rms_norm_eps), SANDWICH
@@ -67,6 +61,17 @@ def draw(config: Gemma2Config, shapes: ResolvedShapes) -> Decoder:
         for window in config.windows
     ]
     return decoder(gemma_frame(config, frame(config, shapes, config.windows)), layers)
+
+
+def gemma_attention(config: GemmaConfig) -> Attention:
+    """Causal attention whose scores have a scale of their own. Refuses the other kind."""
+    require(config, "use_bidirectional_attention", bool(config.use_bidirectional_attention), False)
+    return replace(
+        attention(config),
+        qkv_bias=config.attention_bias,
+        output_bias=config.attention_bias,
+        scale=config.score_scale,
+    )
 
 
 def gemma_mlp(config: GemmaConfig) -> GatedMlp:

@@ -13,9 +13,8 @@ from pitcrew_builder.blocks.decoder_layer import SANDWICH, DecoderLayer
 from pitcrew_builder.blocks.norm import Norm
 from pitcrew_builder.blocks.step import LOCAL, MAIN
 from pitcrew_builder.checkpoint.rope import RopeParameters, completed
-from pitcrew_builder.families.family import Family, attention, decoder, frame
-from pitcrew_builder.families.gemma2 import GemmaConfig, gemma_frame, gemma_mlp
-from pitcrew_builder.families.refusal import require
+from pitcrew_builder.families.family import Family, decoder, frame
+from pitcrew_builder.families.gemma2 import GemmaConfig, gemma_attention, gemma_frame, gemma_mlp
 from pitcrew_builder.families.rotation import rope_of
 from pitcrew_builder.families.windows import FULL, SLIDING, windows_of
 from pitcrew_builder.manifest import ResolvedShapes
@@ -54,14 +53,7 @@ class Gemma3Config(GemmaConfig):
 
 def draw(config: Gemma3Config, shapes: ResolvedShapes) -> Decoder:
     """The network of a Gemma 3."""
-    require(config, "use_bidirectional_attention", bool(config.use_bidirectional_attention), False)
-    plain = replace(
-        attention(config),
-        qkv_bias=config.attention_bias,
-        output_bias=config.attention_bias,
-        head_norm_epsilon=config.rms_norm_eps,
-        scale=config.score_scale,
-    )
+    plain = replace(gemma_attention(config), head_norm_epsilon=config.rms_norm_eps)
     layers = [
         DecoderLayer(
             replace(plain, window=window, rope=LOCAL if window else MAIN),
