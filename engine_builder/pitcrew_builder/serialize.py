@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from threading import Event, Lock
-from types import TracebackType
 from typing import Self
 
 from pitcrew_builder.checkpoint.reader import WeightReader
@@ -152,12 +151,7 @@ class _Output:
         self._unsynced = 0
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         # Only then: a descriptor that is closed may soon be another file's.
         self._disk.shutdown()
         self._file.close()

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from io import FileIO
-from types import TracebackType
 from typing import Any, Self, TypeAlias
 
 import numpy as np
@@ -42,12 +41,7 @@ class WeightReader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._close()
 
     def chunks(self, tensor: TensorInfo) -> Iterator[Floats]:

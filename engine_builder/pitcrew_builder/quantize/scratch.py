@@ -4,7 +4,6 @@ Memory holds one matrix at a time; the graph's recipes then point here as they p
 """
 
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy.typing as npt
@@ -32,12 +31,7 @@ class Scratch:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stream.close()
 
     def floats(self, name: str, array: npt.NDArray[Any]) -> Weight:
