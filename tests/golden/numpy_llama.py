@@ -3,6 +3,7 @@
 The references of transformers cover a few configurations; this one covers their combinations.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,14 @@ Doubles = npt.NDArray[np.float64]
 class NumpyLlama:
     """Computes logits from a config and tensors named as in a checkpoint."""
 
-    def __init__(self, config: dict[str, Any], tensors: dict[str, npt.NDArray[Any]]) -> None:
+    def __init__(
+        self,
+        config: dict[str, Any],
+        tensors: dict[str, npt.NDArray[Any]],
+        cached: Callable[[str, Doubles], Doubles] = lambda name, x: x,
+    ) -> None:
+        """`cached` sees keys and values [tokens, kv_heads, D] and says what is attended to."""
+        self.cached = cached
         self.config = config
         self.tensors = {name: value.astype(np.float64) for name, value in tensors.items()}
         self.heads: int = config["num_attention_heads"]
@@ -38,6 +46,7 @@ class NumpyLlama:
         queries = self._rotate(self._heads(x, f"{prefix}.q_proj", self.heads))
         keys = self._rotate(self._heads(x, f"{prefix}.k_proj", self.kv_heads))
         values = self._heads(x, f"{prefix}.v_proj", self.kv_heads)
+        keys, values = self.cached(f"{prefix}.k", keys), self.cached(f"{prefix}.v", values)
         mixed = np.empty((count, self.heads, self.head_dim))
         for head in range(self.heads):
             shared = head * self.kv_heads // self.heads

@@ -18,6 +18,7 @@ from tests.golden.split import Session, SplitSession
 from tests.golden.stacks import Stacks, part_of, stack
 
 Floats = npt.NDArray[np.float32]
+Pool = npt.NDArray[np.float32] | npt.NDArray[np.int8]
 
 
 class ReferenceEngine:
@@ -62,8 +63,9 @@ class Batch:
         blocks = -(-capacity // engine.page)
         shape = (rows * blocks + 3, engine.page, model["kvHeads"], model["headDim"])
         self._tables = rng.permutation(shape[0])[: rows * blocks].reshape(rows, blocks)
+        narrow = engine.manifest["ranks"][0]["kvDtype"] != "float32"
         self._pools = {
-            f"{kind}_pool.{layer}": 5 * rng.standard_normal(shape, dtype=np.float32)
+            f"{kind}_pool.{layer}": _noise(rng, shape, narrow=narrow)
             for kind in ("key", "value")
             for layer in range(model["layers"])
         }
@@ -138,5 +140,12 @@ class Batch:
         pages, offsets = self._tables[row][slots // self._engine.page], slots % self._engine.page
         for name, pool in self._pools.items():
             kind, layer = name.split("_pool.")
-            pool[pages, offsets] = outputs[f"new_{kind}s.{layer}"][row, :count]
+            pool[pages, offsets] = outputs[f"new_{kind}s.{layer}"].view(pool.dtype)[row, :count]
         self._lengths[row] += count
+
+
+def _noise(rng: np.random.Generator, shape: tuple[int, ...], *, narrow: bool) -> Pool:
+    """Large numbers, or any bytes."""
+    if narrow:
+        return rng.integers(-128, 128, shape, dtype=np.int8)
+    return 5 * rng.standard_normal(shape, dtype=np.float32)
