@@ -112,8 +112,14 @@ def test_pull_brings_a_whole_engine_once(scene: Scene, tmp_path: Path) -> None:
     code, _, told = scene.tool("pull", scene.ids[1], "--to", str(target))
     assert code == 2
     assert "name a directory that does not exist" in told
+    # What was this engine is mended; what is none, nobody touches.
     (target / "rank0" / "model.onnx").write_bytes(b"?")
-    assert "no sound engine" in scene.tool("pull", scene.ids[0], "--to", str(target))[2]
+    assert scene.tool("pull", scene.ids[0], "--to", str(target))[0] == 0
+    assert open_engine(target).engine_id == scene.ids[0]
+    assert [item.name for item in target.parent.iterdir()] == ["engine"]
+    (target / MANIFEST_NAME).unlink()
+    assert "is no engine" in scene.tool("pull", scene.ids[0], "--to", str(target))[2]
+    assert (target / "rank0" / "model.onnx").exists()
 
 
 def test_pull_removes_what_a_killed_pull_left(scene: Scene, tmp_path: Path) -> None:
