@@ -94,7 +94,9 @@ def _diff(parser: argparse.ArgumentParser) -> None:
 
 def _pull(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("engine", metavar="ENGINE", help=_ENGINE)
-    parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="a new directory, or a copy of it")
+    parser.add_argument(
+        "--to", type=Path, required=True, metavar="DIR", help="a new directory, or a copy of it"
+    )
 
 
 def _gc(parser: argparse.ArgumentParser) -> None:
