@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from pitcrew_operator.config import PREFIX, Config
-from pitcrew_operator.kinds import EVENT, JOB, OWNERS, POD, WATCHED, Kind
+from pitcrew_operator.kinds import EVENT, JOB, NODE, OWNERS, POD, WATCHED, Kind
 
 CHART = Path(__file__).resolve().parents[3] / "helm" / "pitcrew"
 
@@ -112,8 +112,11 @@ def verbs(rules: list[dict[str, Any]], kind: Kind, sub: str = "") -> set[str]:
 
 @needs_helm
 def test_role_allows_what_the_operator_does_and_no_more() -> None:
-    (role,) = of_kind(render(), "ClusterRole")
-    rules = role["rules"]
+    roles = of_kind(render(), "ClusterRole")
+    assert [role["metadata"]["name"] for role in roles] == ["pitcrew", "pitcrew-nodes"]
+    assert verbs(roles[1]["rules"], NODE) == {"get", "list", "watch"}
+    assert len(roles[1]["rules"]) == 1
+    rules = roles[0]["rules"]
     for kind in WATCHED:
         assert verbs(rules, kind) >= {"get", "list", "watch"}, kind
     for kind in OWNERS:
@@ -131,11 +134,22 @@ def test_role_allows_what_the_operator_does_and_no_more() -> None:
 @needs_helm
 def test_listed_namespaces_get_roles_and_no_cluster_role() -> None:
     objects = render("--set", "watchNamespaces={a,b}")
-    assert not of_kind(objects, "ClusterRole")
+    (nodes,) = of_kind(objects, "ClusterRole")
+    assert [rule["resources"] for rule in nodes["rules"]] == [["nodes"]]
     assert [role["metadata"]["namespace"] for role in of_kind(objects, "Role")] == ["a", "b"]
     (deployment,) = of_kind(objects, "Deployment")
     arguments = deployment["spec"]["template"]["spec"]["containers"][0]["args"]
     assert arguments == ["run", "--namespace=a", "--namespace=b"]
+
+
+@needs_helm
+def test_without_a_look_at_nodes_nothing_outside_the_namespaces_is_allowed() -> None:
+    objects = render("--set", "watchNamespaces={a}", "--set", "operator.watchNodes=false")
+    assert not of_kind(objects, "ClusterRole")
+    assert not of_kind(objects, "ClusterRoleBinding")
+    (deployment,) = of_kind(objects, "Deployment")
+    environment = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
+    assert {"name": "PITCREW_WATCH_NODES", "value": "false"} in environment
 
 
 @needs_helm
