@@ -1,0 +1,290 @@
+"""A server under twice the load that it can take, with clients that leave: what is lost or leaked?
+
+Serves an engine as a process, measures how many requests it completes per second, and then sends
+twice as many at random times, some with a common beginning, some for several choices. A third of the
+clients leave at a random moment. Bars: every answer is 200 or 429, every stream that is read to its
+end has one, every accepted request ends exactly once, no page stays in use, and the resident memory
+at the end is within 5 % of what it was when a fifth of the time was over.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+from rich.console import Console
+from rich.table import Table
+
+from pitcrew_runtime.top.scrape import Scrape, parse
+
+ROOT = Path(__file__).parents[1]
+CHECKPOINT = ROOT / "samples/models/tiny-kjv"
+OPTIONS = ("--max-waiting", "16", "--max-batch-size", "16", "--kv-memory", "3Mi")
+"""So little that requests are refused and sequences preempted."""
+CLIENTS = 32
+"""That measure the capacity: each sends its next request when it has the answer to the last."""
+CALIBRATION_SECONDS = 10.0
+OVERLOAD = 2.0
+LEAVING = 1 / 3
+WARM = 1 / 5
+GROWTH_TOLERATED = 0.05
+BEGINNINGS = (
+    "In the beginning God created the heaven and the earth.",
+    "And it came to pass, when men began to multiply on the face of the earth,",
+    "",
+)
+
+
+@dataclass
+class Tally:
+    """What the clients saw."""
+
+    statuses: Counter[int] = field(default_factory=Counter)
+    choices: int = 0
+    """Sequences that were accepted."""
+    whole: int = 0
+    left: int = 0
+    cut: list[str] = field(default_factory=list)
+    """Streams that ended without an end, and other surprises."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Resident bytes of the server after so many seconds."""
+
+    at: float
+    resident: int
+
+
+def main() -> int:
+    """Soak and print; 1 where a bar is missed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--engine", type=Path, help="default: one of tiny-kjv, built for this")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("options", nargs="*", help="more options for pitcrew-serve, after --")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as work:
+        engine = arguments.engine or build(Path(work))
+        with serving(engine, Path(work, "log"), arguments.options) as (process, url):
+            rng = random.Random(arguments.seed)
+            return asyncio.run(soak(process.pid, url, arguments.minutes * 60, rng))
+
+
+def build(work: Path) -> Path:
+    """An engine of the sample model."""
+    command = [sys.executable, "-m", "pitcrew_builder.cli", "build", "--progress", "none"]
+    command += ["--model", str(CHECKPOINT), "--store", str(work / "store")]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    (manifest,) = (work / "store").glob("*/*/*/*/manifest.json")
+    return manifest.parent
+
+
+@contextlib.contextmanager
+def serving(
+    engine: Path, log: Path, more: list[str]
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A server that is ready, and its address."""
+    command = [sys.executable, "-m", "pitcrew_runtime.cli", "--engine", str(engine)]
+    command += ["--port", "0", "--served-model-name", "soak", *OPTIONS, *more]
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output)
+    try:
+        while (port := re.search(rb"Listening on \S+ port (\d+)", log.read_bytes())) is None:
+            check_alive(process, log)
+        url = f"http://127.0.0.1:{int(port[1])}"
+        while not is_ready(url):
+            check_alive(process, log)
+        yield process, url
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def check_alive(process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait a moment; raises `SystemExit` where the server has ended."""
+    if process.poll() is not None:
+        raise SystemExit(f"the server ended with {process.returncode}:\n{log.read_text()}")
+    time.sleep(0.05)
+
+
+def is_ready(url: str) -> bool:
+    """Whether the server would take a request."""
+    with contextlib.suppress(httpx.TransportError):
+        return httpx.get(f"{url}/health/ready").status_code == 200
+    return False
+
+
+async def soak(pid: int, url: str, seconds: float, rng: random.Random) -> int:
+    """The whole experiment."""
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
+    async with httpx.AsyncClient(base_url=url, limits=limits, timeout=120.0) as client:
+        capacity = await measure_capacity(client, rng)
+        before = await scrape(client)
+        tally, memory = Tally(), [Memory(0.0, resident(pid))]
+        watching = asyncio.create_task(watch(pid, memory))
+        await overload(client, tally, capacity * OVERLOAD, seconds, rng)
+        after = await settled(client)
+        watching.cancel()
+    return show(capacity, seconds, tally, memory, before, after)
+
+
+async def measure_capacity(client: httpx.AsyncClient, rng: random.Random) -> float:
+    """Requests per second that are completed when nobody leaves."""
+    tally, start = Tally(), time.monotonic()
+
+    async def one_after_another() -> None:
+        while time.monotonic() - start < CALIBRATION_SECONDS:
+            await ask(client, tally, body(rng), None)
+
+    await asyncio.gather(*(one_after_another() for _ in range(CLIENTS)))
+    return tally.whole / (time.monotonic() - start)
+
+
+async def overload(
+    client: httpx.AsyncClient, tally: Tally, rate: float, seconds: float, rng: random.Random
+) -> None:
+    """Requests at random times, so many a second."""
+    start, due = time.monotonic(), 0.0
+    async with asyncio.TaskGroup() as group:
+        while (due := due + rng.expovariate(rate)) < seconds:
+            await asyncio.sleep(max(0.0, start + due - time.monotonic()))
+            patience = rng.uniform(0.0, 2.0) if rng.random() < LEAVING else None
+            group.create_task(ask(client, tally, body(rng), patience))
+
+
+def body(rng: random.Random) -> dict[str, object]:
+    """A request."""
+    return {
+        "model": "soak",
+        "prompt": f"{rng.choice(BEGINNINGS)} {rng.randrange(1000)} ",
+        "max_tokens": rng.randint(4, 64),
+        "n": rng.choice((1, 1, 1, 2)),
+        "temperature": rng.choice((0.0, 0.8)),
+        "ignore_eos": True,
+        "stream": True,
+    }
+
+
+async def ask(
+    client: httpx.AsyncClient, tally: Tally, asked: dict[str, object], patience: float | None
+) -> None:
+    """One client, who leaves after `patience` seconds if that is not None."""
+    try:
+        async with asyncio.timeout(patience):
+            await read(client, tally, asked)
+    except TimeoutError:
+        tally.left += 1
+    except httpx.HTTPError as error:
+        tally.cut.append(f"{type(error).__name__}: {error}")
+
+
+async def read(client: httpx.AsyncClient, tally: Tally, asked: dict[str, object]) -> None:
+    """One stream, to its end."""
+    async with client.stream("POST", "/v1/completions", json=asked) as answer:
+        tally.statuses[answer.status_code] += 1
+        if answer.status_code != 200:
+            await answer.aread()
+            return
+        tally.choices += int(str(asked["n"]))
+        ends = [line async for line in answer.aiter_lines() if line == "data: [DONE]"]
+        if len(ends) == 1:
+            tally.whole += 1
+        else:
+            tally.cut.append(f"a stream with {len(ends)} ends")
+
+
+async def scrape(client: httpx.AsyncClient) -> Scrape:
+    """The server's metrics."""
+    return parse((await client.get("/metrics")).text, time.monotonic())
+
+
+async def settled(client: httpx.AsyncClient) -> Scrape:
+    """The metrics once nothing waits or runs, or after half a minute."""
+    deadline = time.monotonic() + 30.0
+    while True:
+        found = await scrape(client)
+        alive = found.value("pitcrew_requests_running") + found.value("pitcrew_requests_waiting")
+        if not alive or time.monotonic() > deadline:
+            return found
+        await asyncio.sleep(0.1)
+
+
+async def watch(pid: int, memory: list[Memory]) -> None:
+    """Note the server's memory every second."""
+    start = time.monotonic()
+    while True:
+        await asyncio.sleep(1.0)
+        memory.append(Memory(time.monotonic() - start, resident(pid)))
+
+
+def resident(pid: int) -> int:
+    """Resident bytes of a process."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    (kib,) = re.findall(r"VmRSS:\s+(\d+) kB", status)
+    return int(kib) * 1024
+
+
+def show(
+    capacity: float,
+    seconds: float,
+    tally: Tally,
+    memory: list[Memory],
+    before: Scrape,
+    after: Scrape,
+) -> int:
+    """Print the table; 1 where a bar is missed."""
+
+    def gained(name: str) -> float:
+        return after.value(name) - before.value(name)
+
+    # Who left before the answer began does not know whether the request was accepted.
+    ended, known = gained("pitcrew_requests_finished_total"), tally.choices
+    warm = next(one.resident for one in memory if one.at >= seconds * WARM)
+    growth = memory[-1].resident / warm - 1
+    alive = after.value("pitcrew_requests_running") + after.value("pitcrew_requests_waiting")
+    sent = sum(tally.statuses.values())
+    rows = [
+        ("requests answered", f"{sent}, {sent / seconds:.1f}/s", None),
+        ("capacity", f"{capacity:.1f}/s", None),
+        ("answers by status", str(dict(tally.statuses)), set(tally.statuses) <= {200, 429}),
+        ("refused with 429", str(tally.statuses[429]), tally.statuses[429] > 0),
+        ("clients that left", str(tally.left), tally.left > 0),
+        ("streams read to their end", str(tally.whole), tally.whole > 0),
+        ("streams cut, other faults", f"{len(tally.cut)} {tally.cut[:2] or ''}", not tally.cut),
+        ("sequences ended / known to be accepted", f"{ended:.0f} / {known}", ended >= known),
+        ("alive at the end", f"{alive:.0f}", alive == 0),
+        (
+            "KV pages in use at the end",
+            f"{after.value('pitcrew_kv_cache_usage_ratio'):.2%}",
+            after.value("pitcrew_kv_cache_usage_ratio") == 0,
+        ),
+        ("preemptions", f"{gained('pitcrew_preemptions_total'):.0f}", None),
+        ("prefix tokens found", f"{gained('pitcrew_prefix_cache_hit_tokens_total'):.0f}", None),
+        (
+            f"resident memory after {seconds * WARM:.0f} s and at the end",
+            f"{warm / 2**20:.0f} MiB, {memory[-1].resident / 2**20:.0f} MiB ({growth:+.1%})",
+            growth <= GROWTH_TOLERATED,
+        ),
+    ]
+    table = Table(title=f"{seconds / 60:g} minutes at {OVERLOAD:g} times the capacity")
+    for heading in ("what", "seen", ""):
+        table.add_column(heading)
+    for what, seen, good in rows:
+        table.add_row(what, seen, "" if good is None else "met" if good else "missed")
+    Console(width=120).print(table)
+    return 0 if all(good is not False for _, _, good in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
