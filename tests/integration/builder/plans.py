@@ -8,10 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
+from pitcrew_builder.checkpoint.directory import Directory, read_tensors
 from pitcrew_builder.cli import main
-from pitcrew_builder.manifest import Manifest
+from pitcrew_builder.graph.ir import Graph
+from pitcrew_builder.manifest import Identity, Manifest, ResolvedShapes
+from pitcrew_builder.progress import Tracker
 from pitcrew_builder.report import Failed, Succeeded, parse_outcome
+from pitcrew_builder.spec import ComputeCapability, Parallelism, Precision, Target, TensorRt
 from pitcrew_builder.store import open_engine
+from pitcrew_builder.targets.target import Network, Site, Written
+from pitcrew_builder.targets.trt.backends import TensorRtRtx
 from tests.unit.builder import checkpoints
 
 ROOT = Path(__file__).parents[3]
@@ -67,6 +73,29 @@ def rtx(precision: str = "fp16", capability: str = "sm89", **options: object) ->
         "precision": precision,
         "tensorrt": {"computeCapability": capability, **options},
     }
+
+
+def compile_rtx(graph: Graph, checkpoint: Path, shapes: ResolvedShapes, root: Path) -> Written:
+    """A float32 graph of a checkpoint as a plan in float16 for sm89, without a build around it."""
+    options = TensorRt(compute_capability=ComputeCapability.SM89)
+    backend = TensorRtRtx(Precision.FP16, options)
+    identity = Identity(
+        model=checkpoint.name,
+        commit="0" * 40,
+        inputs={},
+        target=Target.TENSORRT_RTX,
+        precision=backend.precision,
+        parallelism=Parallelism(),
+        shapes=shapes,
+        toolchain=backend.toolchain(),
+        builder_version="0",
+        tensorrt=options.plan,
+    )
+    engine, scratch = root / "engine", root / "scratch"
+    engine.mkdir()
+    scratch.mkdir()
+    site = Site(engine, scratch, root / "cache", identity, Tracker(lambda _: None))
+    return backend.write(Network(graph, read_tensors(Directory.of(checkpoint))), site)
 
 
 def llama(directory: Path, heads: int, kv_heads: int, head_dim: int = 16) -> Path:

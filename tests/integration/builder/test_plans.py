@@ -11,8 +11,19 @@ from pathlib import Path
 import pytest
 
 from pitcrew_builder.families import FAMILIES
+from pitcrew_builder.graph.ir import ElementType
+from pitcrew_builder.manifest import Manifest, ResolvedShapes
+from pitcrew_builder.quantize.cache import even_reaches, narrow_cache
 from pitcrew_builder.report import EXIT_RETRY, Failed, FailureReason
-from tests.integration.builder.plans import GOLDENS, ROOT, SAMPLE, Workshop, llama, rtx
+from tests.integration.builder.plans import (
+    GOLDENS,
+    ROOT,
+    SAMPLE,
+    Workshop,
+    compile_rtx,
+    llama,
+    rtx,
+)
 
 pytestmark = pytest.mark.skipif(
     find_spec("tensorrt_rtx_bindings") is None,
@@ -123,20 +134,61 @@ def test_every_rank_of_split_experts_compiles(workshop: Workshop) -> None:
 
 @pytest.mark.parametrize("weights", ["int8", "int4", "fp8"])
 def test_quantized_networks_compile(workshop: Workshop, tmp_path: Path, weights: str) -> None:
+    _, manifest = _narrow(workshop, tmp_path, {"weights": weights}, **rtx())
+    assert f"fp16-{weights}" in manifest.tag
+    assert manifest.quantization is not None
+    assert len(manifest.quantization.matrices) == 2 * 7
+    assert manifest.proof is not None
+
+
+@pytest.mark.parametrize(
+    ("cache", "precision", "capability", "dtype"),
+    [("int8", "fp16", "sm89", "int8"), ("fp8", "bf16", "sm120", "float8_e4m3fn")],
+)
+def test_narrow_caches_compile_on_every_rank(
+    workshop: Workshop, tmp_path: Path, cache: str, precision: str, capability: str, dtype: str
+) -> None:
+    _, manifest = _narrow(
+        workshop,
+        tmp_path,
+        {"kvCache": cache},
+        **rtx(precision, capability),
+        parallelism={"pipeline": 2},
+    )
+    assert manifest.tag.endswith(f"{precision}-kv{cache}")
+    assert [rank.kv_dtype for rank in manifest.ranks] == [dtype] * 2
+    # Keys and values of two layers, two heads of 16.
+    assert manifest.kv_bytes_per_token == 2 * 2 * 2 * 16
+    assert manifest.proof is not None
+
+
+@pytest.mark.parametrize(("checkpoint", "kind"), [("gemma2", "int8"), ("gpt-oss", "float8_e4m3fn")])
+def test_capped_scores_and_sinks_compile_over_codes(
+    tmp_path: Path, checkpoint: str, kind: str
+) -> None:
+    raw = json.loads((GOLDENS / checkpoint / "config.json").read_text())
+    family = FAMILIES[raw["model_type"]]
+    shapes = ResolvedShapes(max_batch_size=2, max_sequence_length=64, kv_page_size=8)
+    graph = family.graph(family.config.model_validate(raw), shapes)
+    narrow = narrow_cache(graph, ElementType(kind), even_reaches(graph))
+    written = compile_rtx(narrow, GOLDENS / checkpoint, shapes, tmp_path)
+    assert written.interface.kv_dtype == kind
+    assert written.files[0].size > 100_000
+
+
+def _narrow(
+    workshop: Workshop, tmp_path: Path, quantization: dict[str, object], **spec: object
+) -> tuple[Path, Manifest]:
     text = (SAMPLE / "heldout-text.txt").read_text()
     for name, start in (("own", 0), ("heldout", 4000)):
         lines = [
             json.dumps({"text": text[at : at + 200]}) for at in range(start, start + 1200, 200)
         ]
         (tmp_path / name).write_text("\n".join(lines))
-    quantization = {"weights": weights, "calibration": {"path": str(tmp_path / "own")}}
+    quantization = {**quantization, "calibration": {"path": str(tmp_path / "own")}}
     proof = {"prompts": {"path": str(tmp_path / "heldout")}, "maxPerplexityIncreasePercent": "10"}
     checkpoint = llama(tmp_path / "llama", heads=4, kv_heads=2)
-    _, manifest = workshop.publish(checkpoint, **rtx(), quantization=quantization, proof=proof)
-    assert f"fp16-{weights}" in manifest.tag
-    assert manifest.quantization is not None
-    assert len(manifest.quantization.matrices) == 2 * 7
-    assert manifest.proof is not None
+    return workshop.publish(checkpoint, **spec, quantization=quantization, proof=proof)
 
 
 def test_ranks_with_fewer_heads_than_fused_attention_has_compile(
