@@ -1,8 +1,12 @@
 """Room for LoRA adapters that are chosen while an engine is served."""
 
+from typing import Annotated
+
 from pydantic import Field
 
 from pitcrew_builder.spec.base import Model, is_empty
+
+ModuleName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_]+$")]
 
 
 class Lora(Model):
@@ -17,7 +21,7 @@ class Lora(Model):
     max_rank: int = Field(
         default=16, ge=1, le=512, description="The largest rank of an adapter's matrices."
     )
-    target_modules: tuple[str, ...] = Field(
+    target_modules: tuple[ModuleName, ...] = Field(
         default=(),
         max_length=32,
         exclude_if=is_empty,

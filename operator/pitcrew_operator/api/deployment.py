@@ -5,6 +5,7 @@ from enum import StrEnum
 from pydantic import ConfigDict, Field
 
 from pitcrew_builder.spec import Model
+from pitcrew_operator.api.adapters import AdapterSettings
 from pitcrew_operator.api.common import (
     LocalObjectReference,
     ObjectName,
@@ -119,6 +120,9 @@ class LLMDeploymentSpec(Model):
         max_length=128,
         pattern=r"^[A-Za-z0-9._/-]+$",
         description="Model name for clients. Default: the engine's model name.",
+    )
+    adapters: AdapterSettings | None = Field(
+        default=None, description="LoRA adapters to serve. Default: none."
     )
     runtime: RuntimeSettings = Field(default=RuntimeSettings(), description="The pods.")
     service: ServiceSettings = Field(default=ServiceSettings(), description="The Service.")

@@ -7,6 +7,7 @@ from pydantic import ConfigDict, Field, model_validator
 from pitcrew_builder.spec import (
     MAX_RANKS,
     BuildSpec,
+    Lora,
     Model,
     Parallelism,
     Platform,
@@ -74,6 +75,11 @@ class LLMEngineSpec(Model):
     adapters: tuple[AdapterSource, ...] = Field(
         default=(), max_length=8, description="LoRA adapters to merge into the weights, in order."
     )
+    lora: Lora | None = Field(
+        default=None,
+        description="Room for LoRA adapters that requests choose while the engine is served. "
+        "Default: none.",
+    )
     target: Target = Field(default=Target.ONNXRUNTIME_CPU, description="What executes the engine.")
     precision: Precision = Field(
         default=Precision.FP32, description="Arithmetic of weights and activations."
@@ -129,6 +135,7 @@ class LLMEngineSpec(Model):
         return BuildSpec(
             source=self.model.build_source(),
             adapters=tuple(adapter.build_adapter() for adapter in self.adapters),
+            lora=self.lora,
             target=self.target,
             precision=self.precision,
             parallelism=self.parallelism,

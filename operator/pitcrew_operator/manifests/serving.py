@@ -6,7 +6,7 @@ from typing import Any, Final
 from pitcrew_operator.api.version import EngineStatus
 from pitcrew_operator.config import Config
 from pitcrew_operator.kinds import DEPLOYMENT
-from pitcrew_operator.manifests import engine_source, names, pod
+from pitcrew_operator.manifests import adapters, engine_source, names, pod
 from pitcrew_operator.quantity import parse_quantity
 from pitcrew_operator.views import Deployment
 
@@ -115,7 +115,11 @@ def _pod_spec(
         ],
         "initContainers": [_init_container(owner, engine, config)],
         "containers": [_container(owner, engine, default_model_name, config)],
-        "volumes": [*engine_source.volumes(engine, _cache(owner)), pod.scratch("tmp")],
+        "volumes": [
+            *engine_source.volumes(engine, _cache(owner)),
+            *adapters.volumes(owner.spec.adapters),
+            pod.scratch("tmp"),
+        ],
     }
 
 
@@ -148,6 +152,7 @@ def _container(
         "terminationMessagePolicy": "File",
         "volumeMounts": [
             engine_source.mount(engine, _cache(owner)),
+            *adapters.mounts(owner.spec.adapters),
             pod.mount("tmp", "/tmp"),  # noqa: S108 (an emptyDir of the pod)
         ],
         "lifecycle": {"preStop": {"sleep": {"seconds": _ENDPOINT_GRACE}}},
@@ -170,7 +175,8 @@ def _arguments(owner: Deployment, engine: EngineStatus, default_model_name: str)
     if owner.spec.runtime.kv_memory is not None:
         size = parse_quantity(owner.spec.runtime.kv_memory)
         options["--kv-memory"] = str(int(size.to_integral_value(ROUND_CEILING)))
-    return [word for pair in options.items() for word in pair]
+    words = [word for pair in options.items() for word in pair]
+    return [*words, *adapters.arguments(owner.spec.adapters)]
 
 
 def _probe(path: str, *, period: int, failures: int) -> dict[str, Any]:
