@@ -20,6 +20,8 @@ class FakeBuilder:
         """Where the branch `main` stands."""
         self.toolchains: dict[str, dict[str, str]] = {}
         """By image; every other image has the same."""
+        self.misfit: str | None = None
+        """Why the nodes' GPUs would not hold the engine."""
 
     def resolve(self, job: Object) -> str:
         """What `pitcrew-build resolve` leaves."""
@@ -33,6 +35,7 @@ class FakeBuilder:
             tag=f"tiny-{identity[:7]}" if exact else None,
             commit=self._commit(spec),
             toolchain=toolchain,
+            misfit=self.misfit,
         )
 
     def build(self, job: Object) -> tuple[str, str]:
