@@ -24,12 +24,14 @@ from pitcrew_runtime.kserve.service import Service
 from pitcrew_runtime.loading import Loaded
 from pitcrew_runtime.loop import Clock, EngineLoop, Hooks
 from pitcrew_runtime.metrics import Metrics
+from pitcrew_runtime.operations import OPERATIONS
 from pitcrew_runtime.server.app import build_app
 from pitcrew_runtime.server.health import Health
 from pitcrew_runtime.server.keys import Keyring
 from pitcrew_runtime.server.lora import LoraEndpoints
 from pitcrew_runtime.server.models import Models
 from pitcrew_runtime.server.openai import OpenAI
+from pitcrew_runtime.server.openapi import Description
 from pitcrew_runtime.server.served import Served
 from pitcrew_runtime.server.tokens import Tokens
 from pitcrew_runtime.warmup import warm_up
@@ -63,6 +65,7 @@ class Host:
             *Models(self.served).routes(),
             *LoraEndpoints(self.served.library, lora_root).routes(),
             *Tokens(self.served, max_body_bytes).routes(),
+            *Description(OPERATIONS).routes(),
             *KServeHttp(Service(self.served), max_body_bytes).routes(),
             *Health(self._loop, self._frontend, self._metrics, self._manifest).routes(),
         ]
@@ -88,6 +91,7 @@ class Host:
         """End the engine's thread; raises the `StartupError` that it died of, if any."""
         if not self._loop.stop(timeout=5.0):
             logger.warning("A step is still running; leaving without it")
+        self._loop.engine.close()
         if isinstance(self._fault, StartupError):
             raise self._fault
 

@@ -87,6 +87,7 @@ class Language:
             [message.for_template() for message in messages],
             [tool.for_template() for tool in tools],
         )
+        self._check_characters(text, self.tokenizer, "messages")
         return tuple(self.tokenizer.encode_rendered(text))
 
     def call_reader(self, body: ChatBody) -> CallReader | None:
@@ -100,9 +101,23 @@ class Language:
                 raise InvalidRequest(
                     "prompt: this engine has no tokenizer; send token ids", param="prompt"
                 )
+            self._check_characters(prompt, self.tokenizer, "prompt")
             return tuple(self.tokenizer.encode(prompt))
         self.check_ids(prompt, "prompt")
         return tuple(prompt)
+
+    def _check_characters(self, text: str, tokenizer: Tokenizer, field: str) -> None:
+        """Refuse what can never fit before it is tokenized: that takes seconds for a few megabytes.
+
+        Twice what the longest tokens would hold, for tokenizers that shorten a text first.
+        """
+        most = 2 * self.max_length * tokenizer.longest
+        if len(text) > most:
+            raise InvalidRequest(
+                f"{field}: {len(text)} characters are more than {self.max_length} tokens can hold; "
+                "shorten the prompt",
+                param=field,
+            )
 
     def check_ids(self, tokens: Sequence[int], field: str) -> None:
         """Raises `InvalidRequest` for an id that the model does not have."""

@@ -36,6 +36,8 @@ class Tokenizer:
         bos = self.special_tokens.get("bos_token")
         self._bos = backend.token_to_id(bos) if bos and config.get("add_bos_token") else None
         self._byte_level = '"ByteLevel"' in _decoder(backend)
+        self.longest = max(map(len, backend.get_vocab(with_added_tokens=True)), default=1)
+        """Characters of the longest token, at least."""
 
     @classmethod
     def load(cls, tokenizer_json: bytes, config_json: bytes) -> "Tokenizer":

@@ -127,7 +127,10 @@ def test_another_model_is_not_found(kjv: Server) -> None:
 
 
 def test_paths_and_methods(kjv: Server) -> None:
-    assert kjv.get("/v1/embeddings").status_code == 404
+    embeddings = post(kjv, "embeddings", {"model": "model", "input": "Hail"})
+    assert embeddings.status_code == 400
+    assert "has no embeddings" in embeddings.json()["error"]["message"]
+    assert kjv.get("/v1/embeddings").status_code == 405
     assert kjv.get("/v1/completions").status_code == 405
     assert "error" in kjv.get("/nowhere").json()
 

@@ -1,0 +1,222 @@
+"""Whatever is sent, the answer is no 5xx, and the next request is served as before.
+
+One test for each class of vulnerability that LLM servers have had; each names its example.
+"""
+
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis.checks import not_a_server_error
+
+from bench.fuzz import cases, run
+from tests.integration.runtime.conftest import Engines
+from tests.integration.runtime.servers import DEADLINE, Server, serving, wait_until
+
+ROOT = Path(__file__).parents[3]
+GOOD = {"model": "model", "prompt": "In the", "max_tokens": 8, "temperature": 0}
+
+
+@pytest.fixture(scope="module")
+def server(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Short sequences: no request of any kind keeps it long."""
+    engine = engines("tiny-kjv", "--max-sequence-length", "64")
+    with serving(engine, tmp_path_factory.mktemp("hostile")) as found:
+        yield found
+
+
+def complete(server: Server, **fields: Any) -> httpx.Response:  # noqa: ANN401
+    return httpx.post(f"{server.url}/v1/completions", json=GOOD | fields, timeout=DEADLINE)
+
+
+@pytest.fixture(autouse=True)
+def unharmed(server: Server) -> Iterator[None]:
+    before = complete(server).json()["choices"]
+    yield
+    assert server.get("/health/ready").json() == {"status": "ok"}
+    wait_until(server.empty, "nothing runs on")
+    assert complete(server).json()["choices"] == before
+    assert " ERROR " not in server.log.read_text()
+
+
+def test_what_the_description_allows(server: Server) -> None:
+    described = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
+    operations = [found.ok() for found in described.get_all_operations()]
+    assert len(operations) > 20
+    for operation in operations:
+        check_operation(operation)
+
+
+def check_operation(operation: Any) -> None:  # noqa: ANN401 - schemathesis's own
+    @given(operation.as_strategy())
+    @settings(
+        max_examples=8,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        derandomize=True,
+        database=None,
+    )
+    def send(case: schemathesis.Case) -> None:
+        case.call_and_validate(checks=[not_a_server_error], timeout=DEADLINE)
+
+    send()
+
+
+def test_random_bodies(server: Server) -> None:
+    statuses, failed = run(server.url, "model", 300, seed=7)
+    assert failed == []
+    assert {"200", "400"} <= set(statuses)
+    assert [case.content for case in cases("model", 20, 7)] == [
+        case.content for case in cases("model", 20, 7)
+    ]
+
+
+def test_no_module_of_ours_can_unpickle(server: Server) -> None:
+    """CVE-2024-50050, CVE-2025-30202: objects that are code, read from a socket or a file."""
+    sources = [path.read_text() for path in (ROOT / "runtime").rglob("*.py")]
+    assert len(sources) > 50
+    for source in sources:
+        assert not re.search(
+            r"^\s*(import|from) +(pickle|marshal|shelve|dill|torch)", source, re.MULTILINE
+        )
+        assert "allow_pickle=True" not in source
+    body = b"\x80\x04\x95\x1d\x00\x00\x00\x00\x00\x00\x00\x8c\x05posix\x94\x8c\x06system\x94\x93."
+    headers = {"content-type": "application/x-pickle"}
+    answer = httpx.post(f"{server.url}/v1/completions", content=body, headers=headers)
+    assert answer.status_code == 400
+
+
+def test_a_clients_template_is_not_rendered(server: Server) -> None:
+    """CVE-2026-5760, CVE-2025-61620: template escape. Templates come with the engine, sandboxed."""
+    escape = "{{ ''.__class__.__mro__[1].__subclasses__() }}"
+    chat = {"model": "model", "messages": [{"role": "user", "content": "x"}], "max_tokens": 2}
+    for fields in ({"chat_template": escape}, {"chat_template_kwargs": {"chat_template": escape}}):
+        answer = httpx.post(f"{server.url}/v1/chat/completions", json=chat | fields)
+        assert answer.status_code == 400
+        assert "does not know the field" in answer.json()["error"]["message"]
+    told = {**chat, "messages": [{"role": "user", "content": escape}]}
+    ids = httpx.post(f"{server.url}/tokenize", json={"messages": told["messages"]}).json()["tokens"]
+    text = httpx.post(f"{server.url}/detokenize", json={"tokens": ids}).json()["prompt"]
+    assert escape in text
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"guided_regex": "((a{0,1000}){0,1000}){0,1000}"},
+        {"guided_regex": "(" * 30_000},
+        {"guided_grammar": "start: start start"},
+        {"guided_json": {"$ref": "#"}},
+        {"guided_json": {"type": "array", "minItems": 10**12}},
+        {"guided_json": {"pattern": "(x+x+)+y", "type": "string"}},
+        {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"schema": {"type": ["sonnet"]}},
+            }
+        },
+    ],
+    ids=str,
+)
+def test_grammars_that_blow_up(server: Server, field: dict[str, Any]) -> None:
+    """CVE-2025-48944, CVE-2025-48942: a bad pattern or schema ended the process."""
+    assert complete(server, **field).status_code in (200, 400)
+
+
+def test_huge_headers(server: Server) -> None:
+    """CVE-2025-48956: a header of gigabytes, kept in memory."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=DEADLINE) as connection:
+        connection.sendall(b"GET /v1/models HTTP/1.1\r\nHost: x\r\nX: ")
+        sent = 0
+        try:
+            while sent < 50_000_000:
+                connection.sendall(b"y" * 65_536)
+                sent += 65_536
+        except OSError:
+            pass  # the server has closed
+        assert sent < 50_000_000
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"n": 10**9},
+        {"n": 128, "prompt": ["x"] * 128},
+        {"best_of": 10**9},
+        {"max_tokens": 10**18},
+        {"min_tokens": 10**18},
+        {"logprobs": 10**6},
+        {"prompt": [[1]] * 10_000},
+        {"stop": ["x" * 10_000]},
+        {"logit_bias": {str(token): 1 for token in range(2000)}},
+        {"prompt": "x" * 5_000_000},
+        {"top_k": 2**63},
+        {"seed": 2**80},
+    ],
+    ids=lambda field: str(field)[:24],
+)
+def test_huge_numbers(server: Server, field: dict[str, Any]) -> None:
+    """CVE-2024-8939: `best_of` and its like took all there was."""
+    answer = complete(server, **field)
+    assert answer.status_code == (200 if "top_k" in field else 400)
+    assert len(answer.text) < 1000
+
+
+@pytest.mark.parametrize("text", ["\r\nERROR forged: line", "\x1b[2J\x1b]0;x\x07", "%(levelname)s"])
+def test_the_log_is_not_written_by_clients(server: Server, text: str) -> None:
+    """CWE-117: line breaks and terminal codes of a request, forged into the log."""
+    before = server.log.read_bytes()
+    complete(server, model=text, user=text)
+    httpx.get(f"{server.url}/v1/models/{httpx.QueryParams({'x': text})}")
+    httpx.post(f"{server.url}/v1/completions", headers={"x-request-id": "a"}, content=text.encode())
+    assert server.log.read_bytes() == before
+
+
+def test_keys_are_compared_by_digest_and_in_constant_time() -> None:
+    """CVE-2025-59425: the clock told how much of a key was right."""
+    source = (ROOT / "runtime/pitcrew_runtime/server/keys.py").read_text()
+    assert "hmac.compare_digest(given, digest)" in source
+    assert "for digest in self._digests" in source
+
+
+def test_no_code_comes_with_an_engine(server: Server) -> None:
+    """CVE-2026-22807: a checkpoint's own code, run despite being told not to."""
+    check = "import sys, pitcrew_runtime.serve; print(*sys.modules)"
+    run_it = subprocess.run(
+        [sys.executable, "-c", check], capture_output=True, text=True, check=True, timeout=DEADLINE
+    )
+    loaded = set(run_it.stdout.split())
+    assert not loaded & {"torch", "transformers", "pickle5", "cloudpickle", "dill"}
+    for path in (ROOT / "runtime").rglob("*.py"):
+        assert "trust_remote_code" not in path.read_text()
+
+
+def test_shared_memory_is_not_for_clients(server: Server) -> None:
+    """CVE-2025-23319: an error told the name of a shared region, which clients could register."""
+    for path in (
+        "systemsharedmemory/status",
+        "cudasharedmemory/status",
+        "systemsharedmemory/region/x/register",
+    ):
+        assert httpx.post(f"{server.url}/v2/{path}", json={}).status_code == 404
+    inputs = [
+        {"name": "text_input", "datatype": "BYTES", "shape": [1],
+         "parameters": {"shared_memory_region": "x", "shared_memory_byte_size": 8}}
+    ]  # fmt: skip
+    answer = httpx.post(f"{server.url}/v2/models/model/infer", json={"inputs": inputs})
+    assert answer.status_code == 400
+
+
+def test_chunks_are_no_allocations(server: Server) -> None:
+    """CVE-2025-23310: thousands of tiny chunks, each on the stack."""
+    pieces = (b" " for _ in range(20_000))
+    answer = httpx.post(f"{server.url}/v1/completions", content=pieces, timeout=DEADLINE)
+    assert answer.status_code == 400
