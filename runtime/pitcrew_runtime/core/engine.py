@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from pitcrew_runtime.core.batch import StepBatch
 from pitcrew_runtime.core.executor import Chosen, Executor, Work
 from pitcrew_runtime.core.limits import Limits
-from pitcrew_runtime.core.plan import Plan
+from pitcrew_runtime.core.plan import Counts, Plan
 from pitcrew_runtime.core.request import Request, Update
-from pitcrew_runtime.core.scheduler import Counts, Scheduler
+from pitcrew_runtime.core.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
 

@@ -119,6 +119,12 @@ class PageAllocator:
         pages[index] = pages.pop()
         self._drop(owner, mine)
 
+    def withdraw(self, owner: int) -> None:
+        """Let nobody find any page of the owner any more."""
+        for page in self._table.get(owner, ()):
+            if page in self._published:
+                self._published.forget(page)
+
     def check_writers(self, rows: Sequence[Row], page_size: int, single: int = 0) -> None:
         """Raise `InvariantViolated` unless each page that a row writes is its owner's alone.
 

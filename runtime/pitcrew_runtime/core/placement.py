@@ -74,6 +74,11 @@ class Placement:
         self._pages.release(sequence.id)
         sequence.computed = sequence.capacity = sequence.published = 0
 
+    def withdraw(self, sequence: Sequence) -> None:
+        """Trust nothing that it has computed."""
+        self._pages.withdraw(sequence.id)
+        sequence.computed = 0
+
     def publish(self, sequence: Sequence) -> None:
         """Let others find the pages that it has filled."""
         if not self._limits.prefix_cache:

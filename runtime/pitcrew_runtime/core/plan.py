@@ -39,3 +39,14 @@ class Draft:
     reserved: list[tuple[Sequence, int]] = field(default_factory=list)
     copies: list[tuple[int, int]] = field(default_factory=list)
     reused: int = 0
+
+
+@dataclass(slots=True)
+class Counts:
+    """What has happened since the start."""
+
+    preemptions: int = 0
+    known_tokens: int = 0
+    """Of admitted sequences, prompts and what a preemption took away."""
+    reused_tokens: int = 0
+    """Those of them that were found in pages."""

@@ -89,6 +89,10 @@ class PrefixIndex:
         """Somebody holds a page again."""
         del self._idle[page]
 
+    def forget(self, page: int) -> None:
+        """Nobody finds a page any more that somebody holds."""
+        del self._page_of[self._key_of.pop(page)]
+
     def evict(self) -> int:
         """Forget the page that rests longest, and return it."""
         page = next(iter(self._idle))

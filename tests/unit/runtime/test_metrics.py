@@ -6,7 +6,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pitcrew_runtime.core.engine import Gauges, StepReport
 from pitcrew_runtime.core.executor import Work
-from pitcrew_runtime.core.scheduler import Counts
+from pitcrew_runtime.core.plan import Counts
 from pitcrew_runtime.metrics import Metrics
 
 GAUGES = Gauges(

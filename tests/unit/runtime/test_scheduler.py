@@ -7,6 +7,7 @@ from pitcrew_runtime.core.engine import Engine, ExecutorBroken
 from pitcrew_runtime.core.executor import Chosen
 from pitcrew_runtime.core.limits import Limits
 from pitcrew_runtime.core.pages import PageAllocator
+from pitcrew_runtime.core.prefix import KeyChain, root_key
 from pitcrew_runtime.core.request import Finish, Request, Update
 from pitcrew_runtime.core.scheduler import Scheduler
 from pitcrew_runtime.errors import InvalidRequest, InvariantViolated, QueueFull
@@ -145,6 +146,28 @@ def test_only_those_end_that_cannot_be_computed_alone(poison: tuple[int, ...]) -
         else:
             assert (tokens, ends) == (continuation(one.prompt, 4), [Finish.LENGTH])
     assert engine.gauges().pages_used == 0
+
+
+def test_what_could_not_be_computed_is_not_kept_for_others() -> None:
+    class Failing(EchoExecutor):
+        def execute(self, batch: StepBatch) -> list[Chosen]:
+            if any(row.start for row in batch.rows):
+                raise RuntimeError("memory has flipped")
+            return super().execute(batch)
+
+    engine = Engine(heart := scheduler(), Failing(32, 4))
+    engine.submit(request(1, prompt=20))
+    engine.step(0.0)
+    assert heart.pages.find(chain().key(1, range(20))) is not None
+    (update,) = finish(engine)
+    assert update.finish is Finish.ERROR
+    assert heart.pages.cached == 0
+    assert heart.pages.find(chain().key(1, range(20))) is None
+    heart.pages.audit()
+
+
+def chain() -> KeyChain:
+    return KeyChain(root_key("", "", ""), 4)
 
 
 def finish(engine: Engine) -> list[Update]:
