@@ -1,8 +1,8 @@
 """Puts an engine together from a verified directory: session, KV pool, scheduler."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from pitcrew_builder.manifest import Manifest
 from pitcrew_runtime.core.adapters import AdapterSlots
@@ -21,9 +21,12 @@ from pitcrew_runtime.errors import (
     NotEnoughMemory,
 )
 from pitcrew_runtime.execution.adapter_pool import AdapterPool
+from pitcrew_runtime.execution.executor import NetworkExecutor
 from pitcrew_runtime.execution.kv_pool import STORED_AS, PoolShape
-from pitcrew_runtime.execution.onnx_executor import OnnxExecutor, open_session
+from pitcrew_runtime.execution.network import Network
+from pitcrew_runtime.execution.onnx_network import OnnxNetwork, Segment, open_session
 from pitcrew_runtime.execution.resources import free_memory, usable_cpus
+from pitcrew_runtime.ranks.group import GroupShape, RankGroup
 from pitcrew_runtime.speculation.draft import DraftProposer
 from pitcrew_runtime.speculation.executor import SpeculativeExecutor
 from pitcrew_runtime.speculation.ngram import NgramProposer
@@ -61,18 +64,14 @@ def assemble(
         check_draft(directory, draft, limits)
         bytes_per_token += draft.manifest.kv_bytes_per_token
     threads = tuning.threads or usable_cpus()
-    session = _session(directory, threads)
-    draft_session = _session(draft, threads) if draft is not None else None
     slots = adapter_slots(manifest, tuning)
-    adapters = _adapter_pool(manifest, slots)
+    network = _loaded(directory, threads, slots)
+    drafting = _loaded(draft, threads, 0) if draft is not None else None
     pages = pool_pages(bytes_per_token, limits, tuning.kv_memory, free_memory())
     limits = within_pool(limits, pages)
-    executor: Executor = OnnxExecutor(
-        session, _pool_shape(manifest, pages), manifest.model.vocab_size, adapters
-    )
-    if draft is not None:
-        model, shape = draft.manifest.model, _pool_shape(draft.manifest, pages)
-        drafter = OnnxExecutor(draft_session, shape, model.vocab_size)
+    executor: Executor = NetworkExecutor(network(pages))
+    if drafting is not None:
+        drafter = NetworkExecutor(drafting(pages))
         executor = SpeculativeExecutor(executor, DraftProposer(drafter))
     elif tuning.speculation is not None:
         executor = SpeculativeExecutor(executor, NgramProposer(tuning.speculation.ngram))
@@ -164,12 +163,41 @@ def within_pool(limits: Limits, pages: int) -> Limits:
     return replace(limits, max_sequence_length=longest)
 
 
-def _session(directory: EngineDirectory, threads: int) -> Any:  # noqa: ANN401 - onnxruntime has no types
-    name = directory.manifest.ranks[0].graph
+def _loaded(directory: EngineDirectory, threads: int, slots: int) -> Callable[[int], Network]:
+    """The weights in memory; what makes a network of them with so many KV pages.
+
+    In two parts, since what the weights leave of the memory decides how many pages there can be.
+    """
+    manifest = directory.manifest
+    _check_kv_dtype(manifest)
+    if manifest.world_size > 1:
+        return _loaded_ranks(directory, threads, slots)
+    name = manifest.ranks[0].graph
     graph = directory.file(name)
     if graph is None:
         raise EngineCorrupt(f"the manifest lists no file {name}; build the engine again")
-    return open_session(graph, threads)
+    segment = Segment(open_session(graph, threads))
+    adapters = _adapter_pool(manifest, slots)
+    return lambda pages: OnnxNetwork([segment], _pool_shape(manifest, pages), adapters)
+
+
+def _loaded_ranks(directory: EngineDirectory, threads: int, slots: int) -> Callable[[int], Network]:
+    manifest = directory.manifest
+    shape = GroupShape(
+        engine=directory.root,
+        ranks=manifest.ranks,
+        page_size=manifest.identity.shapes.kv_page_size,
+        adapter_slots=slots,
+        threads=max(1, threads // manifest.world_size),
+    )
+    group = RankGroup(shape)
+    logger.info("%d ranks of %d threads each", manifest.world_size, shape.threads)
+
+    def network(pages: int) -> Network:
+        group.open(pages)
+        return group
+
+    return network
 
 
 def _adapter_pool(manifest: Manifest, slots: int) -> AdapterPool | None:
@@ -181,18 +209,22 @@ def _adapter_pool(manifest: Manifest, slots: int) -> AdapterPool | None:
     return pool
 
 
-def _pool_shape(manifest: Manifest, pages: int) -> PoolShape:
-    model, kv_dtype = manifest.model, manifest.ranks[0].kv_dtype
+def _check_kv_dtype(manifest: Manifest) -> None:
+    kv_dtype = manifest.ranks[0].kv_dtype
     if kv_dtype not in STORED_AS:
         raise EngineIncompatible(
             f"engine {manifest.tag} has a KV cache of {kv_dtype}; this runtime serves "
             f"{', '.join(STORED_AS)}: use builder and runtime images of one release"
         )
+
+
+def _pool_shape(manifest: Manifest, pages: int) -> PoolShape:
+    model = manifest.model
     return PoolShape(
         layers=model.layers,
         pages=pages,
         page_size=manifest.identity.shapes.kv_page_size,
         kv_heads=model.kv_heads,
         head_dim=model.head_dim,
-        kv_dtype=kv_dtype,
+        kv_dtype=manifest.ranks[0].kv_dtype,
     )

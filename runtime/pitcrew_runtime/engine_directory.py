@@ -105,10 +105,10 @@ def _check_served(manifest: Manifest, world_size: int) -> None:
             f"{world_size}: set worldSize (--world-size) to {manifest.world_size}, or build the "
             f"engine with tensor x pipeline x expert = {world_size}"
         )
-    if manifest.identity.target is not Target.ONNXRUNTIME_CPU or world_size != 1:
+    if manifest.identity.target is not Target.ONNXRUNTIME_CPU:
         raise EngineIncompatible(
-            f"engine {manifest.tag} is for target {manifest.identity.target} on {world_size} "
-            f"rank(s); this runtime serves {Target.ONNXRUNTIME_CPU} on 1"
+            f"engine {manifest.tag} is for target {manifest.identity.target}; this runtime serves "
+            f"{Target.ONNXRUNTIME_CPU}: build the engine for it"
         )
     if manifest.identity.engine_id != manifest.engine_id:
         raise EngineCorrupt(

@@ -8,6 +8,7 @@
     │   ├── EngineIncompatible  another schema, target or graph than this runtime serves
     │   ├── WorldSizeMismatch   built for another number of ranks
     │   ├── NotEnoughMemory     the KV pool would not hold one page
+    │   ├── RankFailed          a rank ended or could not load its part
     │   └── CanaryMismatch      the engine does not repeat what its builder saw
     ├── RequestError            one request is refused or fails; the others go on
     │   ├── InvalidRequest, ModelNotFound, Unauthorized, BodyTooLarge
@@ -71,6 +72,12 @@ class NotEnoughMemory(StartupError):
     """The KV pool does not fit."""
 
     reason = "NotEnoughMemory"
+
+
+class RankFailed(StartupError):
+    """A rank of a split engine ended, or could not load its part."""
+
+    reason = "RankFailed"
 
 
 class CanaryMismatch(StartupError):

@@ -79,6 +79,8 @@ class EngineLoop:
         """Why this process should be replaced; None while all is well."""
         if self._fault is not None:
             return f"the engine stopped: {type(self._fault).__name__}: {self._fault}"
+        if self.engine.fault is not None:
+            return f"the engine cannot go on: {self.engine.fault}"
         started = self._step_started
         if started is not None and (elapsed := self._clock() - started) > self._wedge_seconds:
             return f"a step has been running for {elapsed:.0f} s (limit {self._wedge_seconds:g} s)"

@@ -53,6 +53,9 @@ class EchoExecutor:
         """Pages in the pool."""
         return len(self._pool)
 
+    def close(self) -> None:
+        """Nothing to let go of."""
+
     def execute(self, batch: StepBatch) -> list[Chosen]:
         """Write all rows, then read all back: what one row writes over another is seen."""
         self._slots |= {slot: adapter.identity for slot, adapter in batch.adapters.items()}
@@ -90,6 +93,9 @@ class NullExecutor:
     def pages(self) -> int:
         """Pages in the pool."""
         return self._pages
+
+    def close(self) -> None:
+        """Nothing to let go of."""
 
     def execute(self, batch: StepBatch) -> list[Chosen]:
         """One token for each row that asks for one."""

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pitcrew_runtime.core.batch import StepBatch
-from pitcrew_runtime.core.executor import Chosen, Executor, Work
+from pitcrew_runtime.core.executor import Chosen, Executor, ExecutorBroken, Work
 from pitcrew_runtime.core.limits import Limits
 from pitcrew_runtime.core.plan import Counts, Plan
 from pitcrew_runtime.core.request import Request, Update
@@ -26,10 +26,6 @@ TRIES_TOGETHER = 2
 BARREN_STEPS_TOLERATED = 3
 """So many steps in a row in which not one row could be computed, however it was tried, mean that
 the executor will not come back."""
-
-
-class ExecutorBroken(Exception):
-    """The executor computes nothing any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +92,10 @@ class Engine:
             updates = self._scheduler.commit(plan, results)
         return StepReport(tuple(updates), waited, len(plan.batch.rows), plan.tokens, seconds)
 
+    def close(self) -> None:
+        """End what computes. No step follows."""
+        self._executor.close()
+
     def gauges(self) -> Gauges:
         """Counts for metrics."""
         with self._lock:
@@ -114,6 +114,11 @@ class Engine:
     def limits(self) -> Limits:
         """What requests must keep to."""
         return self._scheduler.limits
+
+    @property
+    def fault(self) -> str | None:
+        """Why nothing can be computed any more; None while all is well."""
+        return self._executor.work.fault
 
     @property
     def idle(self) -> bool:
@@ -140,6 +145,8 @@ class Engine:
         """The executor's answer; None where it failed."""
         try:
             return self._executor.execute(batch)
+        except ExecutorBroken:
+            raise
         except Exception:
             logger.exception("A batch of %d rows failed to execute", len(batch.rows))
             return None

@@ -28,6 +28,12 @@ class Work:
     """Guesses at tokens to come."""
     accepted: int = 0
     """Guesses that were right."""
+    fault: str | None = None
+    """Why it computes nothing any more, once that is known; it may be known before it is asked."""
+
+
+class ExecutorBroken(Exception):
+    """The executor computes nothing any more."""
 
 
 class Executor(Protocol):
@@ -43,11 +49,15 @@ class Executor(Protocol):
         """Pages in the pool, numbered from 0."""
         ...
 
+    def close(self) -> None:
+        """Let go of what would outlive this process or stand in its way. Nothing follows."""
+        ...
+
     def execute(self, batch: StepBatch) -> Sequence[Chosen]:
         """Copy pages, write each row's keys and values into its pages and pick what follows.
 
-        Returns one result per row. May raise anything; then nothing is assumed to be computed, and
-        the same rows may come again, all or some of them: each must give the same tokens whatever
+        Returns one result per row. Raises `ExecutorBroken` at the end of its life. May raise
+        anything else; then nothing is assumed to be computed, and the same rows may come again, all or some of them: each must give the same tokens whatever
         stands beside it and however often it was tried.
         """
         ...

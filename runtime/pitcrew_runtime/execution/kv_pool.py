@@ -32,6 +32,8 @@ class PoolShape:
     head_dim: int
     kv_dtype: str
     """A key of `STORED_AS`."""
+    first_layer: int = 0
+    """Of the layers that a rank computes."""
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -42,7 +44,9 @@ class PoolShape:
     def names(self) -> tuple[str, ...]:
         """The graph's pool inputs, keys of every layer first."""
         return tuple(
-            f"{kind}.{layer}" for kind in ("key_pool", "value_pool") for layer in range(self.layers)
+            f"{kind}.{self.first_layer + layer}"
+            for kind in ("key_pool", "value_pool")
+            for layer in range(self.layers)
         )
 
 

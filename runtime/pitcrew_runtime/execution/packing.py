@@ -6,9 +6,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pitcrew_builder.manifest import ADAPTER_SLOTS
 from pitcrew_runtime.core.batch import Row
 
 Integers = NDArray[np.int64]
+
+INPUTS = ("input_ids", "positions", "block_tables", "context_lengths", "logit_indices")
+"""What every network is given; where it takes adapters, their slots too."""
 
 
 class Packed(NamedTuple):
@@ -55,5 +59,6 @@ def pack(rows: Sequence[Row], page_size: int) -> Packed:
         "block_tables": tables,
         "context_lengths": np.asarray([row.start for row in rows], np.int64),
         "logit_indices": indices,
+        ADAPTER_SLOTS: np.asarray([row.slot for row in rows], np.int64),
     }
     return Packed(inputs, np.concatenate(slots), np.concatenate(take))

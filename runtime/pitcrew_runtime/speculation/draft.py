@@ -50,6 +50,10 @@ class DraftProposer:
         """The draft engine's."""
         return self._draft.work
 
+    def close(self) -> None:
+        """See `Proposer`."""
+        self._draft.close()
+
     def propose(self, batch: StepBatch) -> list[Guess]:
         """See `Proposer`."""
         rows = [self._followed(row) for row in batch.rows]

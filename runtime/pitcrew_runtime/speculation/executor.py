@@ -27,6 +27,10 @@ class Proposer(Protocol):
         """What its own network has done, where it has one."""
         ...
 
+    def close(self) -> None:
+        """Let go of what it guesses with."""
+        ...
+
     def settle(
         self, rows: Sequence[Row], guesses: Sequence[Guess], results: Sequence[Chosen]
     ) -> None:
@@ -58,7 +62,13 @@ class SpeculativeExecutor:
             checking.padding + guessing.padding,
             self._proposed,
             self._accepted,
+            checking.fault or guessing.fault,
         )
+
+    def close(self) -> None:
+        """See `Executor`."""
+        self._executor.close()
+        self._proposer.close()
 
     def execute(self, batch: StepBatch) -> Sequence[Chosen]:
         """See `Executor`."""

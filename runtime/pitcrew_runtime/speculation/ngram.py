@@ -43,6 +43,9 @@ class NgramProposer:
         self._lengths = range(longest, shortest - 1, -1)
         self._texts: dict[int, _Text] = {}
 
+    def close(self) -> None:
+        """See `Proposer`: there is nothing to let go of."""
+
     def propose(self, batch: StepBatch) -> list[Guess]:
         """See `Proposer`."""
         self._texts = {row.sequence_id: self._text(row) for row in batch.rows if row.lookahead > 0}

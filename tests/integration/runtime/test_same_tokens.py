@@ -33,6 +33,8 @@ class Company:
     sampling: Sampling = GREEDY
     prefix_cache: bool = True
     speculation: Speculation | None = None
+    split: tuple[str, ...] = ()
+    """Options of a build for several ranks."""
 
 
 COMPANIES = {
@@ -42,6 +44,8 @@ COMPANIES = {
     "ngram": Company(4, 6, 40, 160, speculation=NGRAM),
     "draft": Company(7, 5, 33, 210, speculation=DRAFT),
     "sampled draft": Company(16, 6, 48, 160, SAMPLED, speculation=DRAFT),
+    "two ranks": Company(4, 6, 40, 96, split=("--tensor-parallel", "2")),
+    "two stages": Company(7, 5, 33, 210, speculation=NGRAM, split=("--pipeline-parallel", "2")),
 }
 
 
@@ -59,8 +63,10 @@ def test_tokens_are_those_of_each_alone(company: Company, engines: Engines) -> N
     crowd = list(
         crowded(random.Random(company.page_size * 1000 + company.budget), company.sampling)
     )
-    tokens, ends = live(serve(company, engines), crowd)
-    solitary = replace(company, batch=1, budget=64, prefix_cache=False, speculation=None)
+    engine = serve(company, engines)
+    tokens, ends = live(engine, crowd)
+    engine.close()
+    solitary = replace(company, batch=1, budget=64, prefix_cache=False, speculation=None, split=())
     alone = serve(replace(solitary, tokens_in_pool=LONGEST + company.page_size), engines)
     for coming in crowd:
         request = replace(coming.request, fork_of=None)
@@ -88,8 +94,8 @@ def test_the_companies_are_what_they_are_called(engines: Engines) -> None:
 
 
 def serve(company: Company, engines: Engines) -> Engine:
-    path = engines("llama3", "--kv-page-size", str(company.page_size))
-    directory = open_engine(path, 1)
+    path = engines("llama3", "--kv-page-size", str(company.page_size), *company.split)
+    directory = open_engine(path, 2 if company.split else 1)
     drafts = company.speculation is not None and company.speculation.method is Method.DRAFT
     bytes_per_token = directory.manifest.kv_bytes_per_token * (2 if drafts else 1)
     tuning = Tuning(
