@@ -29,7 +29,7 @@ from pitcrew_runtime.top.scrape import Scrape, parse
 
 ROOT = Path(__file__).parents[1]
 CHECKPOINT = ROOT / "samples/models/tiny-kjv"
-OPTIONS = ("--max-waiting", "16", "--max-batch-size", "16", "--kv-memory", "3Mi")
+OPTIONS = ("--max-waiting", "16", "--max-batch-size", "16", "--kv-memory", "1Mi")
 """So little that requests are refused and sequences preempted."""
 CLIENTS = 32
 """That measure the capacity: each sends its next request when it has the answer to the last."""
@@ -127,7 +127,8 @@ def is_ready(url: str) -> bool:
 
 async def soak(pid: int, url: str, seconds: float, rng: random.Random) -> int:
     """The whole experiment."""
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
+    # Connections are given up before the server closes them: a request must not meet that moment.
+    limits = httpx.Limits(max_connections=None, keepalive_expiry=2.0)
     async with httpx.AsyncClient(base_url=url, limits=limits, timeout=120.0) as client:
         capacity = await measure_capacity(client, rng)
         before = await scrape(client)
