@@ -97,7 +97,6 @@ def test_stacks_of_experts_are_narrow(method: str, engine_of: Build) -> None:
 
 def _kl(engine: Engine) -> float:
     proof: Any = engine.manifest.proof
-    print(proof.worst)
     kl: float = proof.worst.kl_divergence
     return kl
 
