@@ -66,7 +66,7 @@ def _sections(explained: Explained) -> Iterator[str]:
             + chart(bars, "quantization error by layer"),
         )
     if found := ranges(manifest):
-        bars = [Bar(_short(name), {"value": most}, f"{most:.3g}") for name, most in found.items()]
+        bars = [Bar(short(name), {"value": most}, f"{most:.3g}") for name, most in found.items()]
         yield _section(
             "Calibration ranges",
             "<p>The largest magnitude of each matrix's input over the calibration prompts.</p>"
@@ -178,8 +178,11 @@ def _table(
     return f"<table>{head}{body}</table>"
 
 
-def _short(name: str) -> str:
-    return name.removeprefix("model.").removesuffix(".weight")
+def short(name: str) -> str:
+    """A matrix, or several that are joined, by what tells them apart."""
+    parts = [part.removeprefix("model.").removesuffix(".weight") for part in name.split("+")]
+    block = parts[0].rpartition(".")[0]
+    return "+".join([parts[0], *(part.removeprefix(f"{block}.") for part in parts[1:])])
 
 
 def _size(amount: float) -> str:

@@ -9,8 +9,8 @@ from html import escape
 
 ROW = 20
 BAR = 13
-CHARACTER = 6.8
-"""The usual width of one in the font's size, in pixels."""
+CHARACTER = 7.4
+"""The width of a wide one in the font's size, in pixels: fonts differ, and no label may be cut."""
 
 WIDTH = 900
 RIGHT = 140

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pitcrew_builder.explain.anatomy import Part, part_of
-from pitcrew_builder.explain.page import page
+from pitcrew_builder.explain.page import page, short
 from pitcrew_builder.explain.summary import Explained, blocks, explain
 from pitcrew_builder.manifest import (
     BlockFusion,
@@ -98,3 +98,18 @@ def test_the_page_shows_whatever_the_manifest_has(explained: Explained) -> None:
     # What stands in a manifest is text, never markup.
     assert "&lt;the network&gt;" in text
     assert len(re.findall("<svg", text)) == len(re.findall("</svg>", text)) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("model.layers.3.mlp.down_proj.weight", "layers.3.mlp.down_proj"),
+        (
+            "model.layers.0.self_attn.q_proj.weight+model.layers.0.self_attn.k_proj.weight",
+            "layers.0.self_attn.q_proj+k_proj",
+        ),
+        ("lm_head.weight", "lm_head"),
+    ],
+)
+def test_joined_matrices_are_told_by_what_differs(name: str, told: str) -> None:
+    assert short(name) == told
