@@ -4,11 +4,16 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pitcrew_builder.checkpoint.directory import Directory
+from pitcrew_runtime.adapters.reading import read_adapter
+from pitcrew_runtime.adapters.weights import LoraWeights, Room
 from pitcrew_runtime.assembly import Tuning, assemble
 from pitcrew_runtime.core.engine import Engine
 from pitcrew_runtime.core.executor import ExecutorBroken
@@ -38,6 +43,16 @@ def test_ranks_give_the_reference_s_tokens(split: str, engines: Engines) -> None
         assert together(engine, prompts, len(greedy[0])) == greedy
     finally:
         engine.close()
+
+
+def test_each_rank_takes_its_part_of_an_adapter(engines: Engines) -> None:
+    room = ("--max-loras", "2", "--max-lora-rank", "8")
+    whole, split = engines("llama3", *room), engines("llama3", *room, *TP2)
+    with np.load(GOLDENS / "adapters/llama-lora/expected.npz") as data:
+        prompts = data["prompt"].tolist()
+    told = [adapted(path, prompts) for path in (whole, split)]
+    assert told[0] == told[1]
+    assert told[0][0] != told[0][-1], "with and without an adapter"
 
 
 def test_another_world_size_is_refused_with_both_numbers(engines: Engines) -> None:
@@ -115,14 +130,29 @@ def split_engine(path: Path) -> Engine:
     return assemble(open_engine(path, manifest.world_size), tuning)
 
 
+def adapted(path: Path, prompts: list[list[int]]) -> list[list[int]]:
+    """Greedy tokens under PEFT's adapter, and last those of the first prompt without."""
+    manifest = open_engine(path, world_size(path)).manifest
+    room = Room.of(manifest)
+    assert room is not None
+    adapter = read_adapter(Directory.of(GOLDENS / "adapters/llama-lora"), room)
+    engine = split_engine(path)
+    try:
+        return together(engine, [*prompts, prompts[0]], 12, [adapter] * len(prompts))
+    finally:
+        engine.close()
+
+
 def world_size(path: Path) -> int:
     return len(list(path.glob("rank*")))
 
 
-def together(engine: Engine, prompts: list[list[int]], count: int) -> list[list[int]]:
-    """Greedy continuations, all in one batch."""
-    for number, prompt in enumerate(prompts):
-        engine.submit(Request(number, tuple(prompt), count, 0.0))
+def together(
+    engine: Engine, prompts: list[list[int]], count: int, adapters: Sequence[LoraWeights] = ()
+) -> list[list[int]]:
+    """Greedy continuations, all in one batch; the first prompts have an adapter each."""
+    for number, (prompt, adapter) in enumerate(zip_longest(prompts, adapters)):
+        engine.submit(Request(number, tuple(prompt), count, 0.0, adapter=adapter))
     tokens: list[list[int]] = [[] for _ in prompts]
     step = 0.0
     while not engine.idle:
