@@ -6,9 +6,9 @@ never meet in one page, so nobody can tell from a fast answer what others have a
 collision would be a wrong answer. The file knows neither owners nor tensors.
 """
 
-from array import array
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
+from struct import pack
 
 from pitcrew_runtime.errors import InvariantViolated
 
@@ -23,11 +23,12 @@ def root_key(*salts: str) -> Key:
 class KeyChain:
     """The keys of one sequence's full pages, made when they are asked for."""
 
-    __slots__ = ("_keys", "_page_size", "_root")
+    __slots__ = ("_format", "_keys", "_page_size", "_root")
 
     def __init__(self, root: Key, page_size: int) -> None:
         self._root = root
         self._page_size = page_size
+        self._format = f"<{page_size}I"
         self._keys: list[Key] = []
 
     def key(self, index: int, tokens: Sequence[int]) -> Key:
@@ -35,11 +36,11 @@ class KeyChain:
         size = self._page_size
         while len(self._keys) <= index:
             begin = len(self._keys) * size
-            page = array("I", tokens[begin : begin + size])
+            page = tokens[begin : begin + size]
             if len(page) < size:
                 raise ValueError(f"page {len(self._keys)} is not full")
             before = self._keys[-1] if self._keys else self._root
-            self._keys.append(sha256(before + page.tobytes()).digest())
+            self._keys.append(sha256(before + pack(self._format, *page)).digest())
         return self._keys[index]
 
 
