@@ -29,7 +29,9 @@ table { border-collapse: collapse; font-size: 13px }
 td, th { padding: .25rem .9rem .25rem 0; border-bottom: 1px solid var(--line); text-align: left;
          vertical-align: top; overflow-wrap: anywhere }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
-svg { max-width: 100%; height: auto } svg text { font-size: 12px; fill: var(--ink) }
+td:first-child { overflow-wrap: normal; white-space: nowrap }
+section { overflow-x: auto }
+svg { max-width: 100%; min-width: 640px; height: auto } svg text { font-size: 12px; fill: var(--ink) }
 .legend { display: flex; flex-wrap: wrap; gap: .3rem 1.1rem; padding: 0; list-style: none;
           font-size: 13px }
 .legend i { display: inline-block; width: .8em; height: .8em; margin-right: .4em }
