@@ -17,6 +17,7 @@ from pitcrew_builder import __version__, serialize
 from pitcrew_builder.graph.ir import Value
 from pitcrew_builder.graph.proto import Extent, data_name, to_proto
 from pitcrew_builder.manifest import GraphInterface, Identity
+from pitcrew_builder.store.durable import sync_tree
 from pitcrew_builder.targets.onnx_files import DATA, GRAPH, write_onnx
 from pitcrew_builder.targets.target import Network, Proof, Site
 
@@ -57,6 +58,7 @@ def _keep(names: Iterable[str], folder: Path, kept: Path) -> None:
         shutil.rmtree(kept.parent, ignore_errors=True)
         kept.parent.mkdir(parents=True)
         _link(names, folder, fresh)
+        sync_tree(fresh)
         fresh.rename(kept)
 
 

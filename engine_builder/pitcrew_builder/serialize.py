@@ -7,11 +7,11 @@ each block while it is in the caches. All of that leaves Python's lock.
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from threading import Event, Lock
-from typing import Self
 
+from pitcrew_builder import writeback
 from pitcrew_builder.checkpoint.reader import WeightReader
 from pitcrew_builder.checkpoint.safetensors import TensorInfo
 from pitcrew_builder.constants import blocks, nbytes, stored
@@ -29,8 +29,8 @@ FILE_BYTES = 256 << 20
 MOST_FILES = 64
 """Files of larger networks grow instead, so that about so many are enough."""
 
-UNSYNCED = 64 << 20
-"""Bytes that gather before the disk is told to take them, while the next ones are made."""
+DIRTY = 16 << 20
+"""Bytes that gather before the disk is told to take them."""
 
 
 def place(graph: Graph, file_bytes: int = FILE_BYTES) -> dict[Value, Extent]:
@@ -64,7 +64,7 @@ def write_data(
     tensors: Mapping[str, TensorInfo],
     on_bytes: Callable[[int], None],
 ) -> tuple[FileEntry, ...]:
-    """Write all constants to `stem` and its numbered neighbours, durably.
+    """Write all constants to `stem` and its numbered neighbours. Who publishes makes them durable.
 
     Returns the manifest entries of the files, which lie in `folder` of the engine. `on_bytes` is
     told of every block, by one thread at a time. The first file that cannot be written ends all.
@@ -74,13 +74,14 @@ def write_data(
         files.setdefault(extents[item.name].file, []).append(item)
     with ThreadPoolExecutor(threads()) as pool:
         work = _Work(stem, folder, extents, tensors, on_bytes)
-        tasks = [pool.submit(work.write, file, files[file]) for file in _by_size(files, extents)]
+        order = _by_size(files, extents)
+        tasks = {file: pool.submit(work.write, file, files[file]) for file in order}
         try:
-            wait(tasks, return_when=FIRST_EXCEPTION)
+            wait(tasks.values(), return_when=FIRST_EXCEPTION)
         finally:
             work.stopped.set()
-    written = [entry for task in tasks if (entry := task.result()) is not None]
-    return tuple(sorted(written, key=lambda entry: entry.path))
+    # Here what ended the others raises; theirs are None.
+    return tuple(entry for file in files if (entry := tasks[file].result()) is not None)
 
 
 def _by_size(
@@ -109,20 +110,22 @@ class _Work:
         self._on_bytes = on_bytes
         self._lock = Lock()
 
-    def write(self, file: int, items: Sequence[Weight | Literal]) -> FileEntry | None:
+    def write(self, number: int, items: Sequence[Weight | Literal]) -> FileEntry | None:
         """Write one file; None where the work was stopped before its end."""
-        name = data_name(self._stem.name, file)
-        digest, written = hashlib.sha256(), 0
-        with _Output(self._stem.with_name(name)) as output, WeightReader() as reader:
+        name = data_name(self._stem.name, number)
+        digest, written, begun = hashlib.sha256(), 0, 0
+        with self._stem.with_name(name).open("wb", buffering=0) as file, WeightReader() as reader:
             for block in self._stream(items, reader):
                 if self.stopped.is_set():
                     return None
                 digest.update(block)
-                output.write(block)
+                _write_all(file.fileno(), block)
                 written += block.nbytes
+                if written - begun >= DIRTY:
+                    writeback.begin(file.fileno(), begun, written - begun)
+                    begun = written
                 with self._lock:
                     self._on_bytes(block.nbytes)
-            output.finish()
         return FileEntry(path=f"{self._folder}/{name}", size=written, sha256=digest.hexdigest())
 
     def _stream(
@@ -138,35 +141,6 @@ class _Work:
             position = extent.offset + extent.length
 
 
-class _Output:
-    """A file that goes to the disk while it is written, so that its end has little to wait for."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> Self:
-        self._disk = ThreadPoolExecutor(1)
-        self._file = self._path.open("wb", buffering=0)
-        self._sync: Future[None] | None = None
-        self._unsynced = 0
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        # Only then: a descriptor that is closed may soon be another file's.
-        self._disk.shutdown()
-        self._file.close()
-
-    def write(self, block: memoryview) -> None:
-        """Append a block."""
-        self._unsynced += block.nbytes
-        while block.nbytes:
-            block = block[os.write(self._file.fileno(), block) :]
-        if self._unsynced >= UNSYNCED and (self._sync is None or self._sync.done()):
-            self._sync = self._disk.submit(os.fdatasync, self._file.fileno())
-            self._unsynced = 0
-
-    def finish(self) -> None:
-        """Make all of it durable."""
-        if self._sync is not None:
-            self._sync.result()
-        os.fsync(self._file.fileno())
+def _write_all(descriptor: int, block: memoryview) -> None:
+    while block.nbytes:
+        block = block[os.write(descriptor, block) :]

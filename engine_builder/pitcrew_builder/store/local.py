@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pitcrew_builder.checkpoint.digests import sha256
+from pitcrew_builder.disk import room_for
 from pitcrew_builder.errors import EngineCorrupt, EngineInUse
 from pitcrew_builder.manifest import MANIFEST_NAME, Identity, Manifest
 from pitcrew_builder.store import staging
@@ -62,7 +63,9 @@ class Store:
     def publish(self, staged: Path, identity: Identity, on_bytes: OnBytes = unwatched) -> Manifest:
         """Make `staged` the engine of `identity`, or use the one that another builder published."""
         final = self.root / identity.relative_path
-        sync_tree(staged)
+        with room_for(staged, 0, f"engine {identity.tag}"):
+            # Some file systems find out here that a write had no room.
+            sync_tree(staged)
         make_directories(final.parent, self.root)
         while True:
             try:
