@@ -2,7 +2,7 @@
 
     python bench/fuzz.py --url http://127.0.0.1:8000 --model tiny-kjv --count 10000
 
-Requests are valid bodies with one to four things wrong: values of another type, huge or tiny
+Requests are valid bodies with up to four things wrong: values of another type, huge or tiny
 numbers, deep nesting, stray Unicode, fields that do not exist, JSON that is cut off, and bytes that
 are no HTTP at all. They follow from `--seed`. Prints what was answered, by status.
 """
@@ -82,7 +82,7 @@ def cases(model: str, count: int, seed: int) -> Iterator[Case]:
             continue
         path = rng.choice(list(valid))
         body = _some_fields(rng, valid[path])
-        for _ in range(rng.randint(1, 4)):
+        for _ in range(rng.choice([0, 1, 1, 2, 4])):
             _spoil(rng, body)
         yield Case(path, _content(rng, body), _headers(rng))
 

@@ -105,6 +105,11 @@ class Generation:
                 del self.indices[update.request_id]
             yield index, update
 
+    @property
+    def has_more(self) -> bool:
+        """Whether the next update is there already."""
+        return any(update.request_id in self.indices for update in self._mail)
+
     def put(self, update: Update) -> None:
         """Deliver news."""
         self._mail.append(update)

@@ -25,6 +25,7 @@ from pitcrew_runtime.text.tool_calls import CallPiece
 
 T = TypeVar("T")
 
+_LONGEST_WRITE = 1 << 14
 DONE = b"data: [DONE]\n\n"
 _SSE_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
@@ -66,16 +67,21 @@ class Answer:
 
     async def _events(self, include_usage: bool) -> AsyncIterator[bytes]:
         extra: Json = {"usage": None} if include_usage else {}
+        ready = bytearray()
         try:
             for opening in self._format.opening(len(self._choices)):
                 yield _event({**opening, **extra})
             async for delta in deltas(self._generation, self._choices):
                 if delta.text or delta.calls or delta.finish or self._says_more(delta):
-                    yield _event({**self._format.chunk(delta), **extra})
+                    ready += _event({**self._format.chunk(delta), **extra})
+                # An event goes out at once; where the engine is ahead, several go out together.
+                if ready and (not self._generation.has_more or len(ready) > _LONGEST_WRITE):
+                    yield bytes(ready)
+                    ready.clear()
             if include_usage:
                 yield _event(self._format.closing(self._usage()))
         except RequestError as error:
-            yield _event(problems.body(error))
+            yield bytes(ready) + _event(problems.body(error))
         yield DONE
 
     def _says_more(self, delta: Delta) -> bool:

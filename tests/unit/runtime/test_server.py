@@ -153,7 +153,7 @@ class Rig:
         lora = LoraEndpoints(self.library, self.lora_root)
         endpoints = (OpenAI(served, 1 << 16), Models(served), lora, health)
         routes = [route for each in endpoints for route in each.routes()]
-        app = build_app(routes, self.metrics, Keyring())
+        self.app = app = build_app(routes, self.metrics, Keyring())
         transport = httpx.ASGITransport(app)  # type: ignore[arg-type]
         self.http = httpx.AsyncClient(transport=transport, base_url="http://test")
 
@@ -205,6 +205,43 @@ async def test_streams_are_framed_by_the_book() -> None:
         assert tokens == continuation(PROMPT, 6)
         assert usage["choices"] == []
         assert usage["usage"]["completion_tokens"] == 6
+
+
+class Turnstile(Gate):
+    """Lets one step through each time it is turned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turns = threading.Semaphore(0)
+
+    def execute(self, batch: StepBatch) -> list[Chosen]:
+        assert self.turns.acquire(timeout=30)
+        return super().execute(batch)
+
+
+async def test_each_token_is_written_when_it_is_made() -> None:
+    turnstile = Turnstile()
+    async with running(gate=turnstile) as rig:
+        sent: list[bytes] = []
+        asked = asyncio.Event()
+
+        async def receive() -> dict[str, Any]:
+            if asked.is_set():
+                await asyncio.Event().wait()
+            asked.set()
+            return {"type": "http.request", "body": json.dumps(BODY | {"stream": True}).encode()}
+
+        async def send(message: Any) -> None:  # noqa: ANN401
+            sent.append(message.get("body", b""))
+
+        scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": []}
+        scope |= {"query_string": b"", "http_version": "1.1", "raw_path": b""}
+        answering = asyncio.create_task(rig.app(scope, receive, send))  # type: ignore[arg-type]
+        for count in range(1, BODY["max_tokens"] + 1):
+            turnstile.turns.release()
+            await rig.until(lambda: b"".join(sent).count(b"data: {") == count)  # noqa: B023
+        await answering
+        assert b"".join(sent).endswith(b"data: [DONE]\n\n")
 
 
 async def test_nothing_is_served_before_the_warm_up() -> None:
