@@ -2,14 +2,15 @@
 
 What a caller sends is hostile until proven otherwise. Its size is bounded, llguidance's own fuel
 bounds time and memory of compiling and of every later step, and the first token mask is computed
-here, where it delays nobody else. Compiling runs on threads, two at a time: the library lets go of
-the interpreter meanwhile.
+here, where it delays nobody else. Compiling has two threads of its own, so that a flood of grammars
+waits for them alone; the library lets go of the interpreter meanwhile.
 """
 
 import asyncio
 import threading
 from collections import OrderedDict
 from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
@@ -62,12 +63,15 @@ class Compiler:
         self._vocabulary = vocabulary
         self._known: OrderedDict[tuple[Kind, str], Compiled] = OrderedDict()
         self._lock = threading.Lock()
-        self._slots = threading.BoundedSemaphore(_AT_ONCE)
+        self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="grammar")
 
     async def compile(self, constraint: Constraint) -> Compiled:
         """Off the event loop. Raises `InvalidRequest` that says what is wrong with it."""
         known = self._recall(constraint)
-        return known if known is not None else await asyncio.to_thread(self.build, constraint)
+        if known is not None:
+            return known
+        _check_size(constraint)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self.build, constraint)
 
     def build(self, constraint: Constraint) -> Compiled:
         """Compile on this thread; raises `InvalidRequest`."""
@@ -78,8 +82,7 @@ class Compiler:
                 "could not end; leave the field out",
                 param=constraint.field,
             )
-        with self._slots:
-            compiled = Compiled(self._match(constraint), self._ends, self._vocabulary)
+        compiled = Compiled(self._match(constraint), self._ends, self._vocabulary)
         self._remember(constraint, compiled)
         return compiled
 

@@ -45,6 +45,14 @@ def babble(follow: Guide, rng: random.Random, most: int = 120) -> tuple[str, boo
     return TOKENIZER.decode(said), False
 
 
+@given(st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), min_size=1, max_size=12))
+@settings(max_examples=60, deadline=None)
+def test_a_choice_is_taken_literally(text: str) -> None:
+    constraint = CompletionBody(model="m", prompt="x", guided_choice=[text]).constraint
+    assert constraint is not None
+    assert babble(COMPILER.build(constraint).guide(), random.Random(0)) == (text, True)
+
+
 SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {
@@ -82,7 +90,7 @@ def test_texts_are_words_of_their_grammar() -> None:
 
 
 @pytest.mark.parametrize("choices", [["yea", "nay"], ["a.b", "a|b", "(x)", "\n", "[é]{2}"]])
-def test_choices_are_literal(choices: list[str]) -> None:
+def test_choices_are_all_said(choices: list[str]) -> None:
     constraint = CompletionBody(model="m", prompt="x", guided_choice=choices).constraint
     assert constraint is not None
     compiled = COMPILER.build(constraint)
