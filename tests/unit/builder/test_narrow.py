@@ -9,11 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 
 from tests.unit.builder import packed
 from tests.unit.builder.engines import Engine
 
-SAMPLE = Path(__file__).parents[3] / "samples" / "models" / "tiny-kjv"
+ROOT = Path(__file__).parents[3]
+SAMPLE, GOLDENS = ROOT / "samples" / "models" / "tiny-kjv", ROOT / "tests" / "golden" / "data"
 MODELS = {"llama": packed.LLAMA, "mixtral": packed.MIXTRAL}
 METHODS = {
     "int8": {"weights": "int8"},
@@ -112,3 +116,35 @@ def test_experts_that_saw_few_tokens_are_rounded_and_named(engine_of: Build) -> 
     told = [warning for warning in few.warnings if "experts" in warning]
     assert len(told) == 2 * 3
     assert "of 4 experts saw fewer than 128 tokens and are rounded" in told[0]
+
+
+def _numbered(checkpoint: Path, target: Path, words: int) -> Path:
+    """A golden checkpoint with a tokenizer whose words are the numbers of its vocabulary."""
+    shutil.copytree(checkpoint, target)
+    vocabulary = {str(number): number for number in range(words)}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="0"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.save(str(target / "tokenizer.json"))
+    return target
+
+
+@pytest.mark.parametrize("name", ["gpt-oss", "gpt-oss-mxfp4", "qwen3-moe"])
+def test_experts_of_every_kind_are_narrow(name: str, tmp_path: Path) -> None:
+    checkpoint = _numbered(GOLDENS / name, tmp_path / name, words=256)
+    rng = np.random.default_rng(0)
+    texts = [" ".join(map(str, rng.integers(3, 256, 60))) for _ in range(2)]
+    lines = "\n".join(json.dumps({"text": text}) for text in texts)
+    (tmp_path / "prompts.jsonl").write_text(lines)
+    engine = Engine(
+        tmp_path,
+        checkpoint,
+        quantization={"weights": "int8"},
+        proof={"prompts": {"path": str(tmp_path / "prompts.jsonl")}},
+        shapes={"maxBatchSize": 1, "maxSequenceLength": 96},
+        parallelism={"expert": 3 if name == "gpt-oss-mxfp4" else 2},
+    )
+    report: Any = engine.manifest.quantization
+    assert sum(".experts." in matrix.name for matrix in report.matrices) == 2 * 3
+    assert not any(".experts." in kept and kept.endswith(".weight") for kept in report.kept)
+    proof: Any = engine.manifest.proof
+    assert proof.worst.kl_divergence < 0.02
