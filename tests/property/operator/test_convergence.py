@@ -30,6 +30,7 @@ from tests.property.operator.world import (
 )
 
 ROUNDS = 40
+BATCHES = st.sampled_from([1, 2, 8])
 IMAGES = ("pitcrew/builder:1", "pitcrew/builder:2", "pitcrew/builder:3")
 """The second makes what the first makes; the third has another compiler."""
 
@@ -113,9 +114,24 @@ class Life(RuleBasedStateMachine):
 
     # Users, strangers, the world outside, the clock.
 
-    @rule(key=st.sampled_from(ENGINES), batch=st.sampled_from([1, 2, 8]))
-    def user_changes_an_engine(self, key: Key, batch: int) -> None:
-        self.world.change(key, shapes={"maxBatchSize": batch})
+    @rule(key=st.sampled_from(ENGINES), batches=st.lists(BATCHES, max_size=4))
+    def user_changes_an_engine(self, key: Key, batches: list[int]) -> None:
+        """Once while everything is under way, or back and forth with time to build in between."""
+        for batch in batches:
+            self.world.change(key, shapes={"maxBatchSize": batch})
+            for _ in range(4 if len(batches) > 1 else 0):
+                self.world.work_on()
+
+    @rule(batches=st.permutations([1, 2, 8]))
+    def users_want_different_engines_at_once(self, batches: list[int]) -> None:
+        for key, batch in zip(ENGINES, batches, strict=False):
+            self.world.change(key, shapes={"maxBatchSize": batch})
+        for _ in range(2):
+            self.world.settle()
+            for job in self.world.unfinished("resolve"):
+                self.world.start(job)
+                self.world.end(job, "success")
+        self.world.settle()
 
     @rule(key=st.sampled_from(ENGINES), memory=st.sampled_from(["1Gi", "2Gi"]))
     def user_changes_how_it_is_built(self, key: Key, memory: str) -> None:
@@ -155,9 +171,12 @@ class Life(RuleBasedStateMachine):
     def user_sets_the_world_size(self, world_size: int) -> None:
         self.world.change(CHAT, worldSize=world_size)
 
-    @rule(previous=st.booleans())
-    def user_pins_a_version(self, previous: bool) -> None:
-        version = self.world.status(TINY).get("previous") if previous else None
+    @rule(pinned=st.booleans())
+    def user_pins_a_version(self, pinned: bool) -> None:
+        ready = [
+            v["id"] for v in self.world.status(TINY).get("versions", ()) if v["phase"] == "Ready"
+        ]
+        version = ready[-1] if pinned and ready else None
         self.world.change(
             CHAT, engineRef={"name": "tiny"} | ({"version": version} if version else {})
         )
@@ -283,7 +302,7 @@ def _is_owned(job: Object, uid: str) -> bool:
 
 Life.TestCase.settings = settings(
     max_examples=60,
-    stateful_step_count=40,
+    stateful_step_count=30,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )

@@ -14,7 +14,7 @@ from pitcrew_operator.manifests.serving import deployment_manifest, service_mani
 from pitcrew_operator.plan.actions import Action, Apply, Requeue, WriteStatus
 from pitcrew_operator.plan.conditions import Health, find
 from pitcrew_operator.plan.deployment import DeploymentSeen, plan_deployment
-from pitcrew_operator.views import Deployment, Pod, pod_of
+from pitcrew_operator.views import Deployment, Engine, Pod, pod_of
 from tests.unit.operator.factories import (
     CONFIG,
     ENGINE_STATUS,
@@ -97,6 +97,67 @@ def test_world_size_mismatch_names_both_numbers_and_the_remedy() -> None:
     assert "worldSize is 2" in message
     assert "world size 1" in message
     assert "set spec.worldSize to 1" in message
+
+
+OLD = ENGINE_STATUS | {"id": "0a" * 32, "tag": "tiny-old"}
+
+
+def version(status: dict[str, Any], phase: str = "Ready") -> dict[str, Any]:
+    known = {"key": status["id"][:12], "specHash": "s", "targetTag": "t", "jobName": "j"}
+    when = {"commit": "c", "startedAt": "2026-11-01T11:00:00Z"}
+    return known | when | {"phase": phase, "id": status["id"], "engine": status}
+
+
+VERSIONS = engine(
+    status={"engine": ENGINE_STATUS, "versions": [version(ENGINE_STATUS), version(OLD)]}
+)
+RETIRED = engine(
+    status={"engine": ENGINE_STATUS, "versions": [version(ENGINE_STATUS), version(OLD, "Retired")]}
+)
+
+
+def pinned(version: str) -> Deployment:
+    return deployment({"engineRef": {"name": "tiny", "version": version}})
+
+
+@pytest.mark.parametrize("digits", [12, 64])
+def test_a_version_that_is_named_is_served(digits: int) -> None:
+    status = status_of(plan(pinned(OLD["id"][:digits]), DeploymentSeen(VERSIONS)))
+    assert status.engine is not None
+    assert (status.engine.id, status.engine.tag) == (OLD["id"], "tiny-old")
+
+
+@pytest.mark.parametrize(("source", "name"), [(VERSIONS, "f" * 12), (RETIRED, OLD["id"])])
+def test_a_version_that_is_not_there_is_told_with_those_that_are(source: Engine, name: str) -> None:
+    actions = plan(pinned(name), DeploymentSeen(source))
+    assert applied(actions) == []
+    health, reason, message = told(actions)
+    assert (health, reason) == (Health.STALLED, reasons.VERSION_NOT_FOUND)
+    assert ENGINE_STATUS["id"][:12] in message
+
+
+def test_what_was_served_before_is_told() -> None:
+    before = {"engine": {"name": "tiny", "id": OLD["id"], "tag": "tiny-old"}}
+    status = status_of(plan(deployment(status=before), DeploymentSeen(VERSIONS)))
+    assert status.previous_engine is not None
+    assert status.previous_engine.id == OLD["id"]
+    settled = replace(deployment(), status=status)
+    changed = plan(
+        replace(settled, spec=deployment({"replicas": 5}).spec), DeploymentSeen(VERSIONS)
+    )
+    still = [a.status for a in changed if isinstance(a, WriteStatus)]
+    assert all(s.previous_engine == status.previous_engine for s in still)  # type: ignore[union-attr]
+
+
+def test_a_pod_has_a_gpu_for_each_rank() -> None:
+    on_gpus = engine(status={"engine": ENGINE_STATUS | {"cuda": "13", "worldSize": 2}})
+    limits = {"runtime": {"resources": {"limits": {"nvidia.com/gpu": 1}}}}
+    health, reason, message = told(plan(deployment(limits), DeploymentSeen(on_gpus)))
+    assert (health, reason) == (Health.STALLED, reasons.GPU_COUNT_MISMATCH)
+    assert "is 1" in message
+    assert "set it to 2" in message
+    enough = {"runtime": {"resources": {"limits": {"nvidia.com/gpu": "2"}}}}
+    assert applied(plan(deployment(enough), DeploymentSeen(on_gpus)))
 
 
 def test_children_are_created_once_there_is_an_engine() -> None:
