@@ -13,7 +13,8 @@ from pitcrew_builder.checkpoint.config import (
     parse_object,
 )
 from pitcrew_builder.checkpoint.directory import CONFIG, GENERATION_CONFIG, Directory
-from pitcrew_builder.checkpoint.prequantized import Scheme, read_scheme
+from pitcrew_builder.checkpoint.prequantized import read_scheme
+from pitcrew_builder.checkpoint.scheme import Scheme
 from pitcrew_builder.errors import InvalidSpec
 from pitcrew_builder.families import family_of
 from pitcrew_builder.families.family import Family

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pitcrew_builder.checkpoint.prequantized import Floats8, Integers, Scheme
 from pitcrew_builder.checkpoint.reader import WeightReader
 from pitcrew_builder.checkpoint.safetensors import TensorInfo
+from pitcrew_builder.checkpoint.scheme import Floats8, Integers, Scheme
 from pitcrew_builder.errors import CheckpointCorrupt
 from pitcrew_builder.graph.ir import Graph
 from pitcrew_builder.graph.recipe import (

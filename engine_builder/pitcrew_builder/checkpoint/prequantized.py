@@ -1,13 +1,11 @@
-"""What a checkpoint says of its own quantization: `quantization_config` and its older places.
+"""Reading what a checkpoint says of its own quantization: `quantization_config` and older places.
 
-Writers differ in where they say it and in their words; readers here turn each into one `Scheme`.
-What a scheme cannot express is refused, with the list of what is known.
+Writers differ in where they say it and in their words; each has a reader here.
 """
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 from pydantic import Field
 
@@ -18,54 +16,9 @@ from pitcrew_builder.checkpoint.directory import (
     MODELOPT_CONFIG,
     Directory,
 )
+from pitcrew_builder.checkpoint.scheme import Floats8, Integers, Scheme, refuse, require
 from pitcrew_builder.checkpoint.tolerant import Tolerant
-from pitcrew_builder.errors import UnknownArchitecture
 from pitcrew_builder.graph.recipe import Packing
-
-KNOWN = (
-    "awq (GEMM, 4 bits), gptq (4 or 8 bits), fp8 (whole tensors or tiles), compressed-tensors "
-    "(float-quantized fp8; pack-quantized with 4 or 8 bits), modelopt (FP8, "
-    "FP8_PER_CHANNEL_PER_TOKEN)"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Integers:
-    """Weights are integer codes."""
-
-    packing: Packing
-    bits: int
-    group: int | None
-    """Inputs that share a scale; None: all."""
-    zeros: bool
-    """Whether groups may have a zero point of their own."""
-    ordered: bool = False
-    """Whether groups gather inputs from anywhere (GPTQ's act-order)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Floats8:
-    """Weights are E4M3 numbers."""
-
-    block: tuple[int, int] | None
-    """Outputs and inputs of a tile that shares a scale; None: a tensor or an output does."""
-    rounds_inputs: bool
-    """Whether activations have scales in the checkpoint."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scheme:
-    """How the matrices of the layers are stored."""
-
-    method: str
-    """The writer's word for it, such as `gptq`."""
-    form: Integers | Floats8
-    excluded: tuple[str, ...] = ()
-    """Modules that stayed as they were: names, parts of names, or patterns behind `re:`."""
-
-    def covers(self, module: str) -> bool:
-        """Whether the config says that a linear map is quantized; tensors may know better."""
-        return not any(_names(pattern, module) for pattern in self.excluded)
 
 
 def read_scheme(
@@ -91,7 +44,7 @@ def read_scheme(
         return None
     reader = _READERS.get(method)
     if reader is None:
-        _refuse(where, "quant_method", method)
+        refuse(where, "quant_method", method)
     return reader(stated, where)
 
 
@@ -105,9 +58,9 @@ class _Awq(Tolerant):
 
 def _awq(stated: dict[str, Any], where: str) -> Scheme:
     config = parse_as(_Awq, stated, where)
-    _require(where, "bits", config.bits, (4,))
-    _require(where, "version", config.version.lower(), ("gemm",))
-    _require(where, "backend", config.backend.lower(), ("autoawq",))
+    require(where, "bits", config.bits, (4,))
+    require(where, "version", config.version.lower(), ("gemm",))
+    require(where, "backend", config.backend.lower(), ("autoawq",))
     form = Integers(Packing.AWQ, 4, _group(config.group_size), zeros=True)
     return Scheme("awq", form, config.modules_to_not_convert or ())
 
@@ -125,15 +78,15 @@ class _Gptq(Tolerant):
 
 def _gptq(stated: dict[str, Any], where: str) -> Scheme:
     config = parse_as(_Gptq, stated, where)
-    _require(where, "bits", config.bits, (4, 8))
-    _require(where, "is_marlin_format", config.is_marlin_format, (False,))
+    require(where, "bits", config.bits, (4, 8))
+    require(where, "is_marlin_format", config.is_marlin_format, (False,))
     layout = config.checkpoint_format or config.format or Packing.GPTQ.value
-    _require(where, "checkpoint_format", layout, (Packing.GPTQ.value, Packing.GPTQ_V2.value))
+    require(where, "checkpoint_format", layout, (Packing.GPTQ.value, Packing.GPTQ_V2.value))
     rules = config.dynamic or {}
     # GPTQModel: a rule with "-" leaves modules out; others change bits or groups of some.
     others = [rule for rule in rules if not rule.startswith("-")]
     if others:
-        _refuse(where, "dynamic", others[0])
+        refuse(where, "dynamic", others[0])
     form = Integers(
         Packing(layout),
         config.bits,
@@ -153,7 +106,7 @@ class _Fp8(Tolerant):
 
 def _fp8(stated: dict[str, Any], where: str) -> Scheme:
     config = parse_as(_Fp8, stated, where)
-    _require(where, "activation_scheme", config.activation_scheme, ("dynamic", "static"))
+    require(where, "activation_scheme", config.activation_scheme, ("dynamic", "static"))
     form = Floats8(config.weight_block_size, config.activation_scheme == "static")
     excluded = (*(config.modules_to_not_convert or ()), *(config.ignored_layers or ()))
     return Scheme("fp8", form, excluded)
@@ -185,30 +138,30 @@ class _Compressed(Tolerant):
 
 def _compressed(stated: dict[str, Any], where: str) -> Scheme:
     config = parse_as(_Compressed, stated, where)
-    _require(where, "format", config.format, ("float-quantized", "pack-quantized"))
+    require(where, "format", config.format, ("float-quantized", "pack-quantized"))
     for field in ("sparsity_config", "transform_config"):
         given = getattr(config, field) or {}
         if given and given.get("format") != "dense":
-            _refuse(where, field, given)
+            refuse(where, field, given)
     forms = {name: _compressed_form(group, where) for name, group in config.config_groups.items()}
     if len(set(forms.values())) > 1:
-        _refuse(where, "config_groups", f"{len(forms)} groups that differ")
+        refuse(where, "config_groups", f"{len(forms)} groups that differ")
     return Scheme("compressed-tensors", next(iter(forms.values())), config.ignore or ())
 
 
 def _compressed_form(group: _Group, where: str) -> Integers | Floats8:
     weights, inputs = group.weights, group.input_activations
     if weights is None:
-        _refuse(where, "config_groups.weights", None)
+        refuse(where, "config_groups.weights", None)
     if weights.type == "float":
-        _require(where, "weights.num_bits", weights.num_bits, (8,))
-        _require(where, "weights.strategy", weights.strategy, ("tensor", "channel", "block"))
+        require(where, "weights.num_bits", weights.num_bits, (8,))
+        require(where, "weights.strategy", weights.strategy, ("tensor", "channel", "block"))
         return Floats8(weights.block_structure, inputs is not None and inputs.dynamic is False)
-    _require(where, "weights.type", weights.type, ("int",))
-    _require(where, "weights.num_bits", weights.num_bits, (4, 8))
-    _require(where, "weights.strategy", weights.strategy, ("channel", "group"))
+    require(where, "weights.type", weights.type, ("int",))
+    require(where, "weights.num_bits", weights.num_bits, (4, 8))
+    require(where, "weights.strategy", weights.strategy, ("channel", "group"))
     if inputs is not None:
-        _refuse(where, "config_groups.input_activations", f"{inputs.num_bits}-bit {inputs.type}")
+        refuse(where, "config_groups.input_activations", f"{inputs.num_bits}-bit {inputs.type}")
     return Integers(
         Packing.COMPRESSED,
         weights.num_bits,
@@ -228,7 +181,7 @@ class _ModelOpt(Tolerant):
 def _modelopt(stated: dict[str, Any], where: str) -> Scheme:
     config = parse_as(_ModelOpt, stated, where)
     algorithm = config.quant_algo.upper()
-    _require(where, "quant_algo", algorithm, ("FP8", "FP8_PER_CHANNEL_PER_TOKEN"))
+    require(where, "quant_algo", algorithm, ("FP8", "FP8_PER_CHANNEL_PER_TOKEN"))
     excluded = (*(config.exclude_modules or ()), *(config.ignore or ()))
     return Scheme(
         "modelopt",
@@ -248,21 +201,3 @@ _READERS: Mapping[str, Callable[[dict[str, Any], str], Scheme]] = {
 
 def _group(size: int) -> int | None:
     return size if size > 0 else None
-
-
-def _names(pattern: str, module: str) -> bool:
-    if pattern.startswith("re:"):
-        return re.fullmatch(pattern.removeprefix("re:"), module) is not None
-    return module == pattern or pattern in module.split(".") or module.startswith(f"{pattern}.")
-
-
-def _require(where: str, field: str, value: object, allowed: tuple[object, ...]) -> None:
-    if value not in allowed:
-        _refuse(where, field, value)
-
-
-def _refuse(where: str, field: str, value: object) -> NoReturn:
-    raise UnknownArchitecture(
-        f"{where}: quantization_config.{field} is {value!r}, which is not read; known are: {KNOWN}; "
-        f"take a checkpoint in one of these, or the unquantized one"
-    )

@@ -14,7 +14,7 @@ import numpy as np
 from pitcrew_builder.checkpoint.assemble import Assembler
 from pitcrew_builder.checkpoint.coded import Floats, joined
 from pitcrew_builder.checkpoint.reader import WeightReader
-from pitcrew_builder.errors import InvalidSpec
+from pitcrew_builder.errors import CheckpointCorrupt, InvalidSpec
 from pitcrew_builder.graph.ir import Graph
 from pitcrew_builder.manifest import QuantizationRecipe, QuantizedMatrix
 from pitcrew_builder.quantize import methods
@@ -47,7 +47,7 @@ def quantize(
 ) -> Quantized:
     """Make the layers' matrices narrow, on all ranks. `scratch` is a directory for their codes.
 
-    Raises `InvalidSpec` where none can be.
+    Raises `InvalidSpec` where none can be, `CheckpointCorrupt` where codes are unsound.
     """
     whole = drawn.whole
     chosen = _chosen(whole.graph, recipe)
@@ -80,7 +80,13 @@ def quantize(
 
 def _chosen(graph: Graph, recipe: QuantizationRecipe) -> tuple[Site, ...]:
     if recipe.imported is not None:
-        return packed_sites(graph)
+        packed = packed_sites(graph)
+        if not packed:
+            raise CheckpointCorrupt(
+                f"config.json says that the checkpoint is quantized ({recipe.imported.method}), and "
+                f"no tensor is; take both from the same revision of the checkpoint"
+            )
+        return packed
     fitting = (site for site in sites(graph) if grid_for(recipe, site.inputs) is not None)
     chosen = tuple(fitting)
     if not chosen:

@@ -1,6 +1,6 @@
 """What is made narrow in a build: what the spec asks for, or what the checkpoint already is."""
 
-from pitcrew_builder.checkpoint.prequantized import Floats8, Scheme
+from pitcrew_builder.checkpoint.scheme import Floats8, Scheme
 from pitcrew_builder.errors import InvalidSpec
 from pitcrew_builder.manifest import ImportedCodes, QuantizationRecipe
 from pitcrew_builder.spec import BuildSpec, QuantizationMethod, WeightFormat

@@ -209,6 +209,13 @@ def test_a_bias_that_the_network_lacks_must_be_zero(tmp_path: Path) -> None:
         Engine(tmp_path, theirs)
 
 
+def test_a_config_that_speaks_of_codes_that_are_not_there_is_refused(tmp_path: Path) -> None:
+    theirs, plain = packed.write(tmp_path / "checkpoints", FORMATS["gptq-sym"])
+    shutil.copy(theirs / "config.json", plain)
+    with pytest.raises(CheckpointCorrupt, match=r"quantized \(gptq\), and no tensor is"):
+        Engine(tmp_path, plain)
+
+
 @pytest.mark.parametrize(
     ("end", "value", "told"),
     [

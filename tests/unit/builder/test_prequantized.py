@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from pitcrew_builder.checkpoint.directory import Directory
-from pitcrew_builder.checkpoint.prequantized import Floats8, Integers, Scheme, read_scheme
+from pitcrew_builder.checkpoint.prequantized import read_scheme
+from pitcrew_builder.checkpoint.scheme import Floats8, Integers, Scheme
 from pitcrew_builder.errors import UnknownArchitecture
 from pitcrew_builder.graph.recipe import Packing
 
