@@ -12,7 +12,11 @@ from pathlib import Path
 import jiwer
 import sacrebleu
 
-WORDS = ["In", "the", "beginning", "God", "created", "the", "heaven", "and", "the", "earth", ".", "it's", "3.5", "1,000", "2-3", "5-", "(yes)", "end.", "A&amp;B", "&quot;quoted&quot;", "naïve", "café", "“so”", "x/y", "well-known", "U.S.A.", "#tag", "$5", '"a"', "b,", "c;", "d:", "e!"]
+TEXT = (
+    "In the beginning God created the heaven and the earth . it's 3.5 1,000 2-3 5- (yes) end. "
+    'A&amp;B &quot;quoted&quot; naïve café “so” x/y well-known U.S.A. #tag $5 "a" b, c; d: e!'
+)
+WORDS = TEXT.split()
 ALIKE = 0.75
 """How often a word of an answer is the reference's."""
 
