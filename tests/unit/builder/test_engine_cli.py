@@ -13,6 +13,7 @@ import pytest
 
 from pitcrew_builder.engine_cli import main
 from pitcrew_builder.manifest import MANIFEST_NAME, Manifest
+from pitcrew_builder.report import EXIT_RETRY
 from pitcrew_builder.store import STAGING, Store, open_engine
 from pitcrew_builder.store.lookup import resolve
 from pitcrew_builder.store.protocol import OnBytes, unwatched
