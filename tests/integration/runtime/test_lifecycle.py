@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,8 @@ from typing import Any
 import httpx
 import openai
 import pytest
+import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException
 
 from tests.integration.runtime.conftest import Engines, Serve
 from tests.integration.runtime.servers import DEADLINE, Server, command, serving, wait_until
@@ -125,20 +128,41 @@ def test_overload_is_told_with_a_time_to_retry(engines: Engines, serve: Serve) -
         wait_until(server.empty, "both are gone")
 
 
-def test_keys(engines: Engines, serve: Serve, tmp_path: Path) -> None:
+def test_keys(
+    engines: Engines, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     keys = tmp_path / "keys"
     keys.write_text("first\n\nsecond\n")
-    with serve(engines("tiny-kjv"), "--api-key-file", str(keys)) as server:
+    monkeypatch.setenv("PITCREW_API_KEYS", "third\n")
+    options = ("--api-key-file", str(keys), "--grpc-port", "0")
+    with serve(engines("tiny-kjv"), *options) as server:
 
         def status(authorization: str | None) -> int:
             headers = {} if authorization is None else {"authorization": authorization}
             return httpx.get(f"{server.url}/v1/models", headers=headers).status_code
 
-        assert [status(f"Bearer {key}") for key in ("first", "second")] == [200, 200]
+        assert [status(f"Bearer {key}") for key in ("first", "second", "third")] == [200] * 3
         assert [status(bad) for bad in (None, "", "Bearer", "Bearer firs", "Bearer x first")] == (
             [401] * 5
         )
-        assert server.get("/health/ready").status_code == 200
+        for path in ("/health/ready", "/v2/health/ready", "/version", "/metrics"):
+            assert server.get(path).status_code == 200
+        for path in ("/tokenize", "/v2/models/model/generate"):
+            assert httpx.post(server.url + path, json={}).status_code == 401
+        check_keys_of_grpc(server)
+
+
+def check_keys_of_grpc(server: Server) -> None:
+    port = re.search(r"gRPC on \S+ port (\d+)", server.log.read_text())
+    assert port is not None
+    with triton.InferenceServerClient(f"127.0.0.1:{port[1]}") as client:
+        assert client.is_server_ready()
+        with pytest.raises(InferenceServerException, match="send a valid API key"):
+            client.get_model_metadata("model")
+        good = {"authorization": "Bearer third"}
+        assert client.get_model_metadata("model", headers=good).name == "model"
+        with pytest.raises(InferenceServerException, match="send a valid API key"):
+            client.get_model_metadata("model", headers={"authorization": "Bearer thir"})
 
 
 @pytest.fixture
