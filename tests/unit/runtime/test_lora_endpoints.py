@@ -149,3 +149,14 @@ async def test_loading_has_to_be_allowed(known: AdapterLibrary | None, told: str
         for answer in (await load(rig, "x", "a"), await unload(rig, "x")):
             assert answer.status_code == 403
             assert told in answer.json()["error"]["message"]
+
+
+async def test_what_nobody_uses_leaves_memory(root: Path) -> None:
+    """Neither slots nor pages nor answers that were given keep an unloaded adapter alive."""
+    known = AdapterLibrary(ROOM, capacity=1, base="echo")
+    async with running(library=known, lora_root=root) as rig:
+        for name in "abc":
+            assert (await load(rig, name, name)).status_code == 200
+            assert (await rig.post(model=name, n=2)).status_code == 200
+            assert (await load(rig, "more", name)).status_code == 409
+            assert (await unload(rig, name)).status_code == 200
