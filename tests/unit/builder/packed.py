@@ -244,7 +244,7 @@ def _others(model: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield "model.embed_tokens.weight", (model["vocab_size"], HIDDEN)
     yield "lm_head.weight", (model["vocab_size"], HIDDEN)
     yield "model.norm.weight", (HIDDEN,)
-    for layer in range(LAYERS):
+    for layer in range(model["num_hidden_layers"]):
         yield f"model.layers.{layer}.input_layernorm.weight", (HIDDEN,)
         yield f"model.layers.{layer}.post_attention_layernorm.weight", (HIDDEN,)
         if model["model_type"] == "mixtral":
@@ -252,7 +252,7 @@ def _others(model: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def _matrices(model: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:
-    for layer in range(LAYERS):
+    for layer in range(model["num_hidden_layers"]):
         prefix = f"model.layers.{layer}"
         for name, outputs in (("q", HIDDEN), ("k", HIDDEN // 2), ("v", HIDDEN // 2), ("o", HIDDEN)):
             yield f"{prefix}.self_attn.{name}_proj", outputs, HIDDEN
