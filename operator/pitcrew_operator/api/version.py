@@ -85,8 +85,6 @@ class Resolution(StatusModel):
     """The newest look at what would be built."""
 
     inputs: str = Field(description="Digest of everything that was asked.")
-    spec_hash: str = Field(description="Digest of the part of it that the spec gives.")
-    trigger: str = Field(default="", description="spec.rebuildPolicy.trigger of this look.")
     at: str = Field(description="RFC 3339: when the look was taken.")
     job_uid: str = Field(default="", description="The Job that looked.")
     source_uid: str | None = Field(

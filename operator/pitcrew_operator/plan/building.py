@@ -96,9 +96,11 @@ def follow(
     is_judged = job.meta.uid == version.job_uid
     if job.ended and not is_judged:
         return _ended(order, version, job, own, now)
-    if is_judged or version.settings != order.settings:
+    is_ours = job.meta.is_owned_by(order.engine.meta.uid)
+    if is_judged or (is_ours and version.settings != order.settings):
         return _start_over(order, version, job)
-    shared = () if job.meta.is_owned_by(order.engine.meta.uid) else (share(order.engine, job),)
+    version = version.model_copy(update={"settings": order.settings})
+    shared = () if is_ours else (share(order.engine, job),)
     if job.suspended:
         return _queued(version, job, turn, shared)
     going = _going(order, version, job, own, progress.get(job.meta.name), now)

@@ -142,8 +142,6 @@ def _report(pods: Sequence[Pod]) -> Resolved | Failed | None:
 def _recorded(order: Order, job: Job, now: datetime, answer: Answer | None) -> Resolution:
     return Resolution(
         inputs=order.inputs,
-        spec_hash=order.spec_hash,
-        trigger=order.engine.spec.rebuild_policy.trigger,
         at=rfc3339(now),
         job_uid=job.meta.uid,
         source_uid=order.source_uid,

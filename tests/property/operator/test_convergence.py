@@ -301,7 +301,7 @@ def _is_owned(job: Object, uid: str) -> bool:
 
 
 Life.TestCase.settings = settings(
-    max_examples=60,
+    max_examples=35,
     stateful_step_count=30,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
