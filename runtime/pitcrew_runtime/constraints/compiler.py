@@ -59,7 +59,7 @@ class Compiler:
 
     def __init__(self, tokenizer: str, ends: Collection[int], vocabulary: int) -> None:
         self._tokenizer = tokenizer
-        self._ends = tuple(ends)
+        self._ends = tuple(end for end in ends if end < vocabulary)
         self._vocabulary = vocabulary
         self._known: OrderedDict[tuple[Kind, str], Compiled] = OrderedDict()
         self._lock = threading.Lock()
@@ -82,23 +82,21 @@ class Compiler:
                 "could not end; leave the field out",
                 param=constraint.field,
             )
-        compiled = Compiled(self._match(constraint), self._ends, self._vocabulary)
+        try:
+            backend = self._backend
+        except Exception as error:
+            raise InvalidRequest(
+                f"{constraint.field}: texts of this engine's tokenizer cannot be constrained "
+                f"({in_words(str(error))}); leave the field out",
+                param=constraint.field,
+            ) from error
+        compiled = Compiled(_match(backend, constraint), self._ends, self._vocabulary)
         self._remember(constraint, compiled)
         return compiled
 
     @cached_property
     def _backend(self) -> LLTokenizer:
         return LLTokenizer(self._tokenizer, self._vocabulary, list(self._ends))
-
-    def _match(self, constraint: Constraint) -> LLMatcher:
-        matcher = LLMatcher(self._backend, _grammar(constraint), limits=_LIMITS, log_level=0)
-        if not matcher.is_error():
-            matcher.compute_bitmask()
-        if matcher.is_error():
-            raise InvalidRequest(
-                f"{constraint.field}: {in_words(matcher.get_error())}", param=constraint.field
-            )
-        return matcher
 
     def _recall(self, constraint: Constraint) -> Compiled | None:
         with self._lock:
@@ -121,6 +119,17 @@ def _check_size(constraint: Constraint) -> None:
             "compiled, send a smaller one",
             param=constraint.field,
         )
+
+
+def _match(backend: LLTokenizer, constraint: Constraint) -> LLMatcher:
+    matcher = LLMatcher(backend, _grammar(constraint), limits=_LIMITS, log_level=0)
+    if not matcher.is_error():
+        matcher.compute_bitmask()
+    if matcher.is_error():
+        raise InvalidRequest(
+            f"{constraint.field}: {in_words(matcher.get_error())}", param=constraint.field
+        )
+    return matcher
 
 
 def _grammar(constraint: Constraint) -> str:

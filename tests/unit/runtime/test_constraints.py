@@ -153,6 +153,11 @@ def test_a_model_that_cannot_end_cannot_be_constrained() -> None:
         Compiler(SOURCE, [], VOCABULARY).build(Constraint(Kind.REGEX, "a", "field"))
 
 
+def test_a_tokenizer_that_cannot_be_constrained_is_told() -> None:
+    with pytest.raises(InvalidRequest, match=r"field: texts of this engine's tokenizer cannot"):
+        Compiler("{}", [END], VOCABULARY).build(Constraint(Kind.REGEX, "a", "field"))
+
+
 EXPLOSIVE = [
     (Kind.REGEX, "((a{0,1000}){0,1000}){0,1000}"),
     (Kind.REGEX, "(a+)+$"),
