@@ -12,12 +12,22 @@ from pitcrew_operator.api.engine import LLMEngineSpec
 from pitcrew_operator.api.store import EngineStore
 from pitcrew_operator.api.version import EngineStatus
 from pitcrew_operator.config import Config
+from pitcrew_operator.kinds import ENGINE
 from pitcrew_operator.manifests.builder_pod import Task, pod_spec
 from pitcrew_operator.manifests.serving import deployment_manifest
 from pitcrew_operator.manifests.store import Bucket, arguments, chosen, recorded
+from pitcrew_operator.observe_builds import see_uses
 from pitcrew_operator.plan.pods import last_report, why_not_running
+from pitcrew_operator.store import Store
 from pitcrew_operator.views import Claim, deployment_of, engine_of, pod_of
-from tests.unit.operator.factories import CONFIG, ENGINE_STATUS, deployment, engine, pod_raw
+from tests.unit.operator.factories import (
+    CONFIG,
+    ENGINE_STATUS,
+    deployment,
+    engine,
+    engine_raw,
+    pod_raw,
+)
 from tests.unit.operator.goldens import assert_golden
 
 SAMPLES = Path(__file__).parents[3] / "samples"
@@ -212,3 +222,13 @@ def test_samples_are_what_the_operator_reads(path: Path) -> None:
         assert engine_of(raw).spec.build_spec()
     else:
         assert deployment_of(raw).spec.engine_ref.name
+
+
+def test_engines_in_a_bucket_are_kept_for_every_namespace() -> None:
+    """A claim is one namespace's own, and an equal engine elsewhere is another copy."""
+    view = Store(lambda kind, raw: None)
+    version = {"key": "k", "id": "ab" * 32, "phase": "Ready"}
+    view.put(ENGINE, engine_raw(status={"versions": [version]}, namespace="others", uid="uid-2"))
+    view.put(ENGINE, engine_raw())
+    assert see_uses(engine(), view, bucket()).engines == {"ab" * 32}
+    assert see_uses(engine(), view, Claim("pitcrew-engines", "uid")).engines == frozenset()
