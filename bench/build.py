@@ -1,11 +1,20 @@
 """What a build costs: its speed beside copying the checkpoint, and the memory at its peak.
 
-Writes random bf16 Llamas of two depths, in shards, and builds each in a process of its own. Speed
-is bytes of the checkpoint per second, over parse to serialize, beside `cp` of the same files with
-the same fsync. Memory is the high-water mark of anonymous pages: pages of mapped files are the
-kernel's to take back and would count the disk, not the builder. If it grows with the depth, the
-builder does not stream. The bounds: half the speed of `cp`, 1.5 times the largest shard and 1 GiB
-of memory, and 2 s for a second build that finds the first one's engine.
+Writes random bf16 Llamas of two depths, in shards, and builds each in a process of its own, several
+times, each time after copying the same files. Speed is bytes of the checkpoint per second. Beside a
+plain copy stand parse to serialize, which end in the page cache as the copy does; beside a copy with
+an fsync of every file stand the same phases and the publishing, which makes the engine durable and
+finds that done which the disk wrote while the engine was proven. An engine in float32 has twice the
+bytes of its bf16 checkpoint, each of them hashed.
+
+Memory is the high-water mark of anonymous pages: pages of mapped files are the kernel's to take back
+and would count the disk, not the builder. If it grows with the depth, the builder does not stream.
+The bounds: half the speed of `cp`, 1.5 times the largest shard and 1 GiB of memory, and 2 s for a
+second build that finds the first one's engine.
+
+Every step begins with the checkpoint in the page cache and with free memory filled by cached pages,
+as on a machine that has run for a while. The memory that a virtual machine's host took back, and
+gives again on first touch, costs seconds for each GiB, and would be what is measured.
 
 The defaults have the shape of Llama 3.2 1B, whole and at half its depth.
 """
@@ -13,13 +22,15 @@ The defaults have the shape of Llama 3.2 1B, whole and at half its depth.
 import argparse
 import json
 import os
+import platform
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,8 +65,12 @@ class Result:
     shard: int
     """Bytes of the largest file."""
     copy: float
+    durable: float
+    """Seconds of a copy that was synced."""
+    resolve: float
     build: float
     validate: float
+    publish: float
     again: float
     """Seconds of the second build, its process's start included."""
     peak: int
@@ -72,27 +87,65 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=2048)
     parser.add_argument("--vocab", type=int, default=128_256)
     parser.add_argument("--layers", type=int, nargs="+", default=[8, 16])
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--directory", type=Path, help="where to work (default: a temporary one)")
     options = parser.parse_args()
     width = Width(options.hidden, options.hidden * 4, options.hidden // 4, options.vocab)
     with tempfile.TemporaryDirectory(dir=options.directory) as work:
-        show([measure(Path(work), width, layers) for layers in options.layers])
+        memory = Memory(Path(work) / "hole")
+        for layers in options.layers:
+            checkpoint = Path(work) / f"llama-{layers}"
+            write(checkpoint, width, layers)
+            results = [measure(checkpoint, layers, memory) for _ in range(options.repeats)]
+            shutil.rmtree(checkpoint)
+            show(results)
 
 
-def measure(work: Path, width: Width, layers: int) -> Result:
-    """Write, copy and build one checkpoint."""
-    checkpoint = work / f"llama-{layers}"
-    write(checkpoint, width, layers)
+def measure(checkpoint: Path, layers: int, memory: "Memory") -> Result:
+    """Copy and build one checkpoint."""
     sizes = [file.stat().st_size for file in checkpoint.iterdir()]
-    copied = copy(checkpoint, work / "copy")
+    work = checkpoint.parent / "work"
+    copied = []
+    for durable in (False, True):
+        memory.fill()
+        copied.append(copy(checkpoint, work, durable=durable))
+    memory.fill()
     timings, peak = build(checkpoint, work)
     again = rebuild(checkpoint, work)
-    shutil.rmtree(checkpoint)
-    shutil.rmtree(work / "store")
-    work_phases = sum(timings[name] for name in ("Parse", "Graph", "Optimize", "Serialize"))
+    shutil.rmtree(work)
     return Result(
-        layers, sum(sizes), max(sizes), copied, work_phases, timings["Validate"], again, peak
+        layers,
+        sum(sizes),
+        max(sizes),
+        *copied,
+        timings["Resolve"],
+        sum(timings[name] for name in ("Parse", "Graph", "Optimize", "Serialize")),
+        timings["Validate"],
+        timings["Publish"],
+        again,
+        peak,
     )
+
+
+class Memory:
+    """Free memory, filled with pages of a hole in a file."""
+
+    def __init__(self, hole: Path) -> None:
+        self._hole = hole
+        self._end = 0
+
+    def fill(self) -> None:
+        """Leave half a GiB free; nothing that is cached has to go."""
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemFree:"))
+        begin, self._end = self._end, self._end + max(0, free - (1 << 29))
+        self._hole.touch()
+        os.truncate(self._hole, self._end)
+        block = bytearray(MIB)
+        with self._hole.open("rb", buffering=0) as stream:
+            stream.seek(begin)
+            while stream.readinto(block):
+                pass
 
 
 def write(directory: Path, width: Width, layers: int) -> None:
@@ -150,11 +203,11 @@ def _shards(rng: np.random.Generator, width: Width, layers: int) -> Iterator[Ten
         yield shard
 
 
-def copy(source: Path, target: Path) -> float:
-    """Seconds to copy the checkpoint and make it durable."""
+def copy(source: Path, target: Path, *, durable: bool) -> float:
+    """Seconds to copy the checkpoint."""
     began = time.monotonic()
     shutil.copytree(source, target)
-    for file in target.iterdir():
+    for file in target.iterdir() if durable else ():
         descriptor = os.open(file, os.O_RDONLY)
         os.fsync(descriptor)
         os.close(descriptor)
@@ -165,21 +218,30 @@ def copy(source: Path, target: Path) -> float:
 
 def build(checkpoint: Path, work: Path) -> tuple[dict[str, float], int]:
     """Seconds by phase, and the peak of anonymous memory in bytes."""
+    command = [*_command(checkpoint, work), "--progress", "json"]
+    pipe, quiet = subprocess.PIPE, subprocess.DEVNULL
     with (
-        subprocess.Popen(_command(checkpoint, work), stderr=subprocess.DEVNULL) as process,
+        subprocess.Popen(command, text=True, stdout=pipe, stderr=quiet) as process,
         _anonymous_peak(process.pid) as peak,
     ):
+        assert process.stdout is not None
+        began: dict[str, float] = {}
+        for line in process.stdout:
+            began.setdefault(json.loads(line)["phase"], time.monotonic())
         if process.wait():
             raise SystemExit(f"the build of {checkpoint} failed")
+        ended = time.monotonic()
     (manifest,) = (work / "store").glob("*/*/*/*/manifest.json")
     timings: dict[str, float] = json.loads(manifest.read_text())["timings"]
-    return timings, peak[0]
+    # The manifest is written before it is published.
+    return timings | {"Publish": ended - began["Publish"]}, peak[0]
 
 
 def rebuild(checkpoint: Path, work: Path) -> float:
     """Seconds until a second build, with nothing changed, has found the engine."""
     began = time.monotonic()
-    subprocess.run(_command(checkpoint, work), check=True, stderr=subprocess.DEVNULL)
+    command = [*_command(checkpoint, work), "--progress", "none"]
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
     return time.monotonic() - began
 
 
@@ -187,7 +249,7 @@ def _command(checkpoint: Path, work: Path) -> list[str]:
     script = "import sys; from pitcrew_builder.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", script, "build", "--model", str(checkpoint)]
     places = ["--store", str(work / "store"), "--cache", str(work / "cache")]
-    return [*command, *places, "--progress", "none"]
+    return [*command, *places]
 
 
 @contextmanager
@@ -219,24 +281,44 @@ def _status(pid: int) -> list[str]:
 
 
 def show(results: list[Result]) -> None:
-    """Print the table."""
-    table = Table(title="Builds of random bf16 Llamas for the CPU target")
-    titles = ("layers", "checkpoint", "copy", "build", "of copy speed", "validate", "again")
-    for title in (*titles, "peak", "allowed"):
-        table.add_column(title, justify="right")
-    for result in results:
-        table.add_row(
-            str(result.layers),
-            f"{result.checkpoint / MIB:,.0f} MiB",
-            f"{result.copy:.2f} s",
-            f"{result.build:.2f} s",
-            f"{result.copy / result.build:.0%}",
-            f"{result.validate:.2f} s",
-            f"{result.again:.2f} s",
-            f"{result.peak / MIB:,.0f} MiB",
-            f"{result.allowed / MIB:,.0f} MiB",
-        )
-    Console().print(table)
+    """Print the medians of one checkpoint's builds."""
+
+    def median(read: Callable[[Result], float]) -> float:
+        return statistics.median(map(read, results))
+
+    first = results[0]
+    table = Table("medians of the repeats", f"{first.layers} layers")
+    rows = {
+        "checkpoint": f"{first.checkpoint / MIB:,.0f} MiB",
+        "copy, plain": f"{median(lambda r: r.copy):.2f} s",
+        "copy, durable": f"{median(lambda r: r.durable):.2f} s",
+        "resolve: hash the checkpoint": f"{median(lambda r: r.resolve):.2f} s",
+        "parse, graph, optimize, serialize": f"{median(lambda r: r.build):.2f} s",
+        "of the plain copy's speed": f"{median(lambda r: r.copy / r.build):.0%}",
+        "validate": f"{median(lambda r: r.validate):.2f} s",
+        "publish: wait for the disk": f"{median(lambda r: r.publish):.2f} s",
+        "of the durable copy's speed": f"{median(lambda r: r.durable / (r.build + r.publish)):.0%}",
+        "second build": f"{median(lambda r: r.again):.2f} s",
+        "peak of memory": f"{max(r.peak for r in results) / MIB:,.0f} MiB",
+        "allowed": f"{first.allowed / MIB:,.0f} MiB",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    console = Console()
+    console.print(
+        f"{len(results)} builds of a random bf16 Llama for the CPU target on {_machine()}"
+    )
+    console.print(table)
+
+
+def _machine() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    load = os.getloadavg()[1]
+    return (
+        f"{len(os.sched_getaffinity(0))} x {models[0] if models else platform.machine()}, "
+        f"Linux {platform.release()}, load {load:.1f} in the last five minutes"
+    )
 
 
 if __name__ == "__main__":
