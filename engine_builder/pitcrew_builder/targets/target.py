@@ -23,13 +23,13 @@ class Network:
     tensors: Mapping[str, TensorInfo]
     placement: Placement | None = None
     """What the graph holds of a network that is split."""
+    lora: tuple[LoraTarget, ...] = ()
+    """What adapters may change while it is served."""
 
     @property
     def kv_dtype(self) -> str:
         """What new keys and values are, and so the pools."""
         return next(port.type for port in self.graph.outputs if port.name.startswith("new_keys."))
-    lora: tuple[LoraTarget, ...] = ()
-    """What adapters may change while it is served."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,9 @@ ARRAYS: dict[str, npt.NDArray[np.generic]] = {
 
 
 def _ref(name: str) -> TensorRef:
-    return TensorRef(name, ARRAYS[name].shape, packed=("U8",) if ARRAYS[name].dtype == np.uint8 else ())
+    return TensorRef(
+        name, ARRAYS[name].shape, packed=("U8",) if ARRAYS[name].dtype == np.uint8 else ()
+    )
 
 
 def _array(name: str) -> Floats:
