@@ -1,5 +1,6 @@
 """The protocol's JSON bodies, and the binary tensors that may follow them."""
 
+import json
 from collections.abc import Sequence
 from typing import Annotated, Any, TypeVar
 
@@ -102,7 +103,7 @@ def named(name: str, value: object) -> Tensor:
     if isinstance(value, bool):
         return Tensor(name, "BOOL", (1,), [value])
     if isinstance(value, dict):
-        value = orjson.dumps(value).decode()
+        value = json.dumps(value)  # orjson refuses integers of more than 64 bits
     if isinstance(value, str):
         return Tensor(name, BYTES, (1,), [value])
     raise InvalidRequest(f"{name[:64]}: text or a boolean is needed", param=name[:64])

@@ -16,7 +16,7 @@ from tests.integration.runtime.servers import Server, serving
 TEMPLATE = (
     "{% if tools %}Tools (call with <tool_call>): {{ tools | tojson }}\n{% endif %}"
     "{% for message in messages %}{{ message.role }}: {{ message.content }}"
-    "{% for call in message.tool_calls or [] %}{{ call.function.arguments.verse }}{% endfor %}\n"
+    "{% for call in message.tool_calls or [] %}{{ call.function.arguments.verse }}{% endfor %}"
     "{% endfor %}"
 )
 SMITE: dict[str, Any] = {
@@ -157,7 +157,7 @@ def test_the_template_sees_tools_calls_and_results(prophet: Server) -> None:
     ids = httpx.post(f"{prophet.url}/tokenize", json=body).json()["tokens"]
     text = httpx.post(f"{prophet.url}/detokenize", json={"tokens": ids}).json()["prompt"]
     assert json.dumps(SMITE) in text
-    assert text.endswith("system: Be just.\nuser: Speak\nassistant: 7\ntool: done\n")
+    assert text.endswith("system: Be just.user: Speakassistant: 7tool: done")
 
 
 def whole(choice: Any) -> tuple[list[str], list[str], str]:  # noqa: ANN401

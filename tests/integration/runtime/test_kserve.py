@@ -194,6 +194,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"sampling_parameters": "["}, "sampling_parameters: not JSON"),
     ({"stream": "yes"}, "stream: the datatype is BYTES, BOOL is needed"),
     ({"image": "x"}, "'image' is no input of this model"),
+    ({"image": {"x": 10**40}}, "'image' is no input of this model"),
     ({"text_input": ""}, "prompt: there is no token"),
 ]
 
