@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from pitcrew_builder.report import Progress
 from pitcrew_operator import reasons
@@ -17,6 +17,8 @@ from pitcrew_operator.plan.actions import Action, Apply, Delete, Patch, Requeue
 from pitcrew_operator.plan.conditions import Situation, reconciling, rfc3339, stalled
 from pitcrew_operator.plan.pods import newest, why_not_running
 from pitcrew_operator.views import Engine, Job, Pod
+
+_LOOK_AGAIN: Final = 5.0
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,9 @@ def _queued(version: EngineVersion, job: Job, turn: Turn, shared: tuple[Action, 
         return Advance(version, told, shared or (resume,), progress="Starting")
     if turn.collecting is not None:
         text = f"waiting for Job {turn.collecting}, which removes old engines from the store"
-        return Advance(version, reconciling(reasons.WAITING_FOR_COLLECTION, text), shared)
+        told = reconciling(reasons.WAITING_FOR_COLLECTION, text)
+        # It may be another LLMEngine's Job, whose end nobody tells us.
+        return Advance(version, told, (*shared, Requeue(_LOOK_AGAIN)))
     text = f"{turn.ahead} builds run or waited longer, and {turn.limit} may run at a time"
     return Advance(version, reconciling(reasons.QUEUED, text), shared, progress="Queued")
 

@@ -303,3 +303,24 @@ def test_where_nothing_is_asked_nothing_is_written(
     happens(world)
     world.settle()
     assert world.cluster.writes == writes
+
+
+def test_a_build_waits_for_the_removal_of_engines_from_its_store(world: World) -> None:
+    move_branch(world, "1")
+    go_on(world)
+    move_branch(world, "2")
+    world.end(begin_next(world), "success")
+    world.settle()
+    (removal,) = world.unfinished("collect")
+    world.change(TINY, shapes={"maxBatchSize": 2})
+    for _ in range(3):
+        world.settle()
+        for look in world.unfinished("resolve"):
+            world.start(look)
+            world.end(look, "success")
+    assert not world.unfinished("build")
+    assert world.condition(TINY, "Ready")[1] == reasons.WAITING_FOR_COLLECTION
+    world.start(removal)
+    world.end(removal, "success")
+    go_on(world)
+    assert world.condition(TINY, "Ready")[0] == "True"
