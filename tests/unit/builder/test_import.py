@@ -13,7 +13,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from pitcrew_builder.checkpoint.directory import Directory
+from pitcrew_builder.checkpoint.reader import WeightReader
+from pitcrew_builder.checkpoint.safetensors import read_header
+from pitcrew_builder.checkpoint.unpack import Unpacker
 from pitcrew_builder.errors import CheckpointCorrupt, InvalidSpec
+from pitcrew_builder.graph.recipe import PackedIntegers, Packing, TensorRef
 from pitcrew_builder.plan.advise import answer
 from tests.unit.builder import packed
 from tests.unit.builder.engines import Engine
@@ -232,3 +236,21 @@ def test_broken_codes_are_refused(
     save_file(load_file(file) | {f"model.layers.0.self_attn.q_proj.{end}": value}, file)
     with pytest.raises(CheckpointCorrupt, match=told):
         Engine(tmp_path, theirs)
+
+
+@pytest.mark.parametrize(("packing", "zero"), [(Packing.GPTQ, 0), (Packing.GPTQ_V2, 15)])
+def test_the_least_zero_point_is_stored_as_all_ones(
+    packing: Packing, zero: int, tmp_path: Path
+) -> None:
+    """Less one, in four bits: the first format wraps around."""
+    tensors: packed.Tensors = {
+        "codes": np.zeros((2, 8), np.int32),
+        "zeros": np.full((1, 1), -1, np.int32),
+        "scales": np.ones((1, 8), np.float16),
+    }
+    save_file(tensors, tmp_path / "model.safetensors")
+    codes, zeros, scales = (TensorRef(name, tensors[name].shape) for name in tensors)
+    source = PackedIntegers((8, 16), packing, 4, codes, scales, zeros, None)
+    with WeightReader() as reader:
+        found = Unpacker(read_header(tmp_path / "model.safetensors"), reader).read(source)
+    np.testing.assert_array_equal(found.decoded(), np.full((8, 16), -float(zero), np.float32))
