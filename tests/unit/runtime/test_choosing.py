@@ -20,7 +20,7 @@ from pitcrew_runtime.speculation.executor import SpeculativeExecutor
 
 WORDS = 4
 TOKENS = 3
-SEQUENCES = 4000
+SEQUENCES = 2500
 BOUND = 132.0
 """Of chi-squared with 63 degrees of freedom; an honest sample is above it once in a million times."""
 TRUTH, GUESS = np.random.default_rng(5).normal(size=(2, WORDS, WORDS)).astype(np.float32)
