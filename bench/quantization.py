@@ -27,6 +27,7 @@ from tokenizers import Tokenizer
 from pitcrew_builder.manifest import Manifest
 from pitcrew_builder.network import Executable
 from pitcrew_builder.pipeline import Places, build
+from pitcrew_builder.pools import Pools
 from pitcrew_builder.progress import Tracker
 from pitcrew_builder.proof.measure import Tally
 from pitcrew_builder.spec import BuildSpec
@@ -65,32 +66,41 @@ VARIANTS = (
     Variant("int4 gptq", {"weights": "int4", "method": "gptq"}, "generic"),
     Variant("fp8 round", {"weights": "fp8", "method": "round"}, "own"),
     Variant("fp8 gptq", {"weights": "fp8", "method": "gptq"}, "own"),
+    Variant("kv int8", {"kvCache": "int8"}, "own"),
+    Variant("kv fp8", {"kvCache": "fp8"}, "own"),
+    Variant("int4 gptq, kv int8", {"weights": "int4", "method": "gptq", "kvCache": "int8"}, "own"),
+    Variant("int4 gptq, kv fp8", {"weights": "int4", "method": "gptq", "kvCache": "fp8"}, "own"),
+    Variant("fp8 gptq, kv int8", {"weights": "fp8", "method": "gptq", "kvCache": "int8"}, "own"),
+    Variant("fp8 gptq, kv fp8", {"weights": "fp8", "method": "gptq", "kvCache": "fp8"}, "own"),
 )
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", help="variants whose name holds this text, besides the first")
+    parser.add_argument(
+        "--only", default="", help="variants whose name and text this pattern finds, and the first"
+    )
     parser.add_argument(
         "--tuning", action="store_true", help="judge on the documents that methods are tuned on"
     )
     options = parser.parse_args()
-    wanted = [v for v in VARIANTS[1:] if not options.only or options.only in v.name]
+    wanted = [v for v in VARIANTS[1:] if re.search(options.only, f"{v.name} {v.text}")]
     documents = (SAMPLE / "heldout-text.txt").read_text().split("\n\f\n")
     judging = documents[1::2] if options.tuning else documents[0::4]
     with tempfile.TemporaryDirectory() as work:
-        files = _write_prompts(Path(work), documents[2::4], judging)
+        files = write_prompts(Path(work), documents[2::4], judging)
         ids = token_ids(judging)
-        judge = Judge(*_build(Path(work), files, VARIANTS[0]), ids)
+        judge = Judge(*build_variant(Path(work), files, VARIANTS[0]), ids)
         rows: list[Measured] = []
         for variant in [VARIANTS[0], *wanted]:
-            engine, manifest = _build(Path(work), files, variant)
+            engine, manifest = build_variant(Path(work), files, variant)
             rows.append(Measured(variant, manifest, judge.tally(engine, manifest)))
         show(rows)
 
 
-def _write_prompts(work: Path, own: list[str], judging: list[str]) -> dict[str, Path]:
+def write_prompts(work: Path, own: list[str], judging: list[str]) -> dict[str, Path]:
+    """By the name of a text, a file of its passages."""
     texts = {
         "own": passages(own),
         "judging": passages(judging),
@@ -121,7 +131,8 @@ def token_ids(documents: list[str]) -> np.ndarray:
     return np.array([token for ids in encoded for token in (BEGIN, *ids, END)], dtype=np.int64)
 
 
-def _build(work: Path, files: dict[str, Path], variant: Variant) -> tuple[Path, Manifest]:
+def build_variant(work: Path, files: dict[str, Path], variant: Variant) -> tuple[Path, Manifest]:
+    """The engine's directory, and its manifest."""
     source = {"kind": "local", "path": str(SAMPLE), "name": SAMPLE.name}
     document: dict[str, Any] = {"source": source, "shapes": {"maxBatchSize": 1}}
     if variant.quantization is not None:
@@ -160,15 +171,14 @@ class Judge:
     def _predictions(self, engine: Path, manifest: Manifest) -> Iterator[np.ndarray]:
         network = Executable(engine / manifest.ranks[0].graph, packed=True)
         for rows in self._rows(self._inputs):
-            yield network.run(_feeds(manifest, rows))["logits"]
+            yield network.run(_feeds(manifest, network.pool_dtype, rows))["logits"]
 
     def _rows(self, windows: np.ndarray) -> list[np.ndarray]:
         return [windows[start : start + ROWS] for start in range(0, len(windows), ROWS)]
 
 
-def _feeds(manifest: Manifest, rows: np.ndarray) -> dict[str, np.ndarray]:
+def _feeds(manifest: Manifest, dtype: np.dtype[Any], rows: np.ndarray) -> dict[str, np.ndarray]:
     model, page = manifest.model, manifest.identity.shapes.kv_page_size
-    pool = np.zeros((1, page, model.kv_heads, model.head_dim), np.float32)
     every = np.tile(np.arange(rows.shape[1]), (len(rows), 1))
     return {
         "input_ids": rows,
@@ -176,16 +186,19 @@ def _feeds(manifest: Manifest, rows: np.ndarray) -> dict[str, np.ndarray]:
         "block_tables": np.zeros((len(rows), 0), np.int64),
         "context_lengths": np.zeros(len(rows), np.int64),
         "logit_indices": every,
-        **{f"{kind}_pool.{n}": pool for kind in ("key", "value") for n in range(model.layers)},
+        **Pools(model, dtype, 1, page).arrays,
     }
+
+
+_LEFT = ("weights", "calibrated on")
 
 
 def show(rows: list[Measured]) -> None:
     """The table, with the machine."""
     console = Console(width=120)
     table = Table(title="tiny-kjv, held-out text")
-    for column in ("weights", "calibrated on", "perplexity", "change", "top-1", "KL", "MB", "s"):
-        table.add_column(column, justify="left" if column[0] in "wc" else "right")
+    for column in (*_LEFT, "perplexity", "change", "top-1", "KL", "MB", "KV/token", "s"):
+        table.add_column(column, justify="left" if column in _LEFT else "right")
     for row in rows:
         tally, base = row.tally, rows[0].tally.perplexity
         table.add_row(
@@ -196,6 +209,7 @@ def show(rows: list[Measured]) -> None:
             f"{100 * tally.top1_agreement:.1f} %",
             f"{tally.kl_divergence:.4f}",
             f"{row.manifest.size_bytes / 1e6:.2f}",
+            f"{row.manifest.kv_bytes_per_token:,}",
             f"{sum(row.manifest.timings.values()):.1f}",
         )
     console.print(table)
