@@ -52,13 +52,18 @@ class Life(RuleBasedStateMachine):
             self.world.cluster.create(CLAIM, claim("checkpoints"))
 
     def _created(self, change: str, kind: Kind, found: Object) -> None:
-        """No build is begun of what the status of one of its engines tells is proven."""
+        """No build is begun of what its own engine's status tells is proven.
+
+        Another engine's Job of a finished build asks the store, which has it.
+        """
         metadata = found["metadata"]
         if kind is not JOB or metadata["uid"] in self.jobs_seen:
             return
         self.jobs_seen.add(metadata["uid"])
+        owners = {owner["name"] for owner in metadata["ownerReferences"]}
         for key in ENGINES:
-            for version in self.world.status(key).get("versions", ()):
+            versions = self.world.status(key).get("versions", ()) if key.name in owners else ()
+            for version in versions:
                 if version["jobName"] == metadata["name"]:
                     assert version["phase"] != "Ready", version
 
