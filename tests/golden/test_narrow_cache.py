@@ -7,6 +7,8 @@ pages: it finds its own ranges on the calibration text and rounds keys and value
 import json
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TypeAlias
 
 import ml_dtypes
@@ -15,12 +17,25 @@ import pytest
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
+from pitcrew_builder.checkpoint.directory import Directory, read_tensors
+from pitcrew_builder.families import FAMILIES
+from pitcrew_builder.manifest import ModelFacts, ResolvedShapes
+from pitcrew_builder.network import Executable
+from pitcrew_builder.paged_runner import PagedRunner
+from pitcrew_builder.progress import Tracker
+from pitcrew_builder.quantize.cache import CODES, narrow_cache, observe_cache
+from pitcrew_builder.quantize.observe import Calibration
 from pitcrew_builder.spec import CacheFormat, Parallelism
+from pitcrew_builder.targets.onnx_files import GRAPH, write_onnx
+from pitcrew_builder.targets.target import Network
 from tests.golden.conftest import CALIBRATION, SAMPLE, SHORT, EngineOf
 from tests.golden.numpy_llama import Doubles, NumpyLlama
 from tests.golden.reference import Floats
 
 FORMATS = [CacheFormat.INT8, CacheFormat.FP8]
+DATA = Path(__file__).parent / "data"
+ERRORS = {CacheFormat.INT8: 0.05, CacheFormat.FP8: 0.2}
+"""Of a logit, at most, beside the largest."""
 PAGE, LENGTH, BEGIN = 16, 48, 1
 Logits: TypeAlias = Floats | Doubles
 
@@ -139,3 +154,43 @@ def test_ranks_round_their_own_heads_alike(
     whole = engine_of(SAMPLE, PAGE, kv_cache=kind).batch(len(prompts)).feed(prompts)
     parts = engine_of(SAMPLE, PAGE, split, kind).batch(len(prompts)).feed(prompts)
     assert _distance(parts, whole) < 0.1 * _distance(whole, references["exact"])
+
+
+@pytest.mark.parametrize("model", ["gemma2", "gpt-oss", "mistral-window", "qwen3"])
+def test_every_kind_of_attention_reads_codes(kind: CacheFormat, model: str, tmp_path: Path) -> None:
+    """Caps, sinks, windows and normed heads, in chunks that cut pages; near transformers' logits."""
+    checkpoint = DATA / model
+    raw = json.loads((checkpoint / "config.json").read_text())
+    family = FAMILIES[raw["model_type"]]
+    config = family.config.model_validate(raw)
+    shapes = ResolvedShapes(max_batch_size=1, max_sequence_length=64, kv_page_size=7)
+    graph = family.graph(config, shapes)
+    with np.load(checkpoint / "expected.npz") as data:
+        (prompt, *_), (expected, *_) = data["prompt"].tolist(), data["logits"]
+    drawn = Network(graph, read_tensors(Directory.of(checkpoint)))
+    facts = ModelFacts(
+        architecture=config.model_type,
+        parameters=0,
+        layers=config.num_hidden_layers,
+        hidden_size=config.hidden_size,
+        attention_heads=config.num_attention_heads,
+        kv_heads=config.num_key_value_heads,
+        head_dim=config.head_dim,
+        vocab_size=config.vocab_size,
+        bos_token_id=None,
+        eos_token_ids=(),
+        pad_token_id=None,
+    )
+    _written(tmp_path / "wide", drawn)
+    calibration = Calibration(graph, tmp_path / "wide" / "rank0", facts, 7, [prompt])
+    reaches = observe_cache(calibration, lambda _: None)
+    narrow = replace(drawn, graph=narrow_cache(graph, CODES[kind], reaches))
+    runner = PagedRunner(_written(tmp_path / "narrow", narrow), facts, 7, len(prompt))
+    parts = [runner.extend(prompt[start : start + 9]) for start in range(0, len(prompt), 9)]
+    error = np.abs(np.concatenate(parts) - expected).max() / np.abs(expected).max()
+    assert 0 < error < ERRORS[kind]
+
+
+def _written(root: Path, network: Network) -> Executable:
+    write_onnx(root, "rank0", network, {"tag": root.name}, Tracker(lambda _: None))
+    return Executable(root / "rank0" / GRAPH)
