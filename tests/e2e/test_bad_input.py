@@ -68,7 +68,9 @@ def models(space: str, cluster: Cluster, tmp_path_factory: pytest.TempPathFactor
 
 def published(kubectl: Callable[..., Any], space: str, claim: str = "pitcrew-engines") -> list[str]:
     """The manifests that are visible in the namespace's engine store, and whatever is staged."""
-    bound = kubectl("-n", space, "get", "pvc", claim, "-o", "json")["spec"]["volumeName"]
+    bound = kubectl("-n", space, "get", "pvc", claim, "-o", "json")["spec"].get("volumeName")
+    if bound is None:  # no build has come so far as to need it
+        return []
     spec = kubectl("get", "pv", bound, "-o", "json")["spec"]
     path = (spec.get("hostPath") or spec.get("local"))["path"]
     listed = devcluster("exec", "--", "find", path, "-name", "manifest.json")
@@ -123,17 +125,29 @@ def test_a_world_size_that_is_not_the_engines_is_refused_with_both_numbers(
     assert "wide" not in pods
 
 
+@pytest.mark.parametrize(
+    ("stated", "reason"),
+    [
+        pytest.param("4Mi", "DoesNotFit", id="foreseen"),
+        pytest.param("1Gi", "DiskFull", id="smaller-than-it-says"),
+    ],
+)
 def test_a_full_disk_is_told_with_numbers_and_leaves_nothing(
-    models: str, space: str, kubectl: Callable[..., Any], eventually: Callable[..., Any]
+    stated: str,
+    reason: str,
+    models: str,
+    space: str,
+    kubectl: Callable[..., Any],
+    eventually: Callable[..., Any],
 ) -> None:
     folder = "/var/lib/volumes/tiny-disk"
     devcluster("exec", "--", "mkdir", "-p", folder)
     devcluster("exec", "--", "mount", "-t", "tmpfs", "-o", "size=4m,mode=777", "tmpfs", folder)
     try:
-        apply(kubectl, space, small_volume("tiny-disk", folder, space))
+        apply(kubectl, space, small_volume("tiny-disk", folder, space, stated))
         apply(kubectl, space, engine("big", models, "good", store={"claimName": "tiny-disk"}))
         found = eventually(lambda: stalled(kubectl, space, "llmengine", "big"), seconds=120)
-        assert found["reason"] == "DiskFull"
+        assert found["reason"] == reason
         assert any(unit in found["message"] for unit in ("bytes", "MiB", "MB"))
         assert published(kubectl, space, "tiny-disk") == []
     finally:
@@ -143,7 +157,8 @@ def test_a_full_disk_is_told_with_numbers_and_leaves_nothing(
         devcluster("exec", "--", "umount", "-l", folder)
 
 
-def small_volume(name: str, folder: str, space: str) -> dict[str, Any]:
+def small_volume(name: str, folder: str, space: str, stated: str) -> dict[str, Any]:
+    """A volume of a folder, and its claim, which say that they have so much room."""
     shared = {"accessModes": ["ReadWriteOnce"], "storageClassName": "e2e-small"}
     volume = {
         "apiVersion": "v1",
@@ -151,7 +166,7 @@ def small_volume(name: str, folder: str, space: str) -> dict[str, Any]:
         "metadata": {"name": name},
         "spec": {
             **shared,
-            "capacity": {"storage": "4Mi"},
+            "capacity": {"storage": stated},
             "hostPath": {"path": folder},
             "claimRef": {"namespace": space, "name": name},
             "persistentVolumeReclaimPolicy": "Retain",
@@ -161,7 +176,7 @@ def small_volume(name: str, folder: str, space: str) -> dict[str, Any]:
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
         "metadata": {"name": name, "namespace": space},
-        "spec": {**shared, "volumeName": name, "resources": {"requests": {"storage": "4Mi"}}},
+        "spec": {**shared, "volumeName": name, "resources": {"requests": {"storage": stated}}},
     }
     return {"apiVersion": "v1", "kind": "List", "items": [volume, claim]}
 
@@ -194,15 +209,23 @@ def test_an_operator_killed_in_mid_build_makes_one_engine(
     document = engine("survivor", models, "good", shapes={"maxBatchSize": 3})
     apply(kubectl, space, document)
 
-    def jobs() -> list[str]:
-        found = kubectl("-n", space, "get", "jobs", "-o", "name")
-        return [line for line in found.split() if "survivor" in line]
+    def builds() -> list[str]:
+        found = kubectl("-n", space, "get", "jobs", "-o", "json")["items"]
+        owned = {
+            job["metadata"]["name"]: [
+                owner["name"] for owner in job["metadata"].get("ownerReferences", ())
+            ]
+            for job in found
+        }
+        return [
+            name for name, owners in owned.items() if "survivor" in owners and "-build-" in name
+        ]
 
-    eventually(jobs, seconds=60, every=0.05)
+    eventually(builds, seconds=60, every=0.05)
     kubectl("-n", "pitcrew-system", "delete", "pods", "--all", "--grace-period=0", "--force")
     apply(kubectl, space, document)
     eventually(lambda: ready(kubectl, space, "llmengine", "survivor"), seconds=120)
-    assert len(jobs()) <= 1
+    assert len(builds()) <= 1
     status = kubectl("-n", space, "get", "llmengine", "survivor", "-o", "json")["status"]
     matching = [p for p in published(kubectl, space) if status["engine"]["path"] in p]
     assert len(matching) == 1
