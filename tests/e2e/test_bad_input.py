@@ -1,6 +1,7 @@
 """What goes wrong ends in a condition that says what to do, and no partial engine is ever visible."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -148,7 +149,7 @@ def test_a_full_disk_is_told_with_numbers_and_leaves_nothing(
         apply(kubectl, space, engine("big", models, "good", store={"claimName": "tiny-disk"}))
         found = eventually(lambda: stalled(kubectl, space, "llmengine", "big"), seconds=120)
         assert found["reason"] == reason
-        assert any(unit in found["message"] for unit in ("bytes", "MiB", "MB"))
+        assert re.search(r"[0-9.]+ (bytes|MiB|MB)", found["message"])
         assert published(kubectl, space, "tiny-disk") == []
     finally:
         kubectl("-n", space, "delete", "llmengine", "big", "--wait=true", check=False)

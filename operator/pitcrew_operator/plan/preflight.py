@@ -28,10 +28,11 @@ def _disk(order: Order, answer: Answer) -> str | None:
     if capacity is None or needed <= capacity:
         return None
     return (
-        f"the build needs {_gib(needed)} on PersistentVolumeClaim {order.store.name}, which has "
-        f"{_gib(capacity)} in all; enlarge it, or narrow the engine with spec.quantization"
+        f"the build needs {_size(needed)} on PersistentVolumeClaim {order.store.name}, which has "
+        f"{_size(capacity)} in all; enlarge it, or narrow the engine with spec.quantization"
     )
 
 
-def _gib(count: int) -> str:
-    return f"{count / (1 << 30):,.2f} GiB"
+def _size(count: int) -> str:
+    gib = count / (1 << 30)
+    return f"{gib:,.2f} GiB" if gib >= 1 else f"{gib * 1024:,.1f} MiB"
