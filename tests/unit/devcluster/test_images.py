@@ -65,7 +65,7 @@ sha256:cccc             application sha256:same 1MiB linux     -
 def test_an_image_depends_on_its_own_lock_and_on_the_sources(target: str) -> None:
     names = {path.relative_to(REPO).as_posix() for path in inputs(REPO, target)}
     assert {"Dockerfile", "pyproject.toml", f"requirements/{target}.lock"} <= names
-    assert "engine_builder/pitcrew_builder/spec.py" in names
+    assert "engine_builder/pitcrew_builder/spec/build.py" in names
     others = {f"requirements/{other}.lock" for other in TARGETS} - {f"requirements/{target}.lock"}
     assert not names & others
     assert not any("__pycache__" in name or name.startswith("tests/") for name in names)
