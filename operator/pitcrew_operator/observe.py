@@ -67,10 +67,10 @@ def _store(engine: Engine, store: Store, config: Config) -> stores.Store | None:
 
 
 def _uses(engine: Engine, place: stores.Store | None, store: Store) -> Uses:
-    """Looked up only where retention may have something to say."""
+    """Looked up only where retention may have something to say; one version may join in this pass."""
     versions = engine.status.versions
     retired = any(version.phase is Phase.RETIRED for version in versions)
-    if place is None or not (retired or len(versions) > engine.spec.retention):
+    if place is None or not (retired or len(versions) >= engine.spec.retention):
         return Uses()
     return see_uses(engine, store, place)
 

@@ -2,7 +2,8 @@
 claims to the same engines.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import chain
 
 from pitcrew_builder.report import Progress
 from pitcrew_operator.api.version import Answer, Phase
@@ -134,21 +135,21 @@ def see_uses(engine: Engine, store: Store, place: stores.Store) -> Uses:
     namespace, name = engine.meta.namespace, engine.meta.name
     ids = [version.id for version in engine.status.versions if version.id]
     named = _named(store.refer(DEPLOYMENT, namespace, f"engine={name}"))
-    builds = _of_store(namespace, place.name, BUILD, store)
     # A bucket may be that of several namespaces.
     everywhere = isinstance(place, stores.Bucket)
-    others = (
-        raw for raw in store.all(ENGINE) if everywhere or raw["metadata"]["namespace"] == namespace
-    )
+    others = [
+        raw
+        for raw in store.all(ENGINE)
+        if (everywhere or raw["metadata"]["namespace"] == namespace)
+        and raw["metadata"].get("uid") != engine.meta.uid
+    ]
+    before = [raw for raw in others if raw["metadata"].get("uid", "") < engine.meta.uid]
+    after = [raw for raw in others if raw["metadata"].get("uid", "") > engine.meta.uid]
     return Uses(
         deployments=frozenset(id_ for id_ in ids if any(id_.startswith(each) for each in named)),
-        engines=frozenset(
-            id_
-            for raw in others
-            if raw["metadata"].get("uid") != engine.meta.uid
-            for id_ in _ids(raw)
-        ),
-        is_building=any(not job.ended for job in builds),
+        engines=frozenset(chain(_flat(_ids, others), _flat(_retired, after))),
+        unforgotten=frozenset(_flat(_retired, before)),
+        builds=tuple(_of_store(namespace, place.name, BUILD, store)),
     )
 
 
@@ -162,12 +163,25 @@ def _named(deployments: list[Raw]) -> set[str]:
     return {each for each in found if isinstance(each, str) and each}
 
 
+def _flat(read: Callable[[Raw], Iterator[str]], engines: list[Raw]) -> Iterator[str]:
+    return chain.from_iterable(map(read, engines))
+
+
 def _ids(raw: Raw) -> Iterator[str]:
     """Ids of the engines that an LLMEngine has or is about to have."""
-    status = raw.get("status") or {}
-    for version in status.get("versions") or ():
-        if version.get("id") and version.get("phase") != Phase.RETIRED:
-            yield version["id"]
-    answer = (status.get("resolution") or {}).get("answer") or {}
+    yield from (id_ for id_, phase in _versions(raw) if phase != Phase.RETIRED)
+    answer = ((raw.get("status") or {}).get("resolution") or {}).get("answer") or {}
     if answer.get("engineId"):
         yield answer["engineId"]
+
+
+def _retired(raw: Raw) -> Iterator[str]:
+    """Ids of the engines that an LLMEngine has let go and not forgotten."""
+    yield from (id_ for id_, phase in _versions(raw) if phase == Phase.RETIRED)
+
+
+def _versions(raw: Raw) -> Iterator[tuple[str, str]]:
+    """Id and phase of each version whose id is known."""
+    for version in (raw.get("status") or {}).get("versions") or ():
+        if version.get("id"):
+            yield version["id"], version.get("phase") or ""

@@ -1,7 +1,9 @@
 """Which proven versions go, and how their engines leave the store.
 
-A version is retired first, in the status; then a Job removes its engine; then it is forgotten. What
-another LLMEngine of the namespace knows of is forgotten without being removed.
+A version is retired first, in the status; then the Jobs that tell of its engine are deleted, so that
+nobody believes them any more; then a Job removes the engine; then the version is forgotten. What
+another LLMEngine still has is forgotten without being removed. Where several have retired one
+engine, the duty falls to the one whose UID sorts last, once the others have forgotten.
 """
 
 from collections.abc import Sequence
@@ -9,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from pitcrew_operator.api.version import Phase
+from pitcrew_operator.api.version import EngineVersion, Phase
 from pitcrew_operator.config import Config
 from pitcrew_operator.kinds import JOB
 from pitcrew_operator.manifests.builder_job import COLLECT
@@ -20,7 +22,10 @@ from pitcrew_operator.plan.book import Book
 from pitcrew_operator.views import Job
 
 _PATIENCE: Final = 60.0
-"""Seconds until a removal that a build holds up is thought of again."""
+"""Seconds until a removal that somebody else holds up is thought of again."""
+
+_LOOK_AGAIN: Final = 5.0
+"""Seconds until Jobs that were deleted are taken to be gone; they may be another LLMEngine's."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +35,16 @@ class Uses:
     deployments: frozenset[str] = frozenset()
     """Ids that an LLMDeployment serves or names."""
     engines: frozenset[str] = frozenset()
-    """Ids that other LLMEngines have, or will have."""
-    is_building: bool = False
-    """A build may find any engine of its store, so none is removed meanwhile."""
+    """Ids that other LLMEngines have or will have, or have the duty to remove."""
+    unforgotten: frozenset[str] = frozenset()
+    """Ids that other LLMEngines have retired and are about to forget."""
+    builds: tuple[Job, ...] = ()
+    """Every build Job of the store."""
+
+    @property
+    def is_building(self) -> bool:
+        """A build may find any engine of its store, so none is removed meanwhile."""
+        return any(not job.ended for job in self.builds)
 
 
 @dataclass(frozen=True)
@@ -71,9 +83,18 @@ def _collect(order: Order, book: Book, uses: Uses) -> Tidied:
     ids = _ids(book)
     if not ids or order.engine.spec.suspend:
         return Tidied(book)
-    if uses.is_building:
+    if uses.is_building or not uses.unforgotten.isdisjoint(ids):
         return Tidied(book, (Requeue(_PATIENCE),))
+    believed = _telling_of(book.retired, uses.builds)
+    if believed:
+        return Tidied(book, (*map(_delete, believed), Requeue(_LOOK_AGAIN)))
     return Tidied(book, (Apply(collect_job(order.engine, order.store, ids, order.config)),))
+
+
+def _telling_of(versions: Sequence[EngineVersion], builds: Sequence[Job]) -> list[Job]:
+    """The build Jobs, whoever owns them, whose success would be believed after the removal."""
+    names = {version.job_name for version in versions}
+    return [job for job in builds if job.meta.name in names]
 
 
 def _ids(book: Book) -> list[str]:

@@ -324,3 +324,53 @@ def test_a_build_waits_for_the_removal_of_engines_from_its_store(world: World) -
     world.end(removal, "success")
     go_on(world)
     assert world.condition(TINY, "Ready")[0] == "True"
+
+
+def sizes(world: World, tiny: int, twin: int) -> None:
+    """The two engines are asked for with these batch sizes, and what that takes is done."""
+    world.change(TINY, shapes={"maxBatchSize": tiny})
+    world.change(TWIN, shapes={"maxBatchSize": twin})
+    go_on(world)
+
+
+def in_store(world: World, key: Key) -> bool:
+    status = world.status(key)
+    return {status["current"], status["previous"]} - {None} <= world.engines
+
+
+def test_an_engine_that_another_one_is_about_to_take_over_is_not_removed(world: World) -> None:
+    sizes(world, 1, 8)
+    sizes(world, 1, 2)
+    # The twin lets the build of size 8 go in the pass in which the other one asks for it.
+    sizes(world, 8, 1)
+    assert in_store(world, TINY)
+    assert in_store(world, TWIN)
+    assert world.condition(TINY, "Ready")[0] == "True"
+
+
+def test_the_job_of_an_engine_goes_before_the_engine_does(world: World) -> None:
+    sizes(world, 1, 8)
+    name = next(v["jobName"] for v in world.status(TWIN)["versions"] if v["phase"] == "Ready")
+    sizes(world, 1, 2)
+    world.change(TWIN, shapes={"maxBatchSize": 4})
+    for _ in range(20):
+        world.settle()
+        if world.unfinished("collect"):
+            break
+        for job in world.unfinished("resolve", "build"):
+            world.start(job)
+            world.end(job, "success")
+    else:
+        pytest.fail("nothing was removed")
+    assert name not in [job["metadata"]["name"] for job in world.cluster.jobs("build")]
+
+
+def test_an_engine_that_both_have_retired_is_removed_once(world: World) -> None:
+    for size in (8, 2, 4):
+        sizes(world, size, size)
+    go_on(world, 12)
+    created = world.cluster.created.items()
+    assert [times for name, times in created if name.startswith("Job/twin-collect-")] == [1, 1]
+    assert not any(name.startswith("Job/tiny-collect-") for name, _ in created)
+    assert phases(world, TINY) == phases(world, TWIN) == ["Ready", "Ready"]
+    assert len(world.engines) == 2
