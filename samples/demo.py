@@ -200,7 +200,7 @@ def chat(url: str, timeline: Timeline) -> str:
         timeline.console.print(text, end="", style="green", markup=False, highlight=False)
     timeline.console.print()
     if not answer:
-        raise DemoError("the server streamed no text; see `kubectl logs deploy/tiny-kjv`")
+        raise DemoError("the server streamed no text; see `kubectl logs service/tiny-kjv`")
     return answer
 
 

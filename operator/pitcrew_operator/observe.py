@@ -10,14 +10,18 @@ from pitcrew_operator.api.version import Phase
 from pitcrew_operator.cluster import Cluster
 from pitcrew_operator.config import Config
 from pitcrew_operator.configmaps import ConfigMaps
-from pitcrew_operator.kinds import CLAIM, ENGINE, POD, SERVICE, WORKLOAD, Kind, Raw
+from pitcrew_operator.kinds import CLAIM, ENGINE, POD, SERVICE, Kind, Raw
 from pitcrew_operator.logtails import LogTails
 from pitcrew_operator.manifests import store as stores
+from pitcrew_operator.manifests.revision import Revision
+from pitcrew_operator.manifests.workload import ALL, kind_for
 from pitcrew_operator.observe_builds import see_pool, see_uses, see_work
 from pitcrew_operator.order import Order
+from pitcrew_operator.plan.conditions import Situation
 from pitcrew_operator.plan.deployment import DeploymentSeen
 from pitcrew_operator.plan.engine import EngineSeen
 from pitcrew_operator.plan.retention import Uses
+from pitcrew_operator.plan.target import target_of
 from pitcrew_operator.store import Store
 from pitcrew_operator.views import (
     Claim,
@@ -82,16 +86,31 @@ def _claim(store: Store, namespace: str, name: str | None) -> Claim | None:
     return claim_of(raw)
 
 
-async def see_deployment(owner: Deployment, store: Store, cluster: Cluster) -> DeploymentSeen:
+async def see_deployment(
+    owner: Deployment, store: Store, cluster: Cluster, config: Config
+) -> DeploymentSeen:
     """Everything that `plan_deployment` wants to know."""
     namespace, name = owner.meta.namespace, owner.meta.name
+    target = target_of(owner, _engine(store, namespace, owner.spec.engine_ref.name), config)
     pods = store.refer(POD, namespace, f"deployment={name}")
     return DeploymentSeen(
-        engine=_engine(store, namespace, owner.spec.engine_ref.name),
-        workload=await _child(WORKLOAD, namespace, name, store, cluster),
+        target=target,
+        workloads=tuple(await _workloads(owner, target, store, cluster)),
         service=await _child(SERVICE, namespace, name, store, cluster),
         pods=tuple(pod_of(raw) for raw in pods),
     )
+
+
+async def _workloads(
+    owner: Deployment, target: Revision | Situation, store: Store, cluster: Cluster
+) -> list[Raw]:
+    """Those of every revision, and one that bears the name of the target's."""
+    namespace, label = owner.meta.namespace, f"deployment={owner.meta.name}"
+    found = [raw for each in ALL for raw in store.refer(each.kind, namespace, label)]
+    if isinstance(target, Revision) and all(r["metadata"]["name"] != target.name for r in found):
+        namesake = await _child(kind_for(target).kind, namespace, target.name, store, cluster)
+        found += [namesake] if namesake is not None else []
+    return found
 
 
 def _engine(store: Store, namespace: str, name: str) -> Engine | None:

@@ -96,8 +96,8 @@ class Reconciler:
 
     async def _pass_deployment(self, raw: Raw) -> float | None:
         owner = deployment_of(raw)
-        seen = await see_deployment(owner, self._store, self._cluster)
-        actions = plan_deployment(owner, seen, self._now(), self._config)
+        seen = await see_deployment(owner, self._store, self._cluster, self._config)
+        actions = plan_deployment(owner, seen, self._now())
         return await self._carry_out(actions, DEPLOYMENT, owner.meta, owner.status)
 
     async def _carry_out(

@@ -272,30 +272,40 @@ def _termination(state: Mapping[str, Any], last: Mapping[str, Any]) -> Terminati
 
 
 @dataclass(frozen=True)
-class Rollout:
-    """How far a Deployment (the built-in kind) has come."""
+class Workload:
+    """How far the workload of one revision has come. Its unit is the replica."""
 
+    meta: Meta
     current: bool
-    """The controller has seen the newest template."""
+    """Its controller has seen the newest spec."""
+    wanted: int
+    """`spec.replicas`."""
     replicas: int
+    """Those that exist."""
     updated: int
+    """Those of them that are of the newest template."""
     ready: int
     available: int
-    deadline_exceeded: bool
+    """Ready for as long as counts."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no replica is wanted and none is left."""
+        return self.current and self.wanted == 0 and self.replicas == 0
 
 
-def rollout_of(raw: Raw) -> Rollout:
-    """Read the status of a built-in Deployment."""
-    status = raw.get("status") or {}
-    conditions = {c["type"]: c for c in status.get("conditions") or ()}
-    progressing = conditions.get("Progressing") or {}
-    return Rollout(
+def workload_of(raw: Raw) -> Workload:
+    """Read a built-in Deployment."""
+    spec, status = raw.get("spec") or {}, raw.get("status") or {}
+    wanted = spec.get("replicas")
+    return Workload(
+        meta=meta_of(raw),
         current=(status.get("observedGeneration") or 0) >= meta_of(raw).generation,
+        wanted=1 if wanted is None else wanted,
         replicas=status.get("replicas") or 0,
         updated=status.get("updatedReplicas") or 0,
         ready=status.get("readyReplicas") or 0,
         available=status.get("availableReplicas") or 0,
-        deadline_exceeded=progressing.get("reason") == "ProgressDeadlineExceeded",
     )
 
 

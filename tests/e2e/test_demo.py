@@ -105,7 +105,7 @@ def test_containers_are_not_root_and_cannot_write_their_root(
     probe = (
         "import os\nprint(os.getuid())\ntry: open('/x', 'w')\nexcept OSError as e: print(e.errno)"
     )
-    for namespace, workload in (("default", "deploy/tiny-kjv"), (SYSTEM, "deploy/pitcrew")):
+    for namespace, workload in (("default", "service/tiny-kjv"), (SYSTEM, "deploy/pitcrew")):
         text = kubectl("-n", namespace, "exec", workload, "--", "python3", "-c", probe)
         assert text.split() == ["10001", "30"]  # EROFS
 
@@ -155,13 +155,15 @@ def test_a_killed_operator_mends_what_happened_meanwhile(
     name = kubectl("-n", SYSTEM, "get", "pods", "-o", "json")["items"][0]["metadata"]["name"]
     kubectl("-n", SYSTEM, "delete", "pod", name, "--grace-period=0", "--force")
     kubectl("-n", "default", "delete", "service", "tiny-kjv")
-    kubectl("-n", "default", "delete", "deployment", "tiny-kjv", "--wait=true")
+    kubectl("-n", "default", "delete", "deployment", "-l", selector(kubectl), "--wait=true")
 
     def back() -> bool:
         children = kubectl(
-            "-n", "default", "get", "deploy,svc", "--ignore-not-found", "-o", "name", check=False
+            *("-n", "default", "get", "deploy,svc", "-l", selector(kubectl)),
+            *("--ignore-not-found", "-o", "name"),
+            check=False,
         )
-        return "deployment.apps/tiny-kjv" in children and "service/tiny-kjv" in children
+        return "deployment.apps/tiny-kjv-" in children and "service/tiny-kjv" in children
 
     eventually(back, seconds=120)
     eventually(lambda: ready(kubectl, "default", "llmdeployment", "tiny-kjv"), seconds=120)

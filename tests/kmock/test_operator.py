@@ -80,8 +80,8 @@ async def finish(api: ApiServer, eventually: Eventually, job: Object | None = No
 
 async def served(api: ApiServer, eventually: Eventually) -> None:
     """The pods come up."""
-    await eventually(lambda: (WORKLOAD, "chat") in api.cluster.objects)
-    api.cluster.roll_out("chat")
+    await eventually(api.cluster.workloads)
+    api.cluster.roll_out(api.cluster.workloads()[0])
     await eventually(lambda: reason(api, DEPLOYMENT, "chat") == "Serving")
 
 
@@ -140,9 +140,10 @@ async def test_children_that_are_deleted_come_back(
         begin(api)
         await finish(api, eventually)
         api.cluster.remove(SERVICE, "chat")
-        api.cluster.remove(WORKLOAD, "chat")
+        (workload,) = api.cluster.workloads()
+        api.cluster.remove(WORKLOAD, workload["metadata"]["name"])
         await eventually(lambda: (SERVICE, "chat") in api.cluster.objects)
-        await eventually(lambda: (WORKLOAD, "chat") in api.cluster.objects)
+        await eventually(api.cluster.workloads)
 
 
 async def test_failed_build_is_told_and_a_changed_spec_starts_anew(

@@ -15,11 +15,13 @@ from pitcrew_operator.views import Meta
 
 ENGINE_LABEL: Final = f"{GROUP}/engine"
 DEPLOYMENT_LABEL: Final = f"{GROUP}/deployment"
+REVISION_LABEL: Final = f"{GROUP}/revision"
 BUILD_LABEL: Final = f"{GROUP}/build"
 STORE_LABEL: Final = f"{GROUP}/store"
 GPU_BUILD_LABEL: Final = f"{GROUP}/gpu-build"
 APPLIED_ANNOTATION: Final = f"{GROUP}/applied"
 ENGINE_ID_ANNOTATION: Final = f"{GROUP}/engine-id"
+ENGINE_TAG_ANNOTATION: Final = f"{GROUP}/engine-tag"
 
 _NAME_LIMIT: Final = 63
 
@@ -35,6 +37,16 @@ def job_name(subject: str, purpose: str, suffix: str) -> str:
     ending = f"-{purpose}-{suffix}"
     plain = re.sub(r"[^a-z0-9]+", "-", subject.lower()).strip("-") or "engine"
     return plain[: _NAME_LIMIT - len(ending)].rstrip("-") + ending
+
+
+def revision_name(owner: str, hash_: str) -> str:
+    """Name of the workload of one revision."""
+    return f"{owner}-{hash_}"
+
+
+def serving_selector(owner: str) -> dict[str, str]:
+    """Labels of every pod of an LLMDeployment, whatever its revision."""
+    return {DEPLOYMENT_LABEL: owner}
 
 
 def store_label(claim: str) -> str:
@@ -71,11 +83,12 @@ def shared_reference(kind: Kind, meta: Meta) -> dict[str, Any]:
 
 
 def stamped(manifest: dict[str, Any]) -> dict[str, Any]:
-    """The manifest with a digest of itself in an annotation.
+    """The manifest with a digest of itself, replicas apart, in an annotation.
 
     The digest shows that a field was withdrawn from the manifest, which a comparison of the
-    remaining fields cannot show.
+    remaining fields cannot show. Scaling must not change it: that is done by patch.
     """
-    metadata = manifest["metadata"]
-    annotations = metadata.get("annotations", {}) | {APPLIED_ANNOTATION: digest(manifest, 16)}
+    metadata, spec = manifest["metadata"], manifest["spec"]
+    unscaled = {**manifest, "spec": {k: v for k, v in spec.items() if k != "replicas"}}
+    annotations = metadata.get("annotations", {}) | {APPLIED_ANNOTATION: digest(unscaled, 16)}
     return {**manifest, "metadata": {**metadata, "annotations": annotations}}

@@ -1,4 +1,4 @@
-"""What to do about an LLMDeployment: wait for its engine, then keep a Deployment and a Service."""
+"""What to do about an LLMDeployment: wait for its engine, then keep its replicas and a Service."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,14 +8,9 @@ from typing import Final
 from pitcrew_operator import reasons
 from pitcrew_operator.api.deployment import LLMDeploymentStatus, ServedEngine
 from pitcrew_operator.api.version import EngineStatus
-from pitcrew_operator.config import Config
 from pitcrew_operator.kinds import DEPLOYMENT, Raw
-from pitcrew_operator.manifests.serving import (
-    deployment_manifest,
-    selector_text,
-    service_manifest,
-    service_url,
-)
+from pitcrew_operator.manifests.revision import Revision
+from pitcrew_operator.manifests.service import selector_text, service_manifest, service_url
 from pitcrew_operator.plan.actions import Action, Apply, Requeue, WriteStatus
 from pitcrew_operator.plan.conditions import (
     Situation,
@@ -27,8 +22,9 @@ from pitcrew_operator.plan.conditions import (
 )
 from pitcrew_operator.plan.match import is_applied
 from pitcrew_operator.plan.pods import last_report, newest, why_not_running
-from pitcrew_operator.plan.served import served
-from pitcrew_operator.views import Deployment, Engine, Pod, Rollout, meta_of, rollout_of
+from pitcrew_operator.plan.replicas import Fleet, change
+from pitcrew_operator.plan.rollout.step import Budget, step
+from pitcrew_operator.views import Deployment, Pod, Workload, meta_of
 
 _LOOK_AGAIN: Final = 10.0
 
@@ -37,9 +33,10 @@ _LOOK_AGAIN: Final = 10.0
 class DeploymentSeen:
     """What the cluster holds for one LLMDeployment."""
 
-    engine: Engine | None = None
-    workload: Raw | None = None
-    """The built-in Deployment of the name, ours or not."""
+    target: Revision | Situation
+    """What the spec asks for, by `target.target_of`."""
+    workloads: tuple[Raw, ...] = ()
+    """Those of its revisions, and a namesake of the target's, ours or not."""
     service: Raw | None = None
     pods: tuple[Pod, ...] = ()
 
@@ -54,25 +51,26 @@ class Step:
     url: str | None = None
 
 
-def plan_deployment(
-    owner: Deployment, seen: DeploymentSeen, now: datetime, config: Config
-) -> list[Action]:
+def plan_deployment(owner: Deployment, seen: DeploymentSeen, now: datetime) -> list[Action]:
     """The actions that bring the replicas closer to the spec; empty where nothing is to do."""
     if owner.meta.deleting:
         return []
-    step = _step(owner, seen, config)
-    return [*step.actions, *_report(owner, seen, step, now)]
+    fleet = Fleet.of(owner.meta.uid, seen.workloads)
+    step = _step(owner, seen, fleet)
+    return [*step.actions, *_report(owner, seen, fleet, step, now)]
 
 
-def _report(owner: Deployment, seen: DeploymentSeen, step: Step, now: datetime) -> list[Action]:
+def _report(
+    owner: Deployment, seen: DeploymentSeen, fleet: Fleet, step: Step, now: datetime
+) -> list[Action]:
     before = owner.status
-    rollout = _rollout(owner, seen)
+    updated = _updated(seen, fleet)
     status = LLMDeploymentStatus(
         observed_generation=owner.meta.generation,
         conditions=conditions(step.situation, owner.meta.generation, before.conditions, now),
-        replicas=rollout.replicas if rollout else 0,
-        ready_replicas=rollout.ready if rollout else 0,
-        updated_replicas=rollout.updated if rollout else 0,
+        replicas=fleet.present,
+        ready_replicas=fleet.ready,
+        updated_replicas=updated.replicas if updated else 0,
         selector=selector_text(owner),
         engine=step.served or before.engine,
         previous_engine=_previous(before, step.served),
@@ -90,54 +88,57 @@ def _previous(before: LLMDeploymentStatus, served: ServedEngine | None) -> Serve
     return before.engine if changed else before.previous_engine
 
 
-def _rollout(owner: Deployment, seen: DeploymentSeen) -> Rollout | None:
-    ours = seen.workload is not None and meta_of(seen.workload).controller_uid == owner.meta.uid
-    return rollout_of(seen.workload) if seen.workload is not None and ours else None
+def _updated(seen: DeploymentSeen, fleet: Fleet) -> Workload | None:
+    """The workload of what the spec asks for."""
+    return fleet.of_revision(seen.target.hash) if isinstance(seen.target, Revision) else None
 
 
-def _step(owner: Deployment, seen: DeploymentSeen, config: Config) -> Step:
-    engine = served(owner, seen.engine)
-    if isinstance(engine, Situation):
-        return Step(engine)
-    assert seen.engine is not None, "an engine was found in it"
-    blocked = _blocked(owner, seen)
+def _step(owner: Deployment, seen: DeploymentSeen, fleet: Fleet) -> Step:
+    if isinstance(seen.target, Situation):
+        return Step(seen.target)
+    blocked = _blocked(owner, seen, seen.target)
     if blocked is not None:
         return Step(blocked, (Requeue(_LOOK_AGAIN),))
-    return _serve(owner, seen, seen.engine, engine, config)
+    return _serve(owner, seen, seen.target, fleet)
 
 
-def _serve(
-    owner: Deployment, seen: DeploymentSeen, source: Engine, engine: EngineStatus, config: Config
-) -> Step:
-    model = source.spec.model.name or engine.model
-    try:
-        workload = deployment_manifest(owner, engine, model, config)
-    except ValueError as error:
-        return Step(stalled(reasons.INVALID_SPEC, f"spec.runtime.kvMemory: {error}"))
-    wanted = ((service_manifest(owner), seen.service), (workload, seen.workload))
-    missing = tuple(
-        Apply(manifest) for manifest, found in wanted if not is_applied(manifest, found)
-    )
+def _serve(owner: Deployment, seen: DeploymentSeen, target: Revision, fleet: Fleet) -> Step:
+    service, engine = service_manifest(owner), target.engine
+    facing = () if is_applied(service, seen.service) else (Apply(service),)
+    budget = Budget(_wanted(owner), surge=1, unavailable=0)
+    others = [hash_ for hash_ in fleet.counts if hash_ != target.hash]
+    goals = {target.hash: budget.replicas}
+    decided = step(fleet.counts, goals, [target.hash, *others], budget)
+    moves = (*facing, *change(fleet, target, decided))
+    name = owner.spec.engine_ref.name
     return Step(
-        _progress(owner, seen, engine, missing),
-        missing,
-        served=ServedEngine(name=source.meta.name, id=engine.id, tag=engine.tag),
+        _progress(owner, seen, target, fleet, moves),
+        moves,
+        served=ServedEngine(name=name, id=engine.id, tag=engine.tag),
         url=service_url(owner),
     )
 
 
+def _wanted(owner: Deployment) -> int:
+    return 1 if owner.spec.replicas is None else owner.spec.replicas
+
+
 def _progress(
-    owner: Deployment, seen: DeploymentSeen, engine: EngineStatus, missing: Sequence[Action]
+    owner: Deployment,
+    seen: DeploymentSeen,
+    target: Revision,
+    fleet: Fleet,
+    moves: Sequence[Action],
 ) -> Situation:
-    """Ready only where every pod is of the newest template, proven and available."""
-    replicas = 1 if owner.spec.replicas is None else owner.spec.replicas
-    rollout = _rollout(owner, seen)
-    if missing or rollout is None or not rollout.current:
+    """Ready only where every replica is of the target, proven and available."""
+    engine, wanted, updated = target.engine, _wanted(owner), fleet.of_revision(target.hash)
+    if moves or updated is None or not updated.current:
         return reconciling(reasons.ROLLING_OUT, f"rolling out engine {engine.tag}")
-    counts = {rollout.replicas, rollout.updated, rollout.ready, rollout.available}
-    if counts == {replicas}:
-        return _ready(replicas, engine)
-    return _trouble(engine, seen.pods) or _still_rolling(replicas, rollout, engine)
+    if {fleet.present, updated.replicas, updated.updated, updated.ready, updated.available} == {
+        wanted
+    }:
+        return _ready(wanted, engine)
+    return _trouble(engine, seen.pods) or _still_rolling(wanted, updated, fleet, engine)
 
 
 def _ready(replicas: int, engine: EngineStatus) -> Situation:
@@ -159,21 +160,18 @@ def _trouble(engine: EngineStatus, pods: Sequence[Pod]) -> Situation | None:
     return stalled(reason, message) if final else reconciling(reason, message)
 
 
-def _still_rolling(replicas: int, rollout: Rollout, engine: EngineStatus) -> Situation:
-    text = (
-        f"{min(rollout.updated, rollout.available)} of {replicas} replicas serve engine "
-        f"{engine.tag}"
-    )
-    old = rollout.replicas - rollout.updated
+def _still_rolling(wanted: int, updated: Workload, fleet: Fleet, engine: EngineStatus) -> Situation:
+    serving = min(updated.updated, updated.available)
+    text = f"{serving} of {wanted} replicas serve engine {engine.tag}"
+    old = fleet.present - updated.replicas
     waits = f"; {old} old ones are still to go" if old > 0 else ""
-    late = "; the rollout takes longer than spec.runtime.startupSeconds allows"
-    suffix = late if rollout.deadline_exceeded else waits
-    return reconciling(reasons.ROLLING_OUT, text + suffix)
+    return reconciling(reasons.ROLLING_OUT, text + waits)
 
 
-def _blocked(owner: Deployment, seen: DeploymentSeen) -> Situation | None:
+def _blocked(owner: Deployment, seen: DeploymentSeen, target: Revision) -> Situation | None:
     """A namesake that is not ours, or one that is on its way out."""
-    for raw in (seen.service, seen.workload):
+    namesakes = (raw for raw in seen.workloads if raw["metadata"]["name"] == target.name)
+    for raw in (seen.service, *namesakes):
         if raw is None:
             continue
         meta = meta_of(raw)

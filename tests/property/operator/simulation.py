@@ -184,8 +184,14 @@ class SimulatedCluster:
         }
         self.update(JOB, job["metadata"]["name"], status={"conditions": [ended]})
 
-    def roll_out(self, name: str) -> None:
-        """The Deployment controller and the kubelet finish a rollout."""
+    def workloads(self) -> list[Object]:
+        """Every workload of a revision, the oldest first."""
+        found = [o for (kind, _), o in self.objects.items() if kind is WORKLOAD]
+        return sorted(found, key=lambda o: str(o["metadata"]["creationTimestamp"]))
+
+    def roll_out(self, workload: Object) -> None:
+        """The Deployment controller and the kubelet do what the workload asks for."""
+        name = workload["metadata"]["name"]
         found = self.objects[WORKLOAD, name]
         count = found["spec"]["replicas"]
         fields = ("replicas", "updatedReplicas", "readyReplicas", "availableReplicas")

@@ -106,10 +106,11 @@ class Life(RuleBasedStateMachine):
         going = [job for job in self._busy() if self.world.going(job)]
         self.world.end(going[which % len(going)], end)
 
-    @precondition(lambda self: (WORKLOAD, "chat") in self.world.cluster.objects)
-    @rule()
-    def rollout_finishes(self) -> None:
-        self.world.cluster.roll_out("chat")
+    @precondition(lambda self: self.world.cluster.workloads())
+    @rule(which=st.integers(0, 3))
+    def rollout_finishes(self, which: int) -> None:
+        workloads = self.world.cluster.workloads()
+        self.world.cluster.roll_out(workloads[which % len(workloads)])
 
     @rule(rounds=st.integers(1, 6))
     def a_calm_while(self, rounds: int) -> None:
@@ -199,14 +200,17 @@ class Life(RuleBasedStateMachine):
         for job in self.world.cluster.jobs(component)[:1]:
             self.world.remove_job(job)
 
-    @precondition(lambda self: (WORKLOAD, "chat") in self.world.cluster.objects)
-    @rule(delete=st.booleans())
-    def stranger_meddles_with_the_workload(self, delete: bool) -> None:
+    @precondition(lambda self: self.world.cluster.workloads())
+    @rule(which=st.integers(0, 3), delete=st.booleans())
+    def stranger_meddles_with_a_workload(self, which: int, delete: bool) -> None:
+        workloads = self.world.cluster.workloads()
+        victim = workloads[which % len(workloads)]
+        name = victim["metadata"]["name"]
         if delete:
-            self.world.cluster.remove(WORKLOAD, "chat")
+            self.world.cluster.remove(WORKLOAD, name)
         else:
-            spec = self.world.cluster.objects[WORKLOAD, "chat"]["spec"]
-            self.world.cluster.update(WORKLOAD, "chat", spec=spec | {"replicas": 9})
+            spec = victim["spec"] | {"replicas": 9}
+            self.world.cluster.update(WORKLOAD, name, spec=spec)
 
     @rule(minutes=st.integers(-120, 240))
     def clock_jumps(self, minutes: int) -> None:

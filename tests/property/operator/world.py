@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from pitcrew_operator.dispatch import concerned
-from pitcrew_operator.kinds import DEPLOYMENT, ENGINE, JOB, POD, WORKLOAD, Kind, Raw
+from pitcrew_operator.kinds import DEPLOYMENT, ENGINE, JOB, POD, Kind, Raw
 from pitcrew_operator.metrics import Metrics
 from pitcrew_operator.reconcile import Key, Reconciler
 from pitcrew_operator.store import Store
@@ -161,8 +161,8 @@ class World:
         for job in self.unfinished("resolve", "build", "collect"):
             self.start(job)
             self.end(job, "success")
-        if (WORKLOAD, "chat") in self.cluster.objects:
-            self.cluster.roll_out("chat")
+        for workload in self.cluster.workloads():
+            self.cluster.roll_out(workload)
 
     # Users.
 

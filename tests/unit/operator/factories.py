@@ -13,8 +13,10 @@ from pitcrew_builder.report import (
     Succeeded,
     parse_resolution,
 )
-from pitcrew_operator.api.version import Answer
+from pitcrew_operator.api.version import Answer, EngineStatus
 from pitcrew_operator.config import Config
+from pitcrew_operator.manifests.revision import Revision, revision_of
+from pitcrew_operator.manifests.workload import kind_for
 from pitcrew_operator.views import Deployment, Engine, deployment_of, engine_of
 
 NOW = datetime(2026, 11, 1, 12, 0, 0, tzinfo=UTC)
@@ -93,6 +95,19 @@ def deployment(
 ) -> Deployment:
     """The same, parsed."""
     return deployment_of(deployment_raw(spec, status, **metadata))
+
+
+def revision(owner: Deployment, **engine_fields: object) -> Revision:
+    """The revision of an LLMDeployment, with the engine of ENGINE_STATUS and what is changed of it."""
+    status = EngineStatus.model_validate(ENGINE_STATUS | engine_fields)
+    return revision_of(owner, status, "tiny", CONFIG)
+
+
+def workload_manifest(owner: Deployment, **engine_fields: object) -> dict[str, Any]:
+    """Its workload, with the replicas that the spec asks for."""
+    made = revision(owner, **engine_fields)
+    replicas = 1 if owner.spec.replicas is None else owner.spec.replicas
+    return kind_for(made).manifest(made, replicas)
 
 
 def pod_raw(name: str, labels: Mapping[str, str], **status: object) -> dict[str, Any]:

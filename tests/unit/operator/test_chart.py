@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from pitcrew_operator.config import PREFIX, Config
-from pitcrew_operator.kinds import EVENT, JOB, NODE, OWNERS, POD, WATCHED, Kind
+from pitcrew_operator.kinds import EVENT, JOB, NODE, OWNERS, POD, WATCHED, WORKLOAD, Kind
 
 CHART = Path(__file__).resolve().parents[3] / "helm" / "pitcrew"
 
@@ -126,7 +126,7 @@ def test_role_allows_what_the_operator_does_and_no_more() -> None:
     assert verbs(rules, POD) == {"get", "list", "watch"}
     assert verbs(rules, EVENT) == {"create"}
     deletable = [r["resources"] for r in rules if "delete" in r["verbs"]]
-    assert deletable == [[JOB.plural]]
+    assert deletable == [[JOB.plural], [WORKLOAD.plural]]
     assert "*" not in json.dumps(rules)
     assert "secrets" not in json.dumps(rules)
 

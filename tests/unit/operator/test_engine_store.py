@@ -14,7 +14,7 @@ from pitcrew_operator.api.version import EngineStatus
 from pitcrew_operator.config import Config
 from pitcrew_operator.kinds import ENGINE
 from pitcrew_operator.manifests.builder_pod import Task, pod_spec
-from pitcrew_operator.manifests.serving import deployment_manifest
+from pitcrew_operator.manifests.revision import revision_of
 from pitcrew_operator.manifests.store import Bucket, arguments, chosen, recorded
 from pitcrew_operator.observe_builds import see_uses
 from pitcrew_operator.plan.pods import last_report, why_not_running
@@ -51,8 +51,8 @@ def bucket() -> Bucket:
 
 def served(status: dict[str, Any], spec: dict[str, Any] | None = None) -> dict[str, Any]:
     found = EngineStatus.model_validate(status)
-    manifest = deployment_manifest(deployment(spec), found, "tiny", CONFIG)
-    pod: dict[str, Any] = manifest["spec"]["template"]["spec"]
+    made = revision_of(deployment(spec), found, "tiny", CONFIG)
+    pod: dict[str, Any] = made.template["spec"]
     return pod
 
 

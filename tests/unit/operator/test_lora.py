@@ -4,9 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from pitcrew_operator.api.deployment import LLMDeploymentSpec
-from pitcrew_operator.manifests.serving import deployment_manifest
-from tests.unit.operator.factories import CONFIG, deployment, engine
-from tests.unit.operator.test_manifests import SERVED
+from tests.unit.operator.factories import deployment, engine, workload_manifest
 
 ADAPTERS = {
     "claimName": "loras",
@@ -22,7 +20,7 @@ def test_room_for_adapters_reaches_the_builder() -> None:
 
 
 def _pod(adapters: dict[str, object]) -> dict[str, list[dict[str, object]]]:
-    document = deployment_manifest(deployment({"adapters": adapters}), SERVED, "tiny", CONFIG)
+    document = workload_manifest(deployment({"adapters": adapters}))
     pod: dict[str, list[dict[str, object]]] = document["spec"]["template"]["spec"]
     return pod
 

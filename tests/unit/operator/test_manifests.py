@@ -9,34 +9,28 @@ from typing import Any
 
 import pytest
 
-from pitcrew_operator.api.version import EngineStatus
 from pitcrew_operator.config import Config
 from pitcrew_operator.gpus import Driver, GpuPool
 from pitcrew_operator.manifests import names
 from pitcrew_operator.manifests.build_job import build_job
 from pitcrew_operator.manifests.collect_job import collect_job
 from pitcrew_operator.manifests.resolve_job import resolve_job
-from pitcrew_operator.manifests.serving import (
-    deployment_manifest,
-    service_manifest,
-    service_url,
-)
+from pitcrew_operator.manifests.service import service_manifest, service_url
 from pitcrew_operator.manifests.store import store_manifest
 from pitcrew_operator.order import Order
 from pitcrew_operator.quantity import parse_quantity
 from pitcrew_operator.views import Claim
 from tests.unit.operator.factories import (
     CONFIG,
-    ENGINE_STATUS,
     NAMESPACE,
     answer,
     deployment,
     engine,
+    workload_manifest,
 )
 from tests.unit.operator.goldens import assert_golden
 
 STORE = Claim("pitcrew-engines", "uid-store")
-SERVED = EngineStatus.model_validate(ENGINE_STATUS)
 
 HUB_SPEC = {
     "model": {
@@ -127,8 +121,8 @@ CASES = {
     "resolve-gpu": lambda: resolve_job(on_gpus()),
     "collect": lambda: collect_job(engine(), STORE, ["b" * 64, "a" * 64], CONFIG),
     "store": lambda: store_manifest(NAMESPACE, CONFIG),
-    "deployment": lambda: deployment_manifest(deployment(), SERVED, "tiny", CONFIG),
-    "deployment-full": lambda: deployment_manifest(deployment(SERVE_SPEC), SERVED, "tiny", CONFIG),
+    "deployment": lambda: workload_manifest(deployment()),
+    "deployment-full": lambda: workload_manifest(deployment(SERVE_SPEC)),
     "service": lambda: service_manifest(deployment()),
     "service-full": lambda: service_manifest(deployment(SERVE_SPEC)),
 }
@@ -261,7 +255,7 @@ def test_store_class_is_left_open_unless_set() -> None:
 
 
 def test_replicas_absent_means_one() -> None:
-    document = deployment_manifest(deployment({"replicas": None}), SERVED, "tiny", CONFIG)
+    document = workload_manifest(deployment({"replicas": None}))
     assert document["spec"]["replicas"] == 1
 
 

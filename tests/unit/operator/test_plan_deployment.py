@@ -7,13 +7,13 @@ import pytest
 
 from pitcrew_operator import reasons
 from pitcrew_operator.api.deployment import LLMDeploymentStatus
-from pitcrew_operator.api.version import EngineStatus
 from pitcrew_operator.kinds import Raw
 from pitcrew_operator.manifests.names import DEPLOYMENT_LABEL
-from pitcrew_operator.manifests.serving import deployment_manifest, service_manifest
-from pitcrew_operator.plan.actions import Action, Apply, Requeue, WriteStatus
+from pitcrew_operator.manifests.service import service_manifest
+from pitcrew_operator.plan.actions import Action, Apply, Patch, Requeue, WriteStatus
 from pitcrew_operator.plan.conditions import Health, find
 from pitcrew_operator.plan.deployment import DeploymentSeen, plan_deployment
+from pitcrew_operator.plan.target import target_of
 from pitcrew_operator.views import Deployment, Engine, Pod, pod_of
 from tests.unit.operator.factories import (
     CONFIG,
@@ -25,15 +25,15 @@ from tests.unit.operator.factories import (
     engine,
     pod_raw,
     terminated,
+    workload_manifest,
 )
 
 ENGINE = engine(status={"engine": ENGINE_STATUS})
-SERVED = EngineStatus.model_validate(ENGINE_STATUS)
 
 
 def workload(owner: Deployment, **status: object) -> dict[str, Any]:
     """The child as the server holds it, with defaults added and a status."""
-    document = deployment_manifest(owner, SERVED, "tiny", CONFIG)
+    document = workload_manifest(owner)
     document["metadata"] = document["metadata"] | {"uid": "uid-workload", "generation": 3}
     document["spec"] = document["spec"] | {"paused": False}
     return document | {"status": {"observedGeneration": 3} | status}
@@ -45,8 +45,14 @@ def counts(n: int, **more: object) -> dict[str, object]:
     return dict.fromkeys(fields, n) | more
 
 
-def seen(owner: Deployment, child: Raw | None, *pods: Pod) -> DeploymentSeen:
-    return DeploymentSeen(ENGINE, child, service_manifest(owner), pods)
+def seen(owner: Deployment, child: Raw, *pods: Pod) -> DeploymentSeen:
+    target = target_of(owner, ENGINE, CONFIG)
+    return DeploymentSeen(target, (child,), service_manifest(owner), pods)
+
+
+def begun(owner: Deployment, source: Engine | None = None) -> DeploymentSeen:
+    """Nothing is there but, perhaps, an engine."""
+    return DeploymentSeen(target_of(owner, source, CONFIG))
 
 
 def pod(status: dict[str, Any]) -> Pod:
@@ -54,7 +60,11 @@ def pod(status: dict[str, Any]) -> Pod:
 
 
 def plan(owner: Deployment, found: DeploymentSeen) -> list[Action]:
-    return plan_deployment(owner, found, NOW, CONFIG)
+    return plan_deployment(owner, found, NOW)
+
+
+def plan_first(owner: Deployment, source: Engine | None) -> list[Action]:
+    return plan(owner, begun(owner, source))
 
 
 def status_of(actions: list[Action]) -> LLMDeploymentStatus:
@@ -76,7 +86,7 @@ def applied(actions: list[Action]) -> list[str]:
 
 
 def test_missing_engine_is_awaited() -> None:
-    actions = plan(deployment(), DeploymentSeen())
+    actions = plan_first(deployment(), None)
     assert applied(actions) == []
     health, reason, message = told(actions)
     assert (health, reason) == (Health.RECONCILING, reasons.ENGINE_NOT_FOUND)
@@ -84,13 +94,13 @@ def test_missing_engine_is_awaited() -> None:
 
 
 def test_engine_without_result_is_awaited() -> None:
-    actions = plan(deployment(), DeploymentSeen(engine()))
+    actions = plan_first(deployment(), engine())
     assert applied(actions) == []
     assert told(actions)[:2] == (Health.RECONCILING, reasons.ENGINE_NOT_READY)
 
 
 def test_world_size_mismatch_names_both_numbers_and_the_remedy() -> None:
-    actions = plan(deployment({"worldSize": 2}), DeploymentSeen(ENGINE))
+    actions = plan_first(deployment({"worldSize": 2}), ENGINE)
     assert applied(actions) == []
     health, reason, message = told(actions)
     assert (health, reason) == (Health.STALLED, reasons.WORLD_SIZE_MISMATCH)
@@ -122,14 +132,14 @@ def pinned(version: str) -> Deployment:
 
 @pytest.mark.parametrize("digits", [12, 64])
 def test_a_version_that_is_named_is_served(digits: int) -> None:
-    status = status_of(plan(pinned(OLD["id"][:digits]), DeploymentSeen(VERSIONS)))
+    status = status_of(plan_first(pinned(OLD["id"][:digits]), VERSIONS))
     assert status.engine is not None
     assert (status.engine.id, status.engine.tag) == (OLD["id"], "tiny-old")
 
 
 @pytest.mark.parametrize(("source", "name"), [(VERSIONS, "f" * 12), (RETIRED, OLD["id"])])
 def test_a_version_that_is_not_there_is_told_with_those_that_are(source: Engine, name: str) -> None:
-    actions = plan(pinned(name), DeploymentSeen(source))
+    actions = plan_first(pinned(name), source)
     assert applied(actions) == []
     health, reason, message = told(actions)
     assert (health, reason) == (Health.STALLED, reasons.VERSION_NOT_FOUND)
@@ -138,13 +148,11 @@ def test_a_version_that_is_not_there_is_told_with_those_that_are(source: Engine,
 
 def test_what_was_served_before_is_told() -> None:
     before = {"engine": {"name": "tiny", "id": OLD["id"], "tag": "tiny-old"}}
-    status = status_of(plan(deployment(status=before), DeploymentSeen(VERSIONS)))
+    status = status_of(plan_first(deployment(status=before), VERSIONS))
     assert status.previous_engine is not None
     assert status.previous_engine.id == OLD["id"]
     settled = replace(deployment(), status=status)
-    changed = plan(
-        replace(settled, spec=deployment({"replicas": 5}).spec), DeploymentSeen(VERSIONS)
-    )
+    changed = plan_first(replace(settled, spec=deployment({"replicas": 5}).spec), VERSIONS)
     still = [a.status for a in changed if isinstance(a, WriteStatus)]
     assert all(s.previous_engine == status.previous_engine for s in still)  # type: ignore[union-attr]
 
@@ -152,16 +160,16 @@ def test_what_was_served_before_is_told() -> None:
 def test_a_pod_has_a_gpu_for_each_rank() -> None:
     on_gpus = engine(status={"engine": ENGINE_STATUS | {"cuda": "13", "worldSize": 2}})
     limits = {"runtime": {"resources": {"limits": {"nvidia.com/gpu": 1}}}}
-    health, reason, message = told(plan(deployment(limits), DeploymentSeen(on_gpus)))
+    health, reason, message = told(plan_first(deployment(limits), on_gpus))
     assert (health, reason) == (Health.STALLED, reasons.GPU_COUNT_MISMATCH)
     assert "is 1" in message
     assert "set it to 2" in message
     enough = {"runtime": {"resources": {"limits": {"nvidia.com/gpu": "2"}}}}
-    assert applied(plan(deployment(enough), DeploymentSeen(on_gpus)))
+    assert applied(plan_first(deployment(enough), on_gpus))
 
 
 def test_children_are_created_once_there_is_an_engine() -> None:
-    actions = plan(deployment(), DeploymentSeen(ENGINE))
+    actions = plan_first(deployment(), ENGINE)
     assert applied(actions) == ["Service", "Deployment"]
     status = status_of(actions)
     assert status.url == "http://chat.models.svc"
@@ -173,7 +181,7 @@ def test_children_are_created_once_there_is_an_engine() -> None:
 
 def test_engine_is_served_while_its_next_version_is_built() -> None:
     building = engine(status={"engine": ENGINE_STATUS, "progress": "Graph 10%"}, generation=2)
-    assert applied(plan(deployment(), DeploymentSeen(building))) == ["Service", "Deployment"]
+    assert applied(plan_first(deployment(), building)) == ["Service", "Deployment"]
 
 
 def test_name_of_the_model_for_clients() -> None:
@@ -186,7 +194,7 @@ def test_name_of_the_model_for_clients() -> None:
         (deployment(), named, "kjv"),
         (deployment({"servedModelName": "mine"}), named, "mine"),
     ):
-        actions = plan(owner, DeploymentSeen(source))
+        actions = plan_first(owner, source)
         child = next(
             a.manifest for a in actions if isinstance(a, Apply) and "template" in a.manifest["spec"]
         )
@@ -266,7 +274,6 @@ def test_second_plan_over_the_written_status_is_empty() -> None:
 @pytest.mark.parametrize(
     "spec",
     [
-        {"replicas": 3},
         {"servedModelName": "other"},
         {"runtime": {"image": "x:2"}},
         {"runtime": {"nodeSelector": {"a": "b"}}},
@@ -274,16 +281,40 @@ def test_second_plan_over_the_written_status_is_empty() -> None:
     ],
     ids=lambda spec: next(iter(spec)),
 )
-def test_changed_spec_is_applied_and_so_is_its_withdrawal(spec: dict[str, Any]) -> None:
+def test_changed_spec_is_another_revision_and_so_is_its_withdrawal(spec: dict[str, Any]) -> None:
     plain, changed = deployment(), deployment(spec)
-    assert applied(plan(changed, seen(changed, workload(plain, **counts(2))))) == ["Deployment"]
-    assert applied(plan(plain, seen(plain, workload(changed, **counts(2))))) == ["Deployment"]
+    for owner, before in ((changed, plain), (plain, changed)):
+        actions = plan(owner, seen(owner, workload(before, **counts(2))))
+        (made,) = [a.manifest for a in actions if isinstance(a, Apply)]
+        assert made["metadata"]["name"] != workload(before)["metadata"]["name"]
+        assert made["spec"]["replicas"] == 1
+        assert scaled(actions) == []
 
 
-def test_drifted_child_is_put_right() -> None:
+def scaled(actions: list[Action]) -> list[int]:
+    return [a.fields["spec"]["replicas"] for a in actions if isinstance(a, Patch)]
+
+
+def test_number_of_replicas_is_no_part_of_a_revision() -> None:
+    plain, larger = deployment(), deployment({"replicas": 5})
+    actions = plan(larger, seen(larger, workload(plain, **counts(2))))
+    assert applied(actions) == []
+    assert scaled(actions) == [5]
+
+
+def test_number_that_drifted_is_put_right() -> None:
+    owner = deployment()
+    child = workload(owner, **counts(7))
+    child["spec"] = child["spec"] | {"replicas": 7}
+    actions = plan(owner, seen(owner, child))
+    assert applied(actions) == []
+    assert scaled(actions) == [2]
+
+
+def test_workload_that_drifted_is_put_right() -> None:
     owner = deployment()
     child = workload(owner, **counts(2))
-    child["spec"] = child["spec"] | {"replicas": 7}
+    child["spec"] = child["spec"] | {"minReadySeconds": 30}
     assert applied(plan(owner, seen(owner, child))) == ["Deployment"]
 
 
@@ -300,7 +331,7 @@ def test_quantities_that_the_server_rewrites_are_no_drift() -> None:
 def test_namesake_of_somebody_else_is_left_alone() -> None:
     owner = deployment()
     foreign = {"kind": "Service", "metadata": {"name": "chat", "namespace": NAMESPACE, "uid": "x"}}
-    actions = plan(owner, DeploymentSeen(ENGINE, None, foreign))
+    actions = plan(owner, replace(begun(owner, ENGINE), service=foreign))
     assert applied(actions) == []
     health, reason, message = told(actions)
     assert (health, reason) == (Health.STALLED, reasons.NAME_CONFLICT)
@@ -316,7 +347,7 @@ def test_child_of_a_deleted_namesake_is_awaited() -> None:
 
 
 def test_unreadable_kv_memory_is_told() -> None:
-    actions = plan(deployment({"runtime": {"kvMemory": "much"}}), DeploymentSeen(ENGINE))
+    actions = plan_first(deployment({"runtime": {"kvMemory": "much"}}), ENGINE)
     health, reason, message = told(actions)
     assert (health, reason) == (Health.STALLED, reasons.INVALID_SPEC)
     assert "kvMemory" in message
@@ -324,4 +355,4 @@ def test_unreadable_kv_memory_is_told() -> None:
 
 def test_nothing_is_done_for_a_deployment_on_its_way_out() -> None:
     owner = deployment(deletionTimestamp="2026-11-01T11:00:00Z")
-    assert plan(owner, DeploymentSeen(ENGINE)) == []
+    assert plan_first(owner, ENGINE) == []

@@ -1,11 +1,10 @@
-"""The Deployment and the Service that serve one engine."""
+"""The pods that serve one engine: what every workload of a revision has as its template."""
 
 from decimal import ROUND_CEILING
 from typing import Any, Final
 
 from pitcrew_operator.api.version import EngineStatus
 from pitcrew_operator.config import Config
-from pitcrew_operator.kinds import DEPLOYMENT
 from pitcrew_operator.manifests import adapters, engine_source, names, pod
 from pitcrew_operator.quantity import parse_quantity
 from pitcrew_operator.views import Deployment
@@ -20,84 +19,10 @@ _ENDPOINT_GRACE: Final = 5
 _EXIT_GRACE: Final = 10
 
 
-def deployment_manifest(
+def pod_spec(
     owner: Deployment, engine: EngineStatus, default_model_name: str, config: Config
 ) -> dict[str, Any]:
-    """The built-in Deployment. Raises ValueError where `kvMemory` is no quantity."""
-    spec = owner.spec
-    return names.stamped(
-        {
-            "apiVersion": "apps/v1",
-            "kind": "Deployment",
-            "metadata": _metadata(owner),
-            "spec": {
-                "replicas": 1 if spec.replicas is None else spec.replicas,
-                "minReadySeconds": 1,
-                "progressDeadlineSeconds": spec.runtime.startup_seconds + 120,
-                "revisionHistoryLimit": 2,
-                "strategy": {
-                    "type": "RollingUpdate",
-                    "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1},
-                },
-                "selector": {"matchLabels": _selector(owner)},
-                "template": {
-                    "metadata": {
-                        "labels": _labels(owner),
-                        "annotations": {names.ENGINE_ID_ANNOTATION: engine.id},
-                    },
-                    "spec": _pod_spec(owner, engine, default_model_name, config),
-                },
-            },
-        }
-    )
-
-
-def service_manifest(owner: Deployment) -> dict[str, Any]:
-    """The Service, named as the resource."""
-    service = owner.spec.service
-    port = {"name": "http", "port": service.port, "targetPort": "http", "protocol": "TCP"}
-    return names.stamped(
-        {
-            "apiVersion": "v1",
-            "kind": "Service",
-            "metadata": _metadata(owner),
-            "spec": {"type": service.type.value, "selector": _selector(owner), "ports": [port]},
-        }
-    )
-
-
-def selector_text(owner: Deployment) -> str:
-    """The pods' selector in the form that /scale wants."""
-    return ",".join(f"{key}={value}" for key, value in _selector(owner).items())
-
-
-def service_url(owner: Deployment) -> str:
-    """Where clients inside the cluster find the Service."""
-    port = owner.spec.service.port
-    host = f"http://{owner.meta.name}.{owner.meta.namespace}.svc"
-    return host if port == 80 else f"{host}:{port}"
-
-
-def _selector(owner: Deployment) -> dict[str, str]:
-    return {names.DEPLOYMENT_LABEL: owner.meta.name}
-
-
-def _labels(owner: Deployment) -> dict[str, str]:
-    return names.labels("runtime", owner.meta.name, _selector(owner))
-
-
-def _metadata(owner: Deployment) -> dict[str, Any]:
-    return {
-        "name": owner.meta.name,
-        "namespace": owner.meta.namespace,
-        "labels": _labels(owner),
-        "ownerReferences": [names.owner_reference(DEPLOYMENT, owner.meta)],
-    }
-
-
-def _pod_spec(
-    owner: Deployment, engine: EngineStatus, default_model_name: str, config: Config
-) -> dict[str, Any]:
+    """The pod's spec. Raises ValueError where `kvMemory` is no quantity."""
     runtime = owner.spec.runtime
     return {
         # A cache on a claim is written by the pods.
@@ -109,8 +34,8 @@ def _pod_spec(
                 "maxSkew": 1,
                 "topologyKey": "kubernetes.io/hostname",
                 "whenUnsatisfiable": "ScheduleAnyway",
-                "labelSelector": {"matchLabels": _selector(owner)},
-                "matchLabelKeys": ["pod-template-hash"],
+                "labelSelector": {"matchLabels": names.serving_selector(owner.meta.name)},
+                "matchLabelKeys": [names.REVISION_LABEL],
             }
         ],
         "initContainers": [_init_container(owner, engine, config)],

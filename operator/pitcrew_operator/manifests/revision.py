@@ -1,0 +1,74 @@
+"""A revision: one way to run the pods of an LLMDeployment.
+
+Engine, image and every field that shapes a pod are in its template, and its name follows from that:
+equal templates are one revision. How many pods of it run, and what keeps them running, is not its
+matter (`workload`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pitcrew_operator.api.version import EngineStatus
+from pitcrew_operator.config import Config
+from pitcrew_operator.kinds import DEPLOYMENT
+from pitcrew_operator.manifests import names
+from pitcrew_operator.manifests.serving_pod import pod_spec
+from pitcrew_operator.views import Deployment, Meta
+
+
+@dataclass(frozen=True)
+class Revision:
+    """What a workload is made from."""
+
+    owner: Meta
+    engine: EngineStatus
+    hash: str
+    """Hex digits that stand for the template."""
+    template: Mapping[str, Any]
+    """The pod template. Its labels hold the selector."""
+    startup_seconds: int
+    """What a pod gets to become ready."""
+
+    @property
+    def name(self) -> str:
+        """Of the workload."""
+        return names.revision_name(self.owner.name, self.hash)
+
+    @property
+    def selector(self) -> dict[str, str]:
+        """Labels of the pods of this revision alone."""
+        return {**names.serving_selector(self.owner.name), names.REVISION_LABEL: self.hash}
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Of the workload: owned by the LLMDeployment, found by its labels, and telling its engine."""
+        return {
+            "name": self.name,
+            "namespace": self.owner.namespace,
+            "labels": names.labels("runtime", self.owner.name, self.selector),
+            "annotations": {
+                names.ENGINE_ID_ANNOTATION: self.engine.id,
+                names.ENGINE_TAG_ANNOTATION: self.engine.tag,
+            },
+            "ownerReferences": [names.owner_reference(DEPLOYMENT, self.owner)],
+        }
+
+
+def revision_of(
+    owner: Deployment, engine: EngineStatus, default_model_name: str, config: Config
+) -> Revision:
+    """The revision that the spec asks for. Raises ValueError where `kvMemory` is no quantity."""
+    selector = names.serving_selector(owner.meta.name)
+    labels = names.labels("runtime", owner.meta.name, selector)
+    spec = pod_spec(owner, engine, default_model_name, config)
+    annotations = {names.ENGINE_ID_ANNOTATION: engine.id}
+    hash_ = names.digest({"labels": labels, "annotations": annotations, "spec": spec})
+    metadata = {"labels": {**labels, names.REVISION_LABEL: hash_}, "annotations": annotations}
+    return Revision(
+        owner=owner.meta,
+        engine=engine,
+        hash=hash_,
+        template={"metadata": metadata, "spec": spec},
+        startup_seconds=owner.spec.runtime.startup_seconds,
+    )
