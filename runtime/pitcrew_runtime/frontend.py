@@ -139,6 +139,8 @@ class Frontend:
         self._ends: deque[float] = deque(maxlen=_PACE_WINDOW)
         self._emptied = asyncio.Event()
         self._emptied.set()
+        self.leaving = False
+        """Told to stop: not ready for new clients, but requests are still taken."""
         self.draining = False
         self.ready = False
 
@@ -193,7 +195,7 @@ class Frontend:
 
     async def drain(self, seconds: float) -> bool:
         """Take nothing new and wait for what runs; after `seconds` cancel it. True: all finished."""
-        self.draining = True
+        self.leaving = self.draining = True
         if await self._empty_within(seconds):
             return True
         for request_id in list(self._tickets):

@@ -32,6 +32,7 @@ from pitcrew_runtime.server.lora import LoraEndpoints
 from pitcrew_runtime.server.models import Models
 from pitcrew_runtime.server.openai import OpenAI
 from pitcrew_runtime.server.openapi import Description
+from pitcrew_runtime.server.proof import Proof
 from pitcrew_runtime.server.served import Served
 from pitcrew_runtime.server.tokens import Tokens
 from pitcrew_runtime.warmup import warm_up
@@ -68,6 +69,7 @@ class Host:
             *Description(OPERATIONS).routes(),
             *KServeHttp(Service(self.served), max_body_bytes).routes(),
             *Health(self._loop, self._frontend, self._metrics, self._manifest).routes(),
+            *Proof(self._frontend, self._manifest).routes(),
         ]
         return build_app(routes, self._metrics, keyring)
 
@@ -79,8 +81,12 @@ class Host:
         """Warm up, and be ready."""
         self._loop.start()
 
+    def withdraw(self) -> None:
+        """Turn readiness red, and go on."""
+        self._frontend.leaving = True
+
     async def leave(self, drain_seconds: float) -> None:
-        """Finish what runs, for so long. Readiness is red from here on."""
+        """Finish what runs, for so long, and take nothing new."""
         logger.info("Draining %d requests", self._frontend.active)
         if not await self._frontend.drain(drain_seconds):
             logger.warning(

@@ -19,6 +19,7 @@ OPERATIONS = (
     Operation("POST", "/detokenize", "The text of token ids.", DetokenizeBody),
     Operation("GET", "/health/live", "Whether the process should go on."),
     Operation("GET", "/health/ready", "Whether it takes requests."),
+    Operation("GET", "/health/proof", "A few tokens, computed now."),
     Operation("GET", "/metrics", "For Prometheus."),
     Operation("GET", "/version", "What runs here."),
     Operation("GET", "/v2", "Who answers, by KServe's protocol."),

@@ -47,6 +47,7 @@ def settings_of(options: argparse.Namespace) -> "Settings":
             speculation=_speculation(options),
             max_loras=options.max_loras,
         ),
+        withdraw_seconds=options.withdraw_seconds,
         drain_seconds=options.drain_seconds,
         wedge_seconds=options.wedge_seconds,
         max_body_bytes=options.max_body_bytes,
@@ -196,11 +197,19 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--threads", type=_positive, metavar="N", help="default: the CPUs of the container")
     add(
+        "--withdraw-seconds",
+        type=_seconds,
+        default=0.0,
+        metavar="S",
+        help="on SIGTERM, how long requests are still taken while readiness is red already, for "
+        "load balancers to notice (default: %(default)s)",
+    )
+    add(
         "--drain-seconds",
         type=_seconds,
         default=25.0,
         metavar="S",
-        help="on SIGTERM, how long running requests may take (default: %(default)s)",
+        help="after that, how long running requests may take (default: %(default)s)",
     )
     add(
         "--wedge-seconds",

@@ -1,7 +1,8 @@
 """The process: answers HTTP at once, loads the engine, warms up, and leaves in good order.
 
-SIGTERM or SIGINT turns readiness red and refuses new requests, lets the running ones finish, and
-ends the process with 0. A start-up fault ends it with the fault.
+SIGTERM or SIGINT turns readiness red. For as long as clients may not have heard of that, requests
+are still taken, and each answer asks its client to connect anew; then new ones are refused, the
+running ones finish, and the process ends with 0. A start-up fault ends it with the fault.
 """
 
 import asyncio
@@ -47,6 +48,7 @@ class Settings:
     model_name: str | None
     world_size: int
     tuning: Tuning
+    withdraw_seconds: float
     drain_seconds: float
     wedge_seconds: float
     max_body_bytes: int
@@ -81,7 +83,7 @@ class _Process:
         try:
             loaded = await self._load()
             if loaded is not None:
-                await self._host(loaded)
+                await self._host(loaded, http)
             return loaded is not None
         finally:
             http.should_exit = True
@@ -112,7 +114,7 @@ class _Process:
     def _tell_stage(self, stage: str) -> None:
         self._door.stage = stage
 
-    async def _host(self, loaded: Loaded) -> None:
+    async def _host(self, loaded: Loaded, http: "_Uvicorn") -> None:
         settings = self._settings
         host = Host(loaded, settings.wedge_seconds, self._leaving)
         keyring = Keyring(settings.api_keys)
@@ -121,10 +123,19 @@ class _Process:
         self._door.open(host.app(settings.max_body_bytes, keyring, settings.lora.root))
         host.start()
         await self._leaving.wait()
+        await self._withdraw(host)
         # The ports stay open while it drains, so that probes can see it.
-        await host.leave(settings.drain_seconds)
-        await rpc.stop(grace=1.0)
+        http.close_idle_connections()
+        await asyncio.gather(
+            host.leave(settings.drain_seconds), rpc.stop(grace=settings.drain_seconds + 1.0)
+        )
         host.stop()
+
+    async def _withdraw(self, host: Host) -> None:
+        """Whoever sends requests here learns from readiness that it should not, after a while."""
+        host.withdraw()
+        self._door.close()
+        await asyncio.sleep(self._settings.withdraw_seconds)
 
     async def _listen_grpc(self, server: grpc.aio.Server) -> None:
         settings = self._settings
@@ -168,6 +179,14 @@ def _configuration(door: Door) -> uvicorn.Config:
 
 class _Uvicorn(uvicorn.Server):
     """Leaves the signals to us: draining comes before the port is closed."""
+
+    def close_idle_connections(self) -> None:
+        """No client should send its next request into a server that is leaving.
+
+        Those that are answered now close after the answer.
+        """
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -13,8 +13,8 @@ CONTAINER: Final = "runtime"
 PORT: Final = 8000
 _LIVE: Final = "/health/live"
 _READY: Final = "/health/ready"
-# Endpoints are withdrawn while the pod sleeps, so no new request meets a draining server.
-_ENDPOINT_GRACE: Final = 5
+# Until every node has heard that the pod is leaving, it still gets requests, and answers them.
+_WITHDRAW_SECONDS: Final = 5
 # On top of the drain: time for the server itself to end.
 _EXIT_GRACE: Final = 10
 
@@ -28,7 +28,7 @@ def pod_spec(
         # A cache on a claim is written by the pods.
         "securityContext": pod.pod_security(fs_group=_cache(owner) is not None),
         **pod.placement(runtime, config),
-        "terminationGracePeriodSeconds": _ENDPOINT_GRACE + runtime.drain_seconds + _EXIT_GRACE,
+        "terminationGracePeriodSeconds": _WITHDRAW_SECONDS + runtime.drain_seconds + _EXIT_GRACE,
         "topologySpreadConstraints": [
             {
                 "maxSkew": 1,
@@ -80,7 +80,6 @@ def _container(
             *adapters.mounts(owner.spec.adapters),
             pod.mount("tmp", "/tmp"),  # noqa: S108 (an emptyDir of the pod)
         ],
-        "lifecycle": {"preStop": {"sleep": {"seconds": _ENDPOINT_GRACE}}},
         "startupProbe": _probe(_READY, period=1, failures=runtime.startup_seconds),
         "readinessProbe": _probe(_READY, period=2, failures=2),
         "livenessProbe": _probe(_LIVE, period=10, failures=3),
@@ -95,6 +94,7 @@ def _arguments(owner: Deployment, engine: EngineStatus, default_model_name: str)
         "--port": str(PORT),
         "--served-model-name": owner.spec.served_model_name or default_model_name,
         "--world-size": str(engine.world_size),
+        "--withdraw-seconds": str(_WITHDRAW_SECONDS),
         "--drain-seconds": str(owner.spec.runtime.drain_seconds),
     }
     if owner.spec.runtime.kv_memory is not None:

@@ -37,7 +37,8 @@ class Service:
     @property
     def ready(self) -> bool:
         """Whether an inference would be taken."""
-        return self.served.frontend.trouble() is None
+        frontend = self.served.frontend
+        return frontend.trouble() is None and not frontend.leaving
 
     def check(self, model: str, version: str) -> None:
         """Raises `ModelNotFound`."""

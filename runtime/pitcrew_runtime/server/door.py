@@ -1,10 +1,11 @@
 """Answers HTTP from the first moment, and hands over once there is an engine to ask.
 
 Loading an engine takes minutes where it is large. A process that does not answer meanwhile looks
-dead to its probes; one that does can say what it is doing.
+dead to its probes; one that does can say what it is doing. One that is about to leave asks its
+clients to connect anew, which leads them to another.
 """
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pitcrew_runtime.errors import NotReady
 from pitcrew_runtime.server import problems
@@ -17,13 +18,28 @@ class Door:
         self.stage = stage
         """What the process is doing, for whoever asks why it is not ready."""
         self._app: ASGIApp | None = None
+        self._is_closing = False
 
     def open(self, app: ASGIApp) -> None:
         """Hand everything over to `app`."""
         self._app = app
 
+    def close(self) -> None:
+        """From here on every answer is the last one of its connection."""
+        self._is_closing = True
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Alive, and not ready for anything else."""
+        """Answer one request."""
+
+        async def last(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
+            await send(message)
+
+        await self._answer(scope, receive, last if self._is_closing else send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Before there is an engine: alive, and not ready for anything else."""
         if self._app is not None:
             await self._app(scope, receive, send)
         elif scope["path"] == "/health/live":

@@ -37,8 +37,8 @@ class Health:
         return verdict(self.loop.trouble())
 
     async def ready(self, http: HttpRequest) -> Response:
-        """503 until the warm-up is over, while draining, and where the engine is not alive."""
-        if self.frontend.draining:
+        """503 until the warm-up is over, from the moment it is told to leave, and where the engine is not alive."""
+        if self.frontend.leaving:
             return verdict("draining")
         if not self.frontend.ready:
             return verdict(self.loop.trouble() or "warming up")

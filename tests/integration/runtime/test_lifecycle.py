@@ -77,6 +77,34 @@ def test_told_to_stop_it_finishes_what_runs(engines: Engines, serve: Serve) -> N
         assert server.process.wait(DEADLINE) == 0
 
 
+def test_told_to_stop_it_answers_until_its_clients_have_heard(
+    engines: Engines, serve: Serve
+) -> None:
+    options = ("--withdraw-seconds", "5")
+    with serve(engines("tiny-kjv"), *options) as server, httpx.Client() as idle:
+        url, brief = f"{server.url}/v1/completions", {**LONG, "max_tokens": 2}
+        del brief["extra_body"]
+        assert "connection" not in idle.post(url, json=brief).headers
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: server.get("/health/ready").status_code == 503, "readiness is red")
+        for client in (httpx, idle, httpx):
+            answer = client.post(url, json=brief)
+            assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+        assert server.process.wait(DEADLINE) == 0
+
+
+def test_a_proof_is_computed_for_anybody(engines: Engines, serve: Serve, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("secret\n")
+    with serve(engines("tiny-kjv"), "--api-key-file", str(keys)) as server:
+        before = server.metric("pitcrew_generation_tokens_total")
+        proof = server.get("/health/proof").json()
+        assert proof["tokens"] == proof["expected"] != []
+        assert proof["engineId"] == server.get("/version").json()["engineId"]
+        made = server.metric("pitcrew_generation_tokens_total") - before
+        assert made == len(proof["tokens"])
+
+
 def test_what_takes_too_long_is_cut_off(engines: Engines, serve: Serve) -> None:
     with serve(engines("tiny-kjv"), "--drain-seconds", "0") as server, server.client as client:
         stream = client.completions.create(stream=True, **LONG)

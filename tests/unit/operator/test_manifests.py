@@ -261,8 +261,10 @@ def test_replicas_absent_means_one() -> None:
 
 def test_drain_fits_in_the_grace_period() -> None:
     pod = CASES["deployment-full"]()["spec"]["template"]["spec"]
-    sleep = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
-    assert pod["terminationGracePeriodSeconds"] > sleep + 60
+    words = pod["containers"][0]["args"]
+    times = [int(words[words.index(f"--{name}-seconds") + 1]) for name in ("withdraw", "drain")]
+    assert times[1] == 60
+    assert pod["terminationGracePeriodSeconds"] > sum(times)
 
 
 def test_urls() -> None:
