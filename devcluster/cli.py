@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from devcluster import cluster, images, node, rootfs, status, volume
+from devcluster import addon, cluster, images, node, rootfs, status, volume
 from devcluster import config as configuration
 from devcluster.api import Api, service_address
 from devcluster.artefacts import ensure
@@ -71,6 +71,8 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("name", metavar="NAME", help="the PersistentVolumeClaim's name")
     one.add_argument("directory", metavar="DIR", type=Path)
     one.add_argument("--namespace", "-n", default="default", help="made if it is not there")
+    one = command("addon", _addon, "install what not every cluster has; built on first use")
+    one.add_argument("name", choices=[*addon.ADDONS], help="lws: the LeaderWorkerSet controller")
     one = command("exec", _exec, "run a command in the node: `exec -- ctr -n k8s.io images ls`")
     one.add_argument("words", metavar="CMD", nargs="+")
     one = command("logs", _logs, "print a component's log, such as kubelet")
@@ -133,6 +135,11 @@ def _load_one(config: Config, buildah: Buildah, name: str, image: str | None) ->
 def _volume(config: Config, options: argparse.Namespace) -> None:
     size = volume.offer(config, options.name, options.directory, options.namespace)
     print(f"persistentvolumeclaim/{options.name} in {options.namespace}: {size / 1e6:.1f} MB")
+
+
+def _addon(config: Config, options: argparse.Namespace) -> None:
+    check(config, needs_port=False)
+    addon.install(config, options.name, go_version())
 
 
 def _exec(config: Config, options: argparse.Namespace) -> None:

@@ -157,9 +157,13 @@ def _import_system_images(config: Config, parts: node.Parts) -> None:
     held = node.execute(config, ["ctr", "-n", "k8s.io", "images", "ls", "-q"]).split()
     for reference, program in SYSTEM_IMAGES.items():
         if reference not in held:
-            path = config.state / f"{program}.tar"
-            binary = parts.addons / "bin" / program
-            archive.write_program(path, reference, binary, archive.MACHINES[platform.machine()])
-            with path.open("rb") as stdin:
-                node.execute(config, ["ctr", "-n", "k8s.io", "images", "import", "-"], stdin)
-            path.unlink()
+            import_program(config, reference, parts.addons / "bin" / program)
+
+
+def import_program(config: Config, reference: str, program: Path) -> None:
+    """Give containerd an image of one static program, which is its entry point."""
+    path = config.state / f"{program.name}.tar"
+    archive.write_program(path, reference, program, archive.MACHINES[platform.machine()])
+    with path.open("rb") as stdin:
+        node.execute(config, ["ctr", "-n", "k8s.io", "images", "import", "-"], stdin)
+    path.unlink()

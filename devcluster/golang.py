@@ -5,6 +5,7 @@ or to the Go version makes a new artefact.
 """
 
 import re
+import shutil
 from pathlib import Path
 
 from devcluster.artefacts import Artefact, Say, digest, digest_files
@@ -21,6 +22,7 @@ COMPONENTS = (
     "kubectl",
 )
 HELM = "helm.sh/helm/v4"
+LWS = "sigs.k8s.io/lws"
 _MODULES = DATA / "go"
 # cgo would tie the binaries to this machine's C library; the node and the scratch images lack it.
 _ENVIRONMENT = {"CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false", "GOWORK": "off"}
@@ -54,6 +56,22 @@ def addons(go: str) -> Artefact:
     version = required(module / "go.mod", "github.com/coredns/coredns")
     hint = "CoreDNS, storage and helm; first time: about 3 minutes on 2 cores"
     return Artefact("addons", version, _key(module, flags, go), make, hint)
+
+
+def lws(go: str) -> Artefact:
+    """bin/manager, the LeaderWorkerSet controller, and chart/, which its module carries."""
+    module = _MODULES / "lws"
+    version = required(module / "go.mod", LWS)
+    flags = f"-s -w -X {LWS}/pkg/version.GitVersion={version}"
+
+    def make(into: Path, say: Say) -> None:
+        _build(module, flags, into / "bin" / "manager", [f"{LWS}/cmd"], say)
+        where = ["go", "list", "-m", "-f", "{{.Dir}}", LWS]
+        source = Path(run(where, cwd=module, env=_ENVIRONMENT).strip().splitlines()[-1])
+        shutil.copytree(source / "charts" / "lws", into / "chart")
+
+    hint = "first time: about 2 minutes on 2 cores"
+    return Artefact("lws", version, _key(module, flags, go), make, hint)
 
 
 def kubernetes_flags(version: str) -> str:

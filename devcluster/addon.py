@@ -1,0 +1,117 @@
+"""What a cluster has only on request: controllers of others, built here and installed by their chart.
+
+Nothing of an add-on is built, fetched or started before somebody asks for it, so `up` and the demo
+stay as fast as they are without.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from devcluster import golang, node
+from devcluster.artefacts import Artefact, ensure
+from devcluster.cluster import import_program
+from devcluster.config import Config
+from devcluster.errors import CommandError, DevclusterError
+from devcluster.process import run, wait_until
+from devcluster.progress import Stage
+
+_READY_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class Addon:
+    """One add-on. `probe` is an object that the API server admits, dry, once the add-on serves."""
+
+    artefact: Callable[[str], Artefact]
+    namespace: str
+    program: str
+    probe: dict[str, Any]
+
+
+ADDONS = {
+    "lws": Addon(
+        artefact=golang.lws,
+        namespace="lws-system",
+        program="manager",
+        probe={
+            "apiVersion": "leaderworkerset.x-k8s.io/v1",
+            "kind": "LeaderWorkerSet",
+            "metadata": {"name": "probe", "namespace": "default"},
+            "spec": {
+                "leaderWorkerTemplate": {
+                    "workerTemplate": {"spec": {"containers": [{"name": "c", "image": "none"}]}}
+                }
+            },
+        },
+    )
+}
+
+
+def install(config: Config, name: str, go: str) -> None:
+    """Install an add-on into the running cluster and wait until it serves; harmless when it does.
+
+    `go` is the Go version that builds it.
+
+    Raises:
+        NotRunning: there is no running cluster.
+        DevclusterError: it was not built, or does not serve in time.
+    """
+    node.require(config)
+    addon = ADDONS[name]
+    artefact = addon.artefact(go)
+    made = ensure(config, artefact)
+    # The tag follows the build: pods of another build are replaced.
+    repository, tag = f"pitcrew.dev/devcluster/{name}", artefact.key[:12]
+    with Stage(f"add-on {name} {artefact.version}"):
+        import_program(config, f"{repository}:{tag}", made / "bin" / addon.program)
+        _helm(config, name, addon, made / "chart", values(repository, tag))
+        _await(config, name, addon)
+
+
+def values(repository: str, tag: str) -> list[str]:
+    """Values of the chart: our own image, and no more than a small node can spare."""
+    return [
+        f"image.manager.repository={repository}",
+        f"image.manager.tag={tag}",
+        "image.manager.pullPolicy=Never",
+        "resources.requests.cpu=20m",
+        "resources.requests.memory=64Mi",
+    ]
+
+
+def _helm(config: Config, name: str, addon: Addon, chart: Path, settings: list[str]) -> None:
+    place: list[str | Path] = [
+        "--kubeconfig",
+        config.kubeconfig,
+        "-n",
+        addon.namespace,
+        "--create-namespace",
+    ]
+    options = [word for setting in settings for word in ("--set", setting)]
+    run([config.tools / "helm", "upgrade", "--install", name, chart, *place, *options])
+
+
+def _await(config: Config, name: str, addon: Addon) -> None:
+    """Its webhooks have certificates of their own making, which takes them some seconds."""
+    file = config.state / f"addon-{name}.json"
+    file.write_text(json.dumps(addon.probe))
+    kubectl: list[str | Path] = [config.tools / "kubectl", "--kubeconfig", config.kubeconfig]
+    said = ""
+
+    def served() -> bool:
+        nonlocal said
+        try:
+            run([*kubectl, "create", "--dry-run=server", "-f", file])
+        except CommandError as error:
+            said = str(error)
+            return False
+        return True
+
+    try:
+        if not wait_until(served, _READY_SECONDS, every=0.5):
+            raise DevclusterError(f"{name} does not serve after {_READY_SECONDS} s: {said}")
+    finally:
+        file.unlink()
