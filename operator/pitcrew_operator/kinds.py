@@ -54,14 +54,26 @@ CLAIM: Final = Kind("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
 NODE: Final = Kind("v1", "Node", "nodes", namespaced=False)
 CONFIG_MAP: Final = Kind("v1", "ConfigMap", "configmaps")
 """Read one by one, where an LLMEngine names it; never watched."""
+DISRUPTION_BUDGET: Final = Kind("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets", _OURS)
+LEADER_WORKER_SET: Final = Kind(
+    "leaderworkerset.x-k8s.io/v1", "LeaderWorkerSet", "leaderworkersets", _OURS
+)
+INFERENCE_POOL: Final = Kind(
+    "inference.networking.k8s.io/v1", "InferencePool", "inferencepools", _OURS
+)
 EVENT: Final = Kind("events.k8s.io/v1", "Event", "events")
 
 OWNERS: Final = (ENGINE, DEPLOYMENT)
-CHILDREN: Final = (CLAIM, JOB, WORKLOAD, SERVICE, POD)
+CHILDREN: Final = (CLAIM, JOB, WORKLOAD, SERVICE, DISRUPTION_BUDGET, POD)
 WATCHED: Final = (*OWNERS, *CHILDREN)
 """What is watched in any case; nodes are too, unless the settings say otherwise."""
 
-_BY_NAME: Final = {(kind.api_version, kind.kind): kind for kind in (*WATCHED, NODE, EVENT)}
+OPTIONAL: Final = (LEADER_WORKER_SET, INFERENCE_POOL)
+"""Kinds of others, which a cluster serves or not; watched once it does."""
+
+_BY_NAME: Final = {
+    (kind.api_version, kind.kind): kind for kind in (*WATCHED, *OPTIONAL, NODE, EVENT)
+}
 
 
 def kind_of(manifest: Raw) -> Kind:

@@ -10,13 +10,15 @@ from pitcrew_operator.api.version import Phase
 from pitcrew_operator.cluster import Cluster
 from pitcrew_operator.config import Config
 from pitcrew_operator.configmaps import ConfigMaps
-from pitcrew_operator.kinds import CLAIM, ENGINE, POD, SERVICE, Kind, Raw
+from pitcrew_operator.kinds import CLAIM, ENGINE, INFERENCE_POOL, POD, Kind, Raw
 from pitcrew_operator.logtails import LogTails
 from pitcrew_operator.manifests import store as stores
 from pitcrew_operator.manifests.revision import Revision
 from pitcrew_operator.manifests.workload import ALL, kind_for
 from pitcrew_operator.observe_builds import see_pool, see_uses, see_work
 from pitcrew_operator.order import Order
+from pitcrew_operator.plan import beside
+from pitcrew_operator.plan.beside import Beside
 from pitcrew_operator.plan.conditions import Situation
 from pitcrew_operator.plan.deployment import DeploymentSeen
 from pitcrew_operator.plan.engine import EngineSeen
@@ -96,7 +98,7 @@ async def see_deployment(
     return DeploymentSeen(
         target=target,
         workloads=tuple(await _workloads(owner, target, store, cluster)),
-        service=await _child(SERVICE, namespace, name, store, cluster),
+        beside=await _beside(owner, store, cluster),
         pods=tuple(pod_of(raw) for raw in pods),
     )
 
@@ -111,6 +113,20 @@ async def _workloads(
         namesake = await _child(kind_for(target).kind, namespace, target.name, store, cluster)
         found += [namesake] if namesake is not None else []
     return found
+
+
+async def _beside(owner: Deployment, store: Store, cluster: Cluster) -> Beside:
+    """What is not wanted is ours or none of our business: the view tells."""
+    namespace, asked = owner.meta.namespace, beside.wanted(owner)
+    served = store.serves(INFERENCE_POOL)
+    found: dict[beside.Place, Raw] = {}
+    for kind, name in beside.places(owner):
+        raw = store.get(kind, namespace, name)
+        if raw is None and (kind, name) in asked and (served or kind is not INFERENCE_POOL):
+            raw = await cluster.get(kind, namespace, name)
+        if raw is not None:
+            found[kind, name] = raw
+    return Beside(found, has_pools=served)
 
 
 def _engine(store: Store, namespace: str, name: str) -> Engine | None:

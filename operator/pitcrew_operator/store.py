@@ -25,6 +25,7 @@ class Store:
         self._objects: dict[Kind, dict[tuple[str, str], Raw]] = defaultdict(dict)
         self._index: dict[tuple[Kind, str, str], dict[str, Raw]] = defaultdict(dict)
         self._deleted: OrderedDict[str, None] = OrderedDict()
+        self._served: set[Kind] = set()
 
     def get(self, kind: Kind, namespace: str, name: str) -> Raw | None:
         """One object."""
@@ -33,6 +34,17 @@ class Store:
     def all(self, kind: Kind) -> Iterator[Raw]:
         """Every object of a kind."""
         return iter(tuple(self._objects[kind].values()))
+
+    def serves(self, kind: Kind) -> bool:
+        """Whether the cluster knows an optional kind, as far as was heard."""
+        return kind in self._served
+
+    def serve(self, kind: Kind, *, served: bool) -> None:
+        """Take note of whether the cluster knows an optional kind."""
+        if served:
+            self._served.add(kind)
+        else:
+            self._served.discard(kind)
 
     def count(self, kind: Kind) -> int:
         """How many objects of a kind there are."""
@@ -162,10 +174,15 @@ def _slim(kind: Kind, raw: Raw) -> Raw:
         kept = {k: v for k, v in metadata.items() if k != "annotations"}
         return {"metadata": kept, "spec": _pick(raw.get("spec") or {}, "unschedulable")}
     if kind is POD:
-        containers = (raw.get("spec") or {}).get("containers") or ()
-        slim["spec"] = {"containers": [{"image": c.get("image", "")} for c in containers]}
+        slim["spec"] = _slim_pod(raw.get("spec") or {})
     return slim
 
 
-def _pick(document: Raw, key: str) -> Raw:
-    return {key: document[key]} if key in document else {}
+def _slim_pod(spec: Raw) -> Raw:
+    containers = [_pick(each, "name", "image") for each in spec.get("containers") or ()]
+    steps = [_pick(s, "name", "restartPolicy") for s in spec.get("initContainers") or ()]
+    return {"containers": containers, "initContainers": [s for s in steps if len(s) > 1]}
+
+
+def _pick(document: Raw, *keys: str) -> Raw:
+    return {key: document[key] for key in keys if key in document}

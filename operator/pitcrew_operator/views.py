@@ -223,7 +223,7 @@ class Pod:
 def pod_of(raw: Raw) -> Pod:
     """Read a pod."""
     status = raw.get("status") or {}
-    container = _current(status)
+    container = _current(raw)
     state = container.get("state") or {}
     conditions = {c["type"]: c for c in status.get("conditions") or ()}
     waiting = state.get("waiting") or {}
@@ -239,15 +239,25 @@ def pod_of(raw: Raw) -> Pod:
     )
 
 
-def _current(status: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The container that the pod waits for: the init step that has not ended well, else the one
-    that matters.
+def _current(raw: Raw) -> Mapping[str, Any]:
+    """The container that the pod waits for: the init step that has not ended well, else the first
+    of its spec. The kubelet tells of containers by their names' order, sidecars among them.
     """
+    status = raw.get("status") or {}
+    sidecars = {step["name"] for step in _sidecars(raw)}
     for step in status.get("initContainerStatuses") or ():
         ended = (step.get("state") or {}).get("terminated") or {}
-        if ended.get("exitCode") != 0:
+        if ended.get("exitCode") != 0 and step.get("name") not in sidecars:
             return dict(step)
-    return dict(next(iter(status.get("containerStatuses") or ()), {}))
+    told = status.get("containerStatuses") or ()
+    first = next((c.get("name") for c in _containers(raw)), None)
+    return dict(next((c for c in told if c.get("name") == first), next(iter(told), {})))
+
+
+def _sidecars(raw: Raw) -> list[Mapping[str, Any]]:
+    """Init containers that go on running beside the others."""
+    steps = (raw.get("spec") or {}).get("initContainers") or ()
+    return [step for step in steps if step.get("restartPolicy") == "Always"]
 
 
 def _containers(raw: Raw) -> list[Mapping[str, Any]]:

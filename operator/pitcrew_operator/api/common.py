@@ -48,6 +48,12 @@ LabelMap = Annotated[
 ]
 
 
+Annotations = Annotated[
+    dict[str, Annotated[str, Field(max_length=32768)]],
+    Field(max_length=64),
+]
+
+
 class StatusModel(Model):
     """Base of everything under `status`: frozen, camelCase, tolerant of unknown fields."""
 
@@ -160,6 +166,9 @@ class PodSettings(Model):
         default=None,
         description="Service account of the pods. Its token is not mounted; it serves admission "
         "policies and pull secrets.",
+    )
+    priority_class_name: ObjectName | None = Field(
+        default=None, description="PriorityClass of the pods: whom they may displace."
     )
 
 

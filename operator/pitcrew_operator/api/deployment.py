@@ -1,7 +1,5 @@
 """LLMDeployment: replicas of the runtime that serve one LLMEngine behind a Service."""
 
-from enum import StrEnum
-
 from pydantic import ConfigDict, Field
 
 from pitcrew_builder.spec import Model
@@ -16,6 +14,9 @@ from pitcrew_operator.api.common import (
     StatusModel,
     cel,
 )
+from pitcrew_operator.api.placement import DisruptionBudget, TopologySpread
+from pitcrew_operator.api.pod_template import PodTemplate
+from pitcrew_operator.api.routing import InferencePool, ServiceSettings
 
 
 class EngineCache(Model):
@@ -52,22 +53,16 @@ class RuntimeSettings(PodSettings):
         le=86400,
         description="Seconds that a pod gets to load, warm up and prove its engine.",
     )
-
-
-class ServiceType(StrEnum):
-    """How the Service is reachable."""
-
-    CLUSTER_IP = "ClusterIP"
-    NODE_PORT = "NodePort"
-    LOAD_BALANCER = "LoadBalancer"
-
-
-class ServiceSettings(Model):
-    """The Service in front of the replicas. It bears the LLMDeployment's name."""
-
-    port: int = Field(default=80, ge=1, le=65535, description="Port of the Service.")
-    type: ServiceType = Field(
-        default=ServiceType.CLUSTER_IP, description="ClusterIP, NodePort or LoadBalancer."
+    topology_spread_constraints: tuple[TopologySpread, ...] | None = Field(
+        default=None,
+        max_length=8,
+        description="How the replicas are spread. Default: over hosts, as far as there are any; an "
+        "empty list spreads nothing.",
+    )
+    pod_template: PodTemplate | None = Field(
+        default=None,
+        description="Fields laid over the pods' template, such as affinity, sidecars and volumes. "
+        "What the operator owns is refused by name.",
     )
 
 
@@ -83,19 +78,36 @@ class EngineReference(LocalObjectReference):
     )
 
 
+_GPUS = (
+    "has(self.runtime) && has(self.runtime.resources) && has(self.runtime.resources.limits) && "
+    "'nvidia.com/gpu' in self.runtime.resources.limits"
+)
+_GPU_TEXT = "string(self.runtime.resources.limits['nvidia.com/gpu'])"
+
+
 class LLMDeploymentSpec(Model):
     """What to serve and how."""
 
     model_config = ConfigDict(
         json_schema_extra=cel(
             Rule(
-                rule="!has(self.worldSize) || !has(self.runtime) || !has(self.runtime.resources) || "
-                "!has(self.runtime.resources.limits) || "
-                "!('nvidia.com/gpu' in self.runtime.resources.limits) || "
-                "string(self.runtime.resources.limits['nvidia.com/gpu']) == string(self.worldSize)",
+                rule=f"!has(self.worldSize) || has(self.ranksPerPod) || !({_GPUS}) || "
+                f"{_GPU_TEXT} == string(self.worldSize)",
                 message="worldSize: every rank has a GPU of its own; set "
                 "runtime.resources.limits['nvidia.com/gpu'] to worldSize, or leave one of them out",
-            )
+            ),
+            Rule(
+                rule=f"!has(self.ranksPerPod) || !({_GPUS}) || "
+                f"{_GPU_TEXT} == string(self.ranksPerPod)",
+                message="ranksPerPod: every rank has a GPU of its own; set "
+                "runtime.resources.limits['nvidia.com/gpu'] to ranksPerPod, or leave it out",
+            ),
+            Rule(
+                rule="!has(self.worldSize) || !has(self.ranksPerPod) || "
+                "self.worldSize % self.ranksPerPod == 0",
+                message="ranksPerPod: it must divide worldSize, so that every pod of a replica "
+                "holds as many ranks",
+            ),
         )
     )
 
@@ -106,13 +118,20 @@ class LLMDeploymentSpec(Model):
         default=None,
         ge=0,
         le=1000,
-        description="Pods to run; absent means 1. An autoscaler writes it through /scale.",
+        description="Replicas to run; absent means 1. An autoscaler writes it through /scale.",
     )
     world_size: int | None = Field(
         default=None,
         ge=1,
         le=512,
         description="Ranks of one replica. Where given, it must be what the engine was built for.",
+    )
+    ranks_per_pod: int | None = Field(
+        default=None,
+        ge=1,
+        le=512,
+        description="Ranks that one pod holds. Default: all, so that a replica is one pod. Where the "
+        "engine has more, a replica is a group of pods, by a LeaderWorkerSet.",
     )
     served_model_name: str | None = Field(
         default=None,
@@ -125,7 +144,16 @@ class LLMDeploymentSpec(Model):
         default=None, description="LoRA adapters to serve. Default: none."
     )
     runtime: RuntimeSettings = Field(default=RuntimeSettings(), description="The pods.")
+    pod_disruption_budget: DisruptionBudget = Field(
+        default=DisruptionBudget(),
+        description="What evictions may take at a time. It needs more than one replica.",
+    )
     service: ServiceSettings = Field(default=ServiceSettings(), description="The Service.")
+    inference_pool: InferencePool | None = Field(
+        default=None,
+        description="Routing by the load of each replica, through a gateway that knows the Gateway "
+        "API Inference Extension. Default: none.",
+    )
 
 
 class ServedEngine(StatusModel):

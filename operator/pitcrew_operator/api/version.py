@@ -23,6 +23,12 @@ class EngineStatus(StatusModel):
     model: str = Field(description="Name of the model.")
     commit: str = Field(description="Commit or content digest of the checkpoint.")
     cuda: str | None = Field(default=None, description="CUDA that the plans were compiled with.")
+    compute_capability: str | None = Field(
+        default=None, description="GPUs that the plans run on, such as sm90; absent on CPUs."
+    )
+    gpu_product: str | None = Field(
+        default=None, description="GPU that the plans were measured on, where one was."
+    )
     world_size: int = Field(ge=1, description="Ranks that serve one replica.")
     size_bytes: int = Field(ge=0, description="Bytes of all files.")
     manifest_sha256: str = Field(description="Digest of manifest.json.")

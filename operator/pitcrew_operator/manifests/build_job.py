@@ -1,6 +1,6 @@
 """The Job that builds one engine, for every LLMEngine of its namespace that asks for that engine."""
 
-from typing import Any, Final
+from typing import Any
 
 from pitcrew_builder.spec import Target
 from pitcrew_operator.api.common import dump
@@ -9,9 +9,8 @@ from pitcrew_operator.kinds import ENGINE
 from pitcrew_operator.manifests import builder_job, names
 from pitcrew_operator.manifests import store as stores
 from pitcrew_operator.manifests.builder_pod import Task
+from pitcrew_operator.manifests.gpu import GPU
 from pitcrew_operator.order import Order
-
-GPU: Final = "nvidia.com/gpu"
 
 
 def build_job(order: Order, answer: Answer, *, queued: bool) -> dict[str, Any]:

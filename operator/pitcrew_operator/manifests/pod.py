@@ -34,6 +34,7 @@ def placement(settings: PodSettings, config: Config) -> dict[str, Any]:
         "nodeSelector": chosen.get("nodeSelector"),
         "tolerations": chosen.get("tolerations"),
         "serviceAccountName": chosen.get("serviceAccountName"),
+        "priorityClassName": chosen.get("priorityClassName"),
         "imagePullSecrets": secrets,
     }
     isolation = {"automountServiceAccountToken": False, "enableServiceLinks": False}

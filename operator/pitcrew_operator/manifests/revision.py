@@ -9,10 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pitcrew_operator.api.common import dump
+from pitcrew_operator.api.pod_template import PodTemplate
 from pitcrew_operator.api.version import EngineStatus
 from pitcrew_operator.config import Config
 from pitcrew_operator.kinds import DEPLOYMENT
 from pitcrew_operator.manifests import names
+from pitcrew_operator.manifests.overlay import overlaid
 from pitcrew_operator.manifests.serving_pod import pod_spec
 from pitcrew_operator.views import Deployment, Meta
 
@@ -61,14 +64,24 @@ def revision_of(
     """The revision that the spec asks for. Raises ValueError where `kvMemory` is no quantity."""
     selector = names.serving_selector(owner.meta.name)
     labels = names.labels("runtime", owner.meta.name, selector)
-    spec = pod_spec(owner, engine, default_model_name, config)
-    annotations = {names.ENGINE_ID_ANNOTATION: engine.id}
-    hash_ = names.digest({"labels": labels, "annotations": annotations, "spec": spec})
-    metadata = {"labels": {**labels, names.REVISION_LABEL: hash_}, "annotations": annotations}
+    ours = {
+        "metadata": {"labels": labels, "annotations": {names.ENGINE_ID_ANNOTATION: engine.id}},
+        "spec": pod_spec(owner, engine, default_model_name, config),
+    }
+    template = _laid_over(ours, owner.spec.runtime.pod_template)
+    hash_ = names.digest({**template["metadata"], "spec": template["spec"]})
+    template["metadata"]["labels"][names.REVISION_LABEL] = hash_
     return Revision(
         owner=owner.meta,
         engine=engine,
         hash=hash_,
-        template={"metadata": metadata, "spec": spec},
+        template=template,
         startup_seconds=owner.spec.runtime.startup_seconds,
     )
+
+
+def _laid_over(template: dict[str, Any], above: PodTemplate | None) -> dict[str, Any]:
+    """The template under the user's own fields; what is ours was refused there before."""
+    if above is None:
+        return template
+    return overlaid(template, {"metadata": dump(above.metadata), "spec": above.spec})

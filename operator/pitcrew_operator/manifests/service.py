@@ -1,30 +1,38 @@
-"""The Service in front of the pods of every revision."""
+"""The Services in front of the pods of every revision."""
 
 from typing import Any
 
-from pitcrew_operator.kinds import DEPLOYMENT
+from pitcrew_operator.kinds import SERVICE
 from pitcrew_operator.manifests import names
+from pitcrew_operator.manifests.child import child
 from pitcrew_operator.views import Deployment
 
 
 def service_manifest(owner: Deployment) -> dict[str, Any]:
     """The Service, named as the resource."""
-    service, name = owner.spec.service, owner.meta.name
-    port = {"name": "http", "port": service.port, "targetPort": "http", "protocol": "TCP"}
-    selector = names.serving_selector(name)
-    return names.stamped(
-        {
-            "apiVersion": "v1",
-            "kind": "Service",
-            "metadata": {
-                "name": name,
-                "namespace": owner.meta.namespace,
-                "labels": names.labels("runtime", name, selector),
-                "ownerReferences": [names.owner_reference(DEPLOYMENT, owner.meta)],
-            },
-            "spec": {"type": service.type.value, "selector": selector, "ports": [port]},
-        }
-    )
+    settings = owner.spec.service
+    spec: dict[str, Any] = {"type": settings.type.value, **_ports(owner)}
+    if settings.session_affinity is not None:
+        seconds = settings.session_affinity.timeout_seconds
+        spec["sessionAffinity"] = "ClientIP"
+        spec["sessionAffinityConfig"] = {"clientIP": {"timeoutSeconds": seconds}}
+    return child(SERVICE, owner, spec, annotations=settings.annotations)
+
+
+def headless_manifest(owner: Deployment) -> dict[str, Any]:
+    """A second Service, whose name resolves to every ready replica."""
+    return child(SERVICE, owner, {"clusterIP": "None", **_ports(owner)}, headless_name(owner))
+
+
+def headless_name(owner: Deployment) -> str:
+    """Name of the second Service."""
+    return f"{owner.meta.name}-headless"
+
+
+def _ports(owner: Deployment) -> dict[str, Any]:
+    number = owner.spec.service.port
+    port = {"name": "http", "port": number, "targetPort": "http", "protocol": "TCP"}
+    return {"selector": names.serving_selector(owner.meta.name), "ports": [port]}
 
 
 def selector_text(owner: Deployment) -> str:

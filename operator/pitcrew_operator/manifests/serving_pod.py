@@ -3,14 +3,17 @@
 from decimal import ROUND_CEILING
 from typing import Any, Final
 
+from pitcrew_operator.api.common import dump
+from pitcrew_operator.api.placement import TopologySpread
+from pitcrew_operator.api.pod_template import RUNTIME_CONTAINER
 from pitcrew_operator.api.version import EngineStatus
 from pitcrew_operator.config import Config
-from pitcrew_operator.manifests import adapters, engine_source, names, pod
+from pitcrew_operator.manifests import adapters, engine_source, gpu, names, pod
 from pitcrew_operator.quantity import parse_quantity
 from pitcrew_operator.views import Deployment
 
-CONTAINER: Final = "runtime"
 PORT: Final = 8000
+_HOST: Final = "kubernetes.io/hostname"
 _LIVE: Final = "/health/live"
 _READY: Final = "/health/ready"
 # Until every node has heard that the pod is leaving, it still gets requests, and answers them.
@@ -27,17 +30,9 @@ def pod_spec(
     return {
         # A cache on a claim is written by the pods.
         "securityContext": pod.pod_security(fs_group=_cache(owner) is not None),
-        **pod.placement(runtime, config),
+        **_placement(owner, engine, config),
         "terminationGracePeriodSeconds": _WITHDRAW_SECONDS + runtime.drain_seconds + _EXIT_GRACE,
-        "topologySpreadConstraints": [
-            {
-                "maxSkew": 1,
-                "topologyKey": "kubernetes.io/hostname",
-                "whenUnsatisfiable": "ScheduleAnyway",
-                "labelSelector": {"matchLabels": names.serving_selector(owner.meta.name)},
-                "matchLabelKeys": [names.REVISION_LABEL],
-            }
-        ],
+        **_spread(owner),
         "initContainers": [_init_container(owner, engine, config)],
         "containers": [_container(owner, engine, default_model_name, config)],
         "volumes": [
@@ -46,6 +41,27 @@ def pod_spec(
             pod.scratch("tmp"),
         ],
     }
+
+
+def _placement(owner: Deployment, engine: EngineStatus, config: Config) -> dict[str, Any]:
+    found = pod.placement(owner.spec.runtime, config)
+    needs = {
+        "nodeSelector": gpu.node_selector(engine, found.get("nodeSelector", {})),
+        "tolerations": gpu.tolerations(engine, found.get("tolerations", [])),
+    }
+    return found | {field: value for field, value in needs.items() if value}
+
+
+def _spread(owner: Deployment) -> dict[str, Any]:
+    """Over hosts unless the user says otherwise; each revision is spread for itself."""
+    chosen = owner.spec.runtime.topology_spread_constraints
+    asked = (TopologySpread(topology_key=_HOST),) if chosen is None else chosen
+    ours = {
+        "labelSelector": {"matchLabels": names.serving_selector(owner.meta.name)},
+        "matchLabelKeys": [names.REVISION_LABEL],
+    }
+    constraints = [dump(each) | ours for each in asked]
+    return {"topologySpreadConstraints": constraints} if constraints else {}
 
 
 def _init_container(owner: Deployment, engine: EngineStatus, config: Config) -> dict[str, Any]:
@@ -66,7 +82,7 @@ def _container(
 ) -> dict[str, Any]:
     runtime = owner.spec.runtime
     return {
-        "name": CONTAINER,
+        "name": RUNTIME_CONTAINER,
         "image": _image(owner, config),
         "imagePullPolicy": config.runtime_pull_policy,
         "command": ["pitcrew-serve"],
@@ -83,8 +99,13 @@ def _container(
         "startupProbe": _probe(_READY, period=1, failures=runtime.startup_seconds),
         "readinessProbe": _probe(_READY, period=2, failures=2),
         "livenessProbe": _probe(_LIVE, period=10, failures=3),
-        **pod.resources(runtime),
+        **_resources(owner, engine),
     }
+
+
+def _resources(owner: Deployment, engine: EngineStatus) -> dict[str, Any]:
+    found = gpu.resources(engine, owner.spec.runtime, engine.world_size)
+    return {"resources": found} if found else {}
 
 
 def _arguments(owner: Deployment, engine: EngineStatus, default_model_name: str) -> list[str]:

@@ -1,7 +1,7 @@
 """What to do about an LLMDeployment: wait for its engine, then keep its replicas and a Service."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
@@ -10,8 +10,10 @@ from pitcrew_operator.api.deployment import LLMDeploymentStatus, ServedEngine
 from pitcrew_operator.api.version import EngineStatus
 from pitcrew_operator.kinds import DEPLOYMENT, Raw
 from pitcrew_operator.manifests.revision import Revision
-from pitcrew_operator.manifests.service import selector_text, service_manifest, service_url
-from pitcrew_operator.plan.actions import Action, Apply, Requeue, WriteStatus
+from pitcrew_operator.manifests.service import selector_text, service_url
+from pitcrew_operator.plan import beside
+from pitcrew_operator.plan.actions import Action, Requeue, WriteStatus
+from pitcrew_operator.plan.beside import Beside
 from pitcrew_operator.plan.conditions import (
     Situation,
     conditions,
@@ -20,7 +22,6 @@ from pitcrew_operator.plan.conditions import (
     stalled,
     transition,
 )
-from pitcrew_operator.plan.match import is_applied
 from pitcrew_operator.plan.pods import last_report, newest, why_not_running
 from pitcrew_operator.plan.replicas import Fleet, change
 from pitcrew_operator.plan.rollout.step import Budget, step
@@ -37,7 +38,7 @@ class DeploymentSeen:
     """What the spec asks for, by `target.target_of`."""
     workloads: tuple[Raw, ...] = ()
     """Those of its revisions, and a namesake of the target's, ours or not."""
-    service: Raw | None = None
+    beside: Beside = field(default_factory=Beside)
     pods: tuple[Pod, ...] = ()
 
 
@@ -103,13 +104,12 @@ def _step(owner: Deployment, seen: DeploymentSeen, fleet: Fleet) -> Step:
 
 
 def _serve(owner: Deployment, seen: DeploymentSeen, target: Revision, fleet: Fleet) -> Step:
-    service, engine = service_manifest(owner), target.engine
-    facing = () if is_applied(service, seen.service) else (Apply(service),)
+    engine, around = target.engine, beside.changes(owner, seen.beside)
     budget = Budget(_wanted(owner), surge=1, unavailable=0)
     others = [hash_ for hash_ in fleet.counts if hash_ != target.hash]
     goals = {target.hash: budget.replicas}
     decided = step(fleet.counts, goals, [target.hash, *others], budget)
-    moves = (*facing, *change(fleet, target, decided))
+    moves = (*around, *change(fleet, target, decided))
     name = owner.spec.engine_ref.name
     return Step(
         _progress(owner, seen, target, fleet, moves),
@@ -137,7 +137,7 @@ def _progress(
     if {fleet.present, updated.replicas, updated.updated, updated.ready, updated.available} == {
         wanted
     }:
-        return _ready(wanted, engine)
+        return beside.unmet(owner, seen.beside) or _ready(wanted, engine)
     return _trouble(engine, seen.pods) or _still_rolling(wanted, updated, fleet, engine)
 
 
@@ -171,9 +171,7 @@ def _still_rolling(wanted: int, updated: Workload, fleet: Fleet, engine: EngineS
 def _blocked(owner: Deployment, seen: DeploymentSeen, target: Revision) -> Situation | None:
     """A namesake that is not ours, or one that is on its way out."""
     namesakes = (raw for raw in seen.workloads if raw["metadata"]["name"] == target.name)
-    for raw in (seen.service, *namesakes):
-        if raw is None:
-            continue
+    for raw in (*beside.in_place(owner, seen.beside), *namesakes):
         meta = meta_of(raw)
         if meta.deleting or _is_predecessor(owner, meta.controller):
             text = f"waiting for the earlier {raw['kind']} {meta.name} to be gone"

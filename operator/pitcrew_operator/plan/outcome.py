@@ -113,8 +113,18 @@ def _engine(order: Order, report: Succeeded) -> EngineStatus:
         **recorded(order.store),
         build_seconds=round(report.seconds),
         scores=_scores(report.proof) if report.proof else {},
+        **_gpus(order),
         **known,
     )
+
+
+def _gpus(order: Order) -> dict[str, str]:
+    """Where the engine can be served: plans run on the GPUs that they were compiled for."""
+    asked = order.request
+    if asked.tensorrt is None or not asked.tensorrt.compute_capability:
+        return {}
+    measured = {"gpu_product": order.pool.product} if asked.platform and order.pool else {}
+    return {"compute_capability": asked.tensorrt.compute_capability, **measured}
 
 
 def _scores(proof: ProofSummary) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from pitcrew_operator import reasons
 from pitcrew_operator.api.version import EngineStatus, Phase
-from pitcrew_operator.manifests.build_job import GPU
+from pitcrew_operator.manifests.gpu import GPU
 from pitcrew_operator.plan.conditions import Health, Situation, find, reconciling, stalled
 from pitcrew_operator.quantity import parse_quantity
 from pitcrew_operator.views import Deployment, Engine

@@ -11,7 +11,19 @@ import pytest
 import yaml
 
 from pitcrew_operator.config import PREFIX, Config
-from pitcrew_operator.kinds import EVENT, JOB, NODE, OWNERS, POD, WATCHED, WORKLOAD, Kind
+from pitcrew_operator.kinds import (
+    DISRUPTION_BUDGET,
+    EVENT,
+    JOB,
+    NODE,
+    OPTIONAL,
+    OWNERS,
+    POD,
+    SERVICE,
+    WATCHED,
+    WORKLOAD,
+    Kind,
+)
 
 CHART = Path(__file__).resolve().parents[3] / "helm" / "pitcrew"
 
@@ -126,7 +138,10 @@ def test_role_allows_what_the_operator_does_and_no_more() -> None:
     assert verbs(rules, POD) == {"get", "list", "watch"}
     assert verbs(rules, EVENT) == {"create"}
     deletable = [r["resources"] for r in rules if "delete" in r["verbs"]]
-    assert deletable == [[JOB.plural], [WORKLOAD.plural]]
+    own = (JOB, WORKLOAD, SERVICE, DISRUPTION_BUDGET, *OPTIONAL)
+    assert sorted(deletable) == sorted([kind.plural] for kind in own)
+    for kind in OPTIONAL:
+        assert verbs(rules, kind) >= {"get", "list", "watch", "create", "patch"}, kind
     assert "*" not in json.dumps(rules)
     assert "secrets" not in json.dumps(rules)
 

@@ -14,12 +14,14 @@ from pitcrew_operator.gpus import Driver, GpuPool
 from pitcrew_operator.manifests import names
 from pitcrew_operator.manifests.build_job import build_job
 from pitcrew_operator.manifests.collect_job import collect_job
+from pitcrew_operator.manifests.disruption import disruption_budget
+from pitcrew_operator.manifests.inference_pool import pool_manifest
 from pitcrew_operator.manifests.resolve_job import resolve_job
-from pitcrew_operator.manifests.service import service_manifest, service_url
+from pitcrew_operator.manifests.service import headless_manifest, service_manifest, service_url
 from pitcrew_operator.manifests.store import store_manifest
 from pitcrew_operator.order import Order
 from pitcrew_operator.quantity import parse_quantity
-from pitcrew_operator.views import Claim
+from pitcrew_operator.views import Claim, Deployment
 from tests.unit.operator.factories import (
     CONFIG,
     NAMESPACE,
@@ -86,6 +88,20 @@ GPU_SPEC = {
     "tensorrt": {"computeCapability": "sm90"},
     "build": {"nodeSelector": {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3", "zone": "a"}},
 }
+ON_H100 = {
+    "cuda": "13.0",
+    "worldSize": 2,
+    "computeCapability": "sm90",
+    "gpuProduct": "NVIDIA-H100-80GB-HBM3",
+}
+ROUTED_SPEC = {
+    "service": {
+        "annotations": {"example.com/internal": "true"},
+        "sessionAffinity": {"timeoutSeconds": 600},
+        "headless": True,
+    },
+    "inferencePool": {"endpointPickerRef": {"name": "picker", "failureMode": "FailOpen"}},
+}
 POOL = GpuPool(
     product="NVIDIA-H100-80GB-HBM3",
     capability="sm90",
@@ -112,6 +128,11 @@ def built(asked: Order, *, queued: bool = False) -> dict[str, Any]:
     return build_job(asked, ANSWER, queued=queued)
 
 
+def pool(owner: Deployment) -> dict[str, Any]:
+    assert owner.spec.inference_pool is not None
+    return pool_manifest(owner, owner.spec.inference_pool)
+
+
 CASES = {
     "job-volume": lambda: built(order()),
     "job-hub": lambda: built(order(HUB_SPEC)),
@@ -123,7 +144,12 @@ CASES = {
     "store": lambda: store_manifest(NAMESPACE, CONFIG),
     "deployment": lambda: workload_manifest(deployment()),
     "deployment-full": lambda: workload_manifest(deployment(SERVE_SPEC)),
+    "deployment-gpu": lambda: workload_manifest(deployment(), **ON_H100),
     "service": lambda: service_manifest(deployment()),
+    "service-sticky": lambda: service_manifest(deployment(ROUTED_SPEC)),
+    "service-headless": lambda: headless_manifest(deployment(ROUTED_SPEC)),
+    "beside-pool": lambda: pool(deployment(ROUTED_SPEC)),
+    "beside-budget": lambda: disruption_budget(deployment()) or {},
     "service-full": lambda: service_manifest(deployment(SERVE_SPEC)),
 }
 
@@ -134,7 +160,7 @@ def test_manifest_is_golden(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in CASES if "store" not in name[:5] and "service" not in name]
+    "name", [name for name in CASES if name.split("-")[0] not in ("store", "service", "beside")]
 )
 def test_pods_are_hardened(name: str) -> None:
     pod = CASES[name]()["spec"]["template"]["spec"]
@@ -265,6 +291,46 @@ def test_drain_fits_in_the_grace_period() -> None:
     times = [int(words[words.index(f"--{name}-seconds") + 1]) for name in ("withdraw", "drain")]
     assert times[1] == 60
     assert pod["terminationGracePeriodSeconds"] > sum(times)
+
+
+def pod_of(manifest: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = manifest["spec"]["template"]["spec"]
+    return found
+
+
+def serving_pod(runtime: dict[str, Any], **engine: object) -> dict[str, Any]:
+    return pod_of(workload_manifest(deployment({"runtime": runtime}), **engine))
+
+
+def test_plans_that_were_not_measured_run_on_any_gpu_of_their_generation() -> None:
+    unmeasured = ON_H100 | {"gpuProduct": None, "computeCapability": "sm120"}
+    labels = {"nvidia.com/gpu.compute.major": "12", "nvidia.com/gpu.compute.minor": "0"}
+    assert serving_pod({}, **unmeasured)["nodeSelector"] == labels
+
+
+def test_a_user_who_names_gpus_is_believed() -> None:
+    chosen = {"nvidia.com/gpu.product": "NVIDIA-H100-NVL", "zone": "a"}
+    assert serving_pod({"nodeSelector": chosen}, **ON_H100)["nodeSelector"] == chosen
+    slices = {"limits": {"nvidia.com/mig-3g.40gb": 2}}
+    container = serving_pod({"resources": slices}, **ON_H100)["containers"][0]
+    assert container["resources"] == slices
+
+
+def test_tolerations_join_that_of_the_gpus() -> None:
+    own = {"key": "team", "operator": "Exists"}
+    keys = [t["key"] for t in serving_pod({"tolerations": [own]}, **ON_H100)["tolerations"]]
+    assert keys == ["team", "nvidia.com/gpu"]
+    assert "tolerations" not in serving_pod({})
+
+
+def test_spread_and_priority_are_the_users() -> None:
+    zone = {"topologyKey": "topology.kubernetes.io/zone", "whenUnsatisfiable": "DoNotSchedule"}
+    pod = serving_pod({"topologySpreadConstraints": [zone], "priorityClassName": "urgent"})
+    (spread,) = pod["topologySpreadConstraints"]
+    assert spread["topologyKey"] == zone["topologyKey"]
+    assert spread["labelSelector"] == {"matchLabels": {"pitcrew.dev/deployment": "chat"}}
+    assert pod["priorityClassName"] == "urgent"
+    assert "topologySpreadConstraints" not in serving_pod({"topologySpreadConstraints": []})
 
 
 def test_urls() -> None:

@@ -7,10 +7,11 @@ import pytest
 
 from pitcrew_operator import reasons
 from pitcrew_operator.api.deployment import LLMDeploymentStatus
-from pitcrew_operator.kinds import Raw
+from pitcrew_operator.kinds import SERVICE, Raw
 from pitcrew_operator.manifests.names import DEPLOYMENT_LABEL
-from pitcrew_operator.manifests.service import service_manifest
+from pitcrew_operator.plan import beside
 from pitcrew_operator.plan.actions import Action, Apply, Patch, Requeue, WriteStatus
+from pitcrew_operator.plan.beside import Beside
 from pitcrew_operator.plan.conditions import Health, find
 from pitcrew_operator.plan.deployment import DeploymentSeen, plan_deployment
 from pitcrew_operator.plan.target import target_of
@@ -29,6 +30,7 @@ from tests.unit.operator.factories import (
 )
 
 ENGINE = engine(status={"engine": ENGINE_STATUS})
+CHILDREN = ["Service", "PodDisruptionBudget", "Deployment"]
 
 
 def workload(owner: Deployment, **status: object) -> dict[str, Any]:
@@ -47,12 +49,17 @@ def counts(n: int, **more: object) -> dict[str, object]:
 
 def seen(owner: Deployment, child: Raw, *pods: Pod) -> DeploymentSeen:
     target = target_of(owner, ENGINE, CONFIG)
-    return DeploymentSeen(target, (child,), service_manifest(owner), pods)
+    return DeploymentSeen(target, (child,), in_place(owner), pods)
 
 
 def begun(owner: Deployment, source: Engine | None = None) -> DeploymentSeen:
     """Nothing is there but, perhaps, an engine."""
     return DeploymentSeen(target_of(owner, source, CONFIG))
+
+
+def in_place(owner: Deployment) -> Beside:
+    """All that is wanted beside the pods, as the server holds it."""
+    return Beside(beside.wanted(owner))
 
 
 def pod(status: dict[str, Any]) -> Pod:
@@ -170,7 +177,7 @@ def test_a_pod_has_a_gpu_for_each_rank() -> None:
 
 def test_children_are_created_once_there_is_an_engine() -> None:
     actions = plan_first(deployment(), ENGINE)
-    assert applied(actions) == ["Service", "Deployment"]
+    assert applied(actions) == CHILDREN
     status = status_of(actions)
     assert status.url == "http://chat.models.svc"
     assert status.selector == "pitcrew.dev/deployment=chat"
@@ -181,7 +188,7 @@ def test_children_are_created_once_there_is_an_engine() -> None:
 
 def test_engine_is_served_while_its_next_version_is_built() -> None:
     building = engine(status={"engine": ENGINE_STATUS, "progress": "Graph 10%"}, generation=2)
-    assert applied(plan_first(deployment(), building)) == ["Service", "Deployment"]
+    assert applied(plan_first(deployment(), building)) == CHILDREN
 
 
 def test_name_of_the_model_for_clients() -> None:
@@ -331,7 +338,9 @@ def test_quantities_that_the_server_rewrites_are_no_drift() -> None:
 def test_namesake_of_somebody_else_is_left_alone() -> None:
     owner = deployment()
     foreign = {"kind": "Service", "metadata": {"name": "chat", "namespace": NAMESPACE, "uid": "x"}}
-    actions = plan(owner, replace(begun(owner, ENGINE), service=foreign))
+    actions = plan(
+        owner, replace(begun(owner, ENGINE), beside=Beside({(SERVICE, "chat"): foreign}))
+    )
     assert applied(actions) == []
     health, reason, message = told(actions)
     assert (health, reason) == (Health.STALLED, reasons.NAME_CONFLICT)

@@ -134,7 +134,7 @@ def test_only_what_is_read_is_kept(heard: Heard) -> None:
     known = heard.store.get(POD, NAMESPACE, "p")
     assert known is not None
     assert "managedFields" not in known["metadata"]
-    assert known["spec"] == {"containers": [{"image": "i"}]}
+    assert known["spec"] == {"containers": [{"image": "i"}], "initContainers": []}
 
 
 def filled() -> Store:
