@@ -16,7 +16,7 @@ from pitcrew_runtime.kserve.tensors import BYTES, Tensor
 from pitcrew_runtime.server import problems
 from pitcrew_runtime.server.answer import or_disconnect
 from pitcrew_runtime.server.bodies import read_body
-from pitcrew_runtime.server.keys import tenant
+from pitcrew_runtime.server.keys import key_number
 
 _Endpoint = Callable[[HttpRequest], Awaitable[Response]]
 
@@ -146,7 +146,7 @@ class KServeHttp:
         wanted: Sequence[str],
     ) -> Inference:
         model = http.path_params["model"]
-        return parse(model, tensors, parameters, wanted, tenant(http.scope, None))
+        return parse(model, tensors, parameters, wanted, key_number(http.scope))
 
     def _check(self, http: HttpRequest) -> None:
         self._service.check(http.path_params["model"], http.path_params.get("version", ""))

@@ -17,6 +17,7 @@ from pitcrew_runtime.frontend import Terms
 from pitcrew_runtime.kserve.tensors import BYTES, Tensor
 from pitcrew_runtime.server import problems
 from pitcrew_runtime.server.choice import Delta
+from pitcrew_runtime.server.keys import tenant_name
 from pitcrew_runtime.server.schemas import CompletionBody
 
 TEXT_INPUT, TEXT_OUTPUT = "text_input", "text_output"
@@ -40,7 +41,7 @@ OUTPUTS: tuple[tuple[str, str], ...] = (
 _OF_THE_WIRE = frozenset(
     {"binary_data_output", "triton_enable_empty_final_response", "stream", "priority", "timeout"}
 )
-"""Parameters that say something of the request, not of the sampling."""
+"""Parameters of a request that say something of it, not of the sampling."""
 Parameters = Mapping[str, Any]
 
 
@@ -69,9 +70,12 @@ def parse(
     tensors: Sequence[Tensor],
     parameters: Parameters,
     wanted: Sequence[str],
-    tenant: str,
+    key: int = 0,
 ) -> Inference:
-    """Make sense of a request; raises `InvalidRequest`. `wanted` are the outputs it names, if any."""
+    """Make sense of a request; raises `InvalidRequest`.
+
+    `wanted` are the outputs it names, if any; `key` is the number of its API key.
+    """
     given = _by_name(tensors)
     if TEXT_INPUT not in given:
         raise InvalidRequest(f"{TEXT_INPUT}: the tensor is missing", param=TEXT_INPUT)
@@ -84,9 +88,10 @@ def parse(
         raise InvalidRequest(
             "exclude_input_in_output: must be true for a stream", param="exclude_input_in_output"
         )
+    body = _body(model, texts, echo, _sampling(given), parameters)
     return Inference(
-        body=_body(model, texts, echo, {**_sampling(given), **parameters}),
-        terms=_terms(parameters, tenant),
+        body=body,
+        terms=_terms(body, parameters, key),
         stream=stream,
         outputs=_outputs(given, wanted),
         shape=texts.shape,
@@ -125,6 +130,12 @@ def _by_name(tensors: Sequence[Tensor]) -> dict[str, Tensor]:
             )
         if not tensor.values:
             raise InvalidRequest(f"{tensor.name}: the tensor is empty", param=tensor.name)
+        if tensor.name != TEXT_INPUT and len(set(tensor.values)) > 1:
+            raise InvalidRequest(
+                f"{tensor.name}: one value holds for all texts of a request; send texts that need "
+                "others in requests of their own",
+                param=tensor.name,
+            )
     return {tensor.name: tensor for tensor in tensors}
 
 
@@ -146,9 +157,12 @@ def _sampling(given: Mapping[str, Tensor]) -> dict[str, Any]:
     return found
 
 
-def _body(model: str, texts: Tensor, echo: bool, parameters: Parameters) -> CompletionBody:
-    sampling = {key: value for key, value in parameters.items() if key not in _OF_THE_WIRE}
-    for name in ("model", "prompt", "echo", "stream_options", "logprobs"):
+def _body(
+    model: str, texts: Tensor, echo: bool, sampling: Parameters, parameters: Parameters
+) -> CompletionBody:
+    of_request = {key: value for key, value in parameters.items() if key not in _OF_THE_WIRE}
+    sampling = {**sampling, **of_request}
+    for name in ("model", "prompt", "echo", "stream", "stream_options", "logprobs"):
         if name in sampling:
             raise InvalidRequest(f"{name}: no sampling parameter; remove it", param=name)
     try:
@@ -160,13 +174,20 @@ def _body(model: str, texts: Tensor, echo: bool, parameters: Parameters) -> Comp
         raise problems.invalid_body(error) from None
 
 
-def _terms(parameters: Parameters, tenant: str) -> Terms:
-    """Triton's own parameters: 0 is its default priority, and its timeout is in microseconds."""
+def _terms(body: CompletionBody, parameters: Parameters, key: int) -> Terms:
+    """A request's own parameters are Triton's: priority 0 is the default, and microseconds.
+
+    Those among the sampling parameters are the body's.
+    """
     priority, timeout = parameters.get("priority", 0), parameters.get("timeout", 0)
     for name, value in (("priority", priority), ("timeout", timeout)):
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 53:
             raise InvalidRequest(f"{name}: a number from 0 on is needed", param=name)
-    return Terms(tenant, priority, timeout / 1e6 if timeout else None)
+    return Terms(
+        tenant_name(key, body.cache_salt),
+        priority or body.priority,
+        timeout / 1e6 if timeout else body.timeout,
+    )
 
 
 def _outputs(given: Mapping[str, Tensor], wanted: Sequence[str]) -> frozenset[str]:

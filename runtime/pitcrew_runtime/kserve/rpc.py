@@ -14,7 +14,7 @@ from pitcrew_runtime.kserve import grpc_wire as wire
 from pitcrew_runtime.kserve.inference import Inference, parse
 from pitcrew_runtime.kserve.protocol import inference_pb2 as pb
 from pitcrew_runtime.kserve.service import Service
-from pitcrew_runtime.server.keys import Keyring, tenant_name
+from pitcrew_runtime.server.keys import Keyring
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ class KServeGrpc:
 
     async def infer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
         """One response with everything."""
-        asked = self._parse(request, self._tenant(context))
+        asked = self._parse(request, self._key(context))
         if asked.stream:
             raise InvalidRequest(
                 "stream: ModelInfer has one response; use ModelStreamInfer", param="stream"
@@ -138,7 +138,7 @@ class KServeGrpc:
     async def stream(self, requests: AsyncIterator[pb.ModelInferRequest], context: Context) -> None:
         """Any number of requests, answered as they get on; a fault ends its request only."""
         try:
-            tenant = self._tenant(context)
+            key = self._key(context)
         except RequestError as error:
             await context.abort(_CODES.get(type(error), grpc.StatusCode.INTERNAL), str(error))
         writing = asyncio.Lock()
@@ -149,16 +149,16 @@ class KServeGrpc:
 
         async with asyncio.TaskGroup() as group:
             async for request in requests:
-                group.create_task(self._answer(request, tenant, write))
+                group.create_task(self._answer(request, key, write))
 
     async def _answer(
         self,
         request: pb.ModelInferRequest,
-        tenant: str,
+        key: int,
         write: Callable[[pb.ModelStreamInferResponse], Awaitable[None]],
     ) -> None:
         try:
-            async with aclosing(self._responses(request, tenant)) as responses:
+            async with aclosing(self._responses(request, key)) as responses:
                 async for response in responses:
                     await write(pb.ModelStreamInferResponse(infer_response=response))
         except RequestError as error:
@@ -167,9 +167,9 @@ class KServeGrpc:
             await write(pb.ModelStreamInferResponse(error_message=str(error), infer_response=named))
 
     async def _responses(
-        self, request: pb.ModelInferRequest, tenant: str
+        self, request: pb.ModelInferRequest, key: int
     ) -> AsyncGenerator[pb.ModelInferResponse]:
-        asked = self._parse(request, tenant)
+        asked = self._parse(request, key)
         if not asked.stream:
             yield wire.response(request, await self._service.whole(asked, request.ByteSize()))
             return
@@ -177,7 +177,7 @@ class KServeGrpc:
             async for response in responses:
                 yield wire.response(request, response)
 
-    def _parse(self, request: pb.ModelInferRequest, tenant: str) -> Inference:
+    def _parse(self, request: pb.ModelInferRequest, key: int) -> Inference:
         self._service.check(request.model_name, request.model_version)
         wanted = [output.name for output in request.outputs]
         return parse(
@@ -185,15 +185,13 @@ class KServeGrpc:
             wire.tensors(request),
             wire.parameters(request),
             wanted,
-            tenant,
+            key,
         )
 
-    def _tenant(self, context: Context) -> str:
+    def _key(self, context: Context) -> int:
         metadata = dict(context.invocation_metadata() or ())
         given = metadata.get("authorization", "")
-        return tenant_name(
-            self._keyring.number(given if isinstance(given, bytes) else given.encode())
-        )
+        return self._keyring.number(given if isinstance(given, bytes) else given.encode())
 
     def _told(
         self, name: str, method: Callable[[Any, Context], Awaitable[Any]]
@@ -203,7 +201,7 @@ class KServeGrpc:
         async def answer(request: Any, context: Context) -> Any:  # noqa: ANN401 - any message
             try:
                 if name not in _OPEN:
-                    self._tenant(context)
+                    self._key(context)
                 return await method(request, context)
             except RequestError as error:
                 await context.abort(_CODES.get(type(error), grpc.StatusCode.INTERNAL), str(error))

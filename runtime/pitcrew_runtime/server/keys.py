@@ -61,7 +61,13 @@ def tenant(scope: Scope, salt: str | None) -> str:
     """Whose prefixes may be shared: those of one API key, and of one salt where a client has more
     to keep apart.
     """
-    return tenant_name(scope.get(KEY_NUMBER, 0), salt)
+    return tenant_name(key_number(scope), salt)
+
+
+def key_number(scope: Scope) -> int:
+    """Of the API key that a request came with; 0 where none is needed."""
+    number: int = scope.get(KEY_NUMBER, 0)
+    return number
 
 
 def tenant_name(key: int, salt: str | None = None) -> str:

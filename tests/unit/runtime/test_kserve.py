@@ -40,7 +40,7 @@ def test_any_bytes_are_a_tensor_or_a_fault(datatype: str, shape: list[int], raw:
 
 
 def asked(parameters: dict[str, Any], *more: Tensor) -> Inference:
-    return parse("model", [TEXT, *more], parameters, (), "tenant")
+    return parse("model", [TEXT, *more], parameters, (), 3)
 
 
 def test_sampling_parameters_have_vllms_names_and_may_be_text() -> None:
@@ -53,9 +53,25 @@ def test_sampling_parameters_have_vllms_names_and_may_be_text() -> None:
 
 def test_tritons_own_parameters_are_terms() -> None:
     found = asked({"priority": 2, "timeout": 1_500_000, "stream": True})
-    assert (found.terms.tenant, found.terms.priority, found.terms.timeout) == ("tenant", 2, 1.5)
+    assert (found.terms.tenant, found.terms.priority, found.terms.timeout) == ("3:", 2, 1.5)
     assert found.stream
     assert not found.body.echo
+
+
+def test_terms_among_the_sampling_parameters_are_kept() -> None:
+    """With the units of the completions' body."""
+    text = '{"priority": -1, "timeout": 2.5, "cache_salt": "mine"}'
+    found = asked({}, Tensor("sampling_parameters", BYTES, (1,), [text]))
+    assert (found.terms.tenant, found.terms.priority, found.terms.timeout) == ("3:mine", -1, 2.5)
+
+
+def test_texts_of_one_request_have_one_set_of_parameters() -> None:
+    texts = Tensor("text_input", BYTES, (2, 1), ["Hail", "thee"])
+    alike = Tensor("sampling_parameters", BYTES, (2, 1), ['{"top_k": 3}'] * 2)
+    assert parse("model", [texts, alike], {}, ()).body.top_k == 3
+    differing = Tensor("sampling_parameters", BYTES, (2, 1), ['{"top_k": 3}', "{}"])
+    with pytest.raises(InvalidRequest, match="one value holds for all texts"):
+        parse("model", [texts, differing], {}, ())
 
 
 @pytest.mark.parametrize(
@@ -66,7 +82,7 @@ def test_outputs_have_the_shape_of_the_texts(
     shape: tuple[int, ...], count: int, n: int, expected: tuple[int, ...]
 ) -> None:
     texts = Tensor("text_input", BYTES, shape, ["Hail"] * count)
-    found = parse("model", [texts], {"n": n}, ["num_input_tokens"], "")
+    found = parse("model", [texts], {"n": n}, ["num_input_tokens"])
     tensors = outputs(found, [Delta(index, "x") for index in range(count * n)], (5, 6))
     assert [one.name for one in tensors] == ["text_output", "num_input_tokens"]
     assert {one.shape for one in tensors} == {expected}
