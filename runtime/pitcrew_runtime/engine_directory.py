@@ -40,8 +40,8 @@ class EngineDirectory:
         return self.root / path if listed else None
 
 
-def open_engine(root: Path, world_size: int) -> EngineDirectory:
-    """Verify the engine under `root` for a runtime of that many ranks.
+def open_engine(root: Path, world_size: int | None) -> EngineDirectory:
+    """Verify the engine under `root` for a runtime of that many ranks; None has as many as it needs.
 
     Raises `EngineNotFound`, `EngineCorrupt`, `EngineIncompatible` or `WorldSizeMismatch`. Reads all
     files once; a gigabyte takes about a second on each of a few threads.
@@ -98,8 +98,8 @@ def _check_schema(document: object) -> None:
         )
 
 
-def _check_served(manifest: Manifest, world_size: int) -> None:
-    if manifest.world_size != world_size:
+def _check_served(manifest: Manifest, world_size: int | None) -> None:
+    if world_size is not None and manifest.world_size != world_size:
         raise WorldSizeMismatch(
             f"engine {manifest.tag} was built for {manifest.world_size} rank(s), this runtime has "
             f"{world_size}: set worldSize (--world-size) to {manifest.world_size}, or build the "

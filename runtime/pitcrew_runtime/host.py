@@ -50,11 +50,12 @@ class Host:
         self._leaving = leaving
         self._events = asyncio.get_running_loop()
         self._fault: BaseException | None = None
+        self._settled = asyncio.Event()
         self._clock: Clock = time.monotonic
-        self._metrics = Metrics(loaded.engine.gauges, _labels(loaded.manifest))
+        self.metrics = Metrics(loaded.engine.gauges, _labels(loaded.manifest))
         hooks = Hooks(self._on_step, self._on_ready, self._on_death)
         self._loop = EngineLoop(loaded.engine, self._warm_up, hooks, self._clock, wedge_seconds)
-        self._frontend = Frontend(self._loop, self._metrics, self._clock)
+        self._frontend = Frontend(self._loop, self.metrics, self._clock)
         self.served = Served(
             loaded.name, loaded.manifest, loaded.language, self._frontend, loaded.library
         )
@@ -68,10 +69,10 @@ class Host:
             *Tokens(self.served, max_body_bytes).routes(),
             *Description(OPERATIONS).routes(),
             *KServeHttp(Service(self.served), max_body_bytes).routes(),
-            *Health(self._loop, self._frontend, self._metrics, self._manifest).routes(),
+            *Health(self._loop, self._frontend, self.metrics, self._manifest).routes(),
             *Proof(self._frontend, self._manifest).routes(),
         ]
-        return build_app(routes, self._metrics, keyring)
+        return build_app(routes, self.metrics, keyring)
 
     def grpc(self, max_message_bytes: int, keyring: Keyring) -> grpc.aio.Server:
         """The same over gRPC, without a port."""
@@ -84,6 +85,12 @@ class Host:
     def withdraw(self) -> None:
         """Turn readiness red, and go on."""
         self._frontend.leaving = True
+
+    async def warm(self) -> None:
+        """Wait for the end of the warm-up. Raises what the engine died of, if it did."""
+        await self._settled.wait()
+        if self._fault is not None:
+            raise self._fault
 
     async def leave(self, drain_seconds: float) -> None:
         """Finish what runs, for so long, and take nothing new."""
@@ -121,11 +128,13 @@ class Host:
 
     def _become_ready(self) -> None:
         self._frontend.ready = True
+        self._settled.set()
         logger.info("Ready: %s serves %s", self.served.name, self._manifest.tag)
 
     def _mourn(self) -> None:
         """A fault at start-up ends the process; a later one is left for liveness to tell."""
         self._frontend.abandon()
+        self._settled.set()
         if isinstance(self._fault, StartupError):
             self._leaving.set()
 

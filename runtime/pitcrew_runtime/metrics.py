@@ -5,7 +5,7 @@ GenAI conventions (durations in seconds). One process serves one engine, so a re
 is enough.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from prometheus_client import (
     CollectorRegistry,
@@ -103,6 +103,10 @@ class Metrics:
             self.host_gap.observe(report.host_seconds)
         for seconds in report.queue_seconds:
             self.queue.observe(seconds)
+
+    def collect(self) -> Iterable[Metric]:
+        """Everything, as values."""
+        return self._registry.collect()
 
     def render(self) -> bytes:
         """The text that Prometheus scrapes."""

@@ -111,7 +111,7 @@ def parser() -> argparse.ArgumentParser:
         help="TCP port of KServe's protocol over gRPC (default: not served)",
     )
     add("--served-model-name", metavar="NAME", help="default: the engine's model")
-    add("--world-size", type=_positive, default=1, metavar="N", help="ranks of this replica")
+    add("--world-size", type=positive, default=1, metavar="N", help="ranks of this replica")
     add(
         "--kv-memory",
         type=_size,
@@ -119,17 +119,17 @@ def parser() -> argparse.ArgumentParser:
         help="KV pool, such as 512Mi (default: 0.8 of "
         "what is free, at most what a full batch can use)",
     )
-    add("--max-batch-size", type=_positive, metavar="N", help="default: the engine's")
+    add("--max-batch-size", type=positive, metavar="N", help="default: the engine's")
     add(
         "--max-step-tokens",
-        type=_positive,
+        type=positive,
         default=512,
         metavar="N",
         help="new tokens in one step, the longest prompt chunk (default: %(default)s)",
     )
     add(
         "--max-waiting",
-        type=_positive,
+        type=positive,
         default=256,
         metavar="N",
         help="requests that may wait before 429 (default: %(default)s)",
@@ -154,14 +154,14 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--speculative-tokens",
-        type=_positive,
+        type=positive,
         default=4,
         metavar="N",
         help="guesses for a sequence in one step (default: %(default)s)",
     )
     add(
         "--ngram-max",
-        type=_positive,
+        type=positive,
         default=4,
         metavar="N",
         help="tokens of the longest ending that is looked up (default: %(default)s)",
@@ -187,15 +187,15 @@ def parser() -> argparse.ArgumentParser:
         help="let clients load and unload adapters (POST /v1/load_lora_adapter)",
     )
     add("--lora-root", type=Path, metavar="DIR", help="they may be loaded from under it alone")
-    add("--max-loras", type=_positive, metavar="N", help="in one step (default: the engine's)")
+    add("--max-loras", type=positive, metavar="N", help="in one step (default: the engine's)")
     add(
         "--max-cpu-loras",
-        type=_positive,
+        type=positive,
         default=16,
         metavar="N",
         help="adapters in memory (default: %(default)s)",
     )
-    add("--threads", type=_positive, metavar="N", help="default: the CPUs of the container")
+    add("--threads", type=positive, metavar="N", help="default: the CPUs of the container")
     add(
         "--withdraw-seconds",
         type=_seconds,
@@ -258,7 +258,8 @@ def _keys_of(text: str) -> frozenset[str]:
     return frozenset(line.strip() for line in text.splitlines() if line.strip())
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """A number from 1 on, of the command line."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not at least 1")

@@ -38,6 +38,8 @@ OUTPUTS: tuple[tuple[str, str], ...] = (
     ("num_input_tokens", "UINT32"),
     ("num_output_tokens", "UINT32"),
 )
+ADAPTER = "lora_name"
+"""The sampling parameter of Triton's vLLM backend that names an adapter of the model."""
 _OF_THE_WIRE = frozenset(
     {"binary_data_output", "triton_enable_empty_final_response", "stream", "priority", "timeout"}
 )
@@ -162,6 +164,7 @@ def _body(
 ) -> CompletionBody:
     of_request = {key: value for key, value in parameters.items() if key not in _OF_THE_WIRE}
     sampling = {**sampling, **of_request}
+    model = sampling.pop(ADAPTER, model)
     for name in ("model", "prompt", "echo", "stream", "stream_options", "logprobs"):
         if name in sampling:
             raise InvalidRequest(f"{name}: no sampling parameter; remove it", param=name)
