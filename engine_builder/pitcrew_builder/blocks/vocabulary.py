@@ -30,11 +30,12 @@ def vocabulary_scores(e: Emitter, rows: Value, name: str, hidden: int, vocab: in
     """Rows [T, hidden] to a score of every token [T, vocab], on every rank."""
     own, width = e.layout.vocabulary(vocab), e.layout.vocabulary_width(vocab)
     scores = linear(e, rows, name, hidden, vocab, bias=False, split=Outputs(own))
-    if len(own) < width:
-        scores = e.op("Pad", scores, _right(e, width - len(own)), name="padded")
-    scores = all_gather(e, scores, e.layout.tensor_group)
     if width * e.layout.degrees.tensor == vocab:
-        return scores
+        return all_gather(e, scores, e.layout.tensor_group)
+    # What is gathered has one name on all ranks, those without surplus too.
+    surplus = (_right(e, width - len(own)),) if len(own) < width else ()
+    scores = e.op("Pad" if surplus else "Identity", scores, *surplus, name="padded")
+    scores = all_gather(e, scores, e.layout.tensor_group)
     return e.op("Slice", scores, e.ints(0), e.ints(vocab), e.ints(1), name="scores")
 
 
