@@ -26,12 +26,30 @@ def relu(e: Emitter, value: Value) -> Value:
     return e.op("Relu", value, name="relu")
 
 
+def quick_gelu(e: Emitter, value: Value) -> Value:
+    """Gelu's approximation by a sigmoid."""
+    steep = e.op("Mul", value, e.float(1.702), name="steep")
+    return e.op("Mul", value, e.op("Sigmoid", steep), name="quick_gelu")
+
+
+def squared_relu(e: Emitter, value: Value) -> Value:
+    """The square of the positive part."""
+    positive = relu(e, value)
+    return e.op("Mul", positive, positive, name="squared_relu")
+
+
 ACTIVATIONS: Mapping[str, Callable[[Emitter, Value], Value]] = {
     "silu": silu,
     "swish": silu,
     "gelu": gelu,
+    "gelu_python": gelu,
+    "gelu_accurate": gelu_tanh,
+    "gelu_fast": gelu_tanh,
     "gelu_new": gelu_tanh,
     "gelu_pytorch_tanh": gelu_tanh,
+    "gelu_python_tanh": gelu_tanh,
+    "quick_gelu": quick_gelu,
     "relu": relu,
+    "relu2": squared_relu,
 }
 """Name in a config -> how it is drawn."""
