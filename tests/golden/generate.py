@@ -36,22 +36,22 @@ CLEAR = 2e-3
 def generate(name: str, case: Case) -> None:
     """Write one checkpoint and its reference."""
     for seed in range(1, 200):
-        model = _model(case, seed)
-        packed = _pack_experts(model) if case.mxfp4 else {}
+        model = make_model(case, seed)
+        packed = pack_experts(model) if case.mxfp4 else {}
         expected, margin = _reference(model, case, seed)
         if margin >= CLEAR:
             break
     else:
         raise SystemExit(f"{name}: no seed gives clear choices")
     target = DATA / name
-    _save(model, case, target, packed)
+    save(model, case, target, packed)
     versions = {"transformers": transformers.__version__, "torch": torch.__version__}
     np.savez_compressed(target / "expected.npz", **expected, **versions)
     size = sum(file.stat().st_size for file in target.iterdir())
     print(f"{name}: seed {seed}, margin {margin:.1e}, {size // 1024} KiB")
 
 
-def _model(case: Case, seed: int) -> torch.nn.Module:
+def make_model(case: Case, seed: int) -> torch.nn.Module:
     torch.manual_seed(seed)
     config = transformers.AutoConfig.for_model(case.model_type, **case.config)
     config._attn_implementation = "eager"
@@ -87,7 +87,7 @@ def _reference(model: torch.nn.Module, case: Case, seed: int) -> tuple[dict[str,
     return expected, margin
 
 
-def _save(model: torch.nn.Module, case: Case, target: Path, packed: dict[str, Any]) -> None:
+def save(model: torch.nn.Module, case: Case, target: Path, packed: dict[str, Any]) -> None:
     for old in target.glob("*") if target.is_dir() else ():
         old.unlink()
     shard = f"{80 if case.shards > 1 else 10_000}KB"
@@ -110,10 +110,12 @@ def _as_transformers_4(config: dict[str, Any]) -> None:
         rope = rope["full_attention"]
     config["rope_theta"] = rope.pop("rope_theta")
     kind = rope.pop("rope_type")
-    config["rope_scaling"] = None if kind == "default" else {"type": kind, **rope}
+    # transformers 5 overlooks the older word in Gemma 3's configs.
+    word = "rope_type" if "rope_local_base_freq" in config else "type"
+    config["rope_scaling"] = None if kind == "default" else {word: kind, **rope}
 
 
-def _pack_experts(model: torch.nn.Module) -> dict[str, Any]:
+def pack_experts(model: torch.nn.Module) -> dict[str, Any]:
     """Round the experts to MXFP4 in place; the packed tensors by name."""
     packed = {}
     for name, value in model.named_parameters():

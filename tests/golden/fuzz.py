@@ -1,0 +1,177 @@
+"""Engines of random configurations against transformers, until a time is over.
+
+Runs where torch, transformers and Pitcrew's builder are installed, which the project never needs:
+
+    python -m venv reference
+    reference/bin/pip install torch transformers==5.23.0 -e '.[builder]'
+    reference/bin/python -m tests.golden.fuzz --seconds 300 [--seed N] [FAMILY ...]
+
+The ground truth is what `from_pretrained` makes of the files that the builder reads. A checkpoint
+that transformers refuses is no case; one that Pitcrew refuses is counted under its message, to be
+judged by a reader. Numbers that differ are a fault, and make the exit code 1.
+"""
+
+import argparse
+import json
+import logging
+import random
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch  # type: ignore[import-not-found]
+import transformers  # type: ignore[import-not-found]
+
+from pitcrew_builder.errors import BuildError, InvalidSpec
+from pitcrew_builder.pipeline import Places, build
+from pitcrew_builder.progress import Tracker
+from pitcrew_builder.spec import BuildSpec, LocalSource, Parallelism, Shapes
+from tests.golden.cases import Case
+from tests.golden.draws import NAMES, draw, draw_split
+from tests.golden.generate import Floats, make_model, pack_experts, save
+from tests.golden.reference import ReferenceEngine
+
+PROMPT, CONTINUATION = 72, 12
+CLOSE, CLEAR = 1e-3, 5e-3
+"""The bar for logits, and by how much a choice must be won to be compared."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What became of the cases."""
+
+    same: Counter[str] = field(default_factory=Counter)
+    illegal: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
+    faults: list[str] = field(default_factory=list)
+    worst: float = 0.0
+    split: int = 0
+    """Of those that were built, how many on several ranks."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Draw, compare, and print what was seen."""
+    parser = argparse.ArgumentParser(prog="fuzz")
+    parser.add_argument("families", nargs="*", default=NAMES)
+    parser.add_argument("--seconds", type=float, default=300)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--cases", type=int, default=1 << 30)
+    args = parser.parse_args(arguments)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(1)
+    tally, until, seed = Tally(), time.monotonic() + args.seconds, args.seed
+    while time.monotonic() < until and seed < args.seed + args.cases:
+        family = args.families[seed % len(args.families)]
+        judge(family, seed, tally)
+        seed += 1
+    print(
+        f"{sum(tally.same.values())} cases agree, {tally.split} split: {dict(tally.same)}; worst {tally.worst:.1e}"
+    )
+    for title, counts in (("not legal", tally.illegal), ("refused", tally.refused)):
+        for reason, count in counts.most_common():
+            print(f"{title} {count}: {reason}")
+    print("\n".join(tally.faults) or "no faults")
+    return 1 if tally.faults else 0
+
+
+def judge(family: str, seed: int, tally: Tally) -> None:
+    """One case, into the tally."""
+    rng = random.Random(seed)
+    case, split = draw(family, rng), draw_split(rng)
+    with tempfile.TemporaryDirectory() as directory:
+        where = Path(directory)
+        try:
+            prompt, logits, greedy, margin = _truth(case, seed, where / "model")
+        except Exception as error:  # noqa: BLE001 - whatever transformers raises of it
+            tally.illegal[f"{family}: {type(error).__name__}: {str(error)[:150]}"] += 1
+            return
+        try:
+            engine = _engine(case, where, split)
+        except InvalidSpec:
+            engine = _engine(case, where, Parallelism())
+        except BuildError as error:
+            tally.refused[f"{family}: {str(error)[:250]}"] += 1
+            return
+        except Exception:  # noqa: BLE001 - a crash is a fault too
+            tally.faults.append(f"{family} seed {seed}: {traceback.format_exc(limit=-3)}")
+            return
+        problem, far = compare(engine, prompt, logits, greedy, margin)
+    tally.worst = max(tally.worst, far)
+    tally.same[family] += not problem
+    tally.split += len(engine.manifest["ranks"]) > 1
+    if problem:
+        tally.faults.append(f"{family} seed {seed}: {problem}\n  {json.dumps(case.config)} {case}")
+
+
+@torch.no_grad()
+def _truth(case: Case, seed: int, target: Path) -> tuple[list[int], Floats, list[int], list[float]]:
+    """Prompt, its logits, the greedy continuation, and by how much each choice was won."""
+    model = make_model(case, seed)
+    packed = pack_experts(model) if case.mxfp4 else {}
+    save(deepcopy(model), case, target, packed)
+    if not case.mxfp4:
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            target, dtype=torch.float32, attn_implementation="eager", experts_implementation="eager"
+        ).eval()
+    vocab = case.config["vocab_size"]
+    prompt = np.random.default_rng(seed).integers(3, vocab, size=PROMPT).tolist()
+    logits = model(torch.tensor([prompt]), use_cache=False).logits[0].numpy()
+    greedy, margins = [], []
+    for _ in range(CONTINUATION):
+        scores = model(torch.tensor([prompt + greedy]), use_cache=False).logits[0, -1]
+        best = scores.topk(2)
+        margins.append(float(best.values[0] - best.values[1]))
+        greedy.append(int(best.indices[0]))
+    if not np.isfinite(logits).all():
+        raise ValueError("logits are not finite")
+    return prompt, logits, greedy, margins
+
+
+def _engine(case: Case, where: Path, split: Parallelism) -> ReferenceEngine:
+    spec = BuildSpec(
+        source=LocalSource(path=str(where / "model"), name="fuzz"),
+        shapes=Shapes(kv_page_size=7, max_sequence_length=case.length, max_batch_size=2),
+        parallelism=split,
+    )
+    places = Places(where / "store", where / "cache")
+    done = build(spec, places, Tracker(lambda _: None))
+    return ReferenceEngine(places.store / done.path)  # type: ignore[operator]
+
+
+def compare(
+    engine: ReferenceEngine,
+    prompt: list[int],
+    logits: Floats,
+    greedy: list[int],
+    margins: list[float],
+) -> tuple[str, float]:
+    """What differs, empty if nothing does; and the largest distance of a logit."""
+    whole = engine.batch(1, capacity=112).feed([prompt])[0]
+    batch = engine.batch(1, capacity=112)
+    cuts = [0, 7, 8, 40, len(prompt)]
+    parts = [batch.feed([prompt[a:b]])[0] for a, b in pairwise(cuts)]
+    far = max(float(np.abs(found - logits).max()) for found in (whole, np.concatenate(parts)))
+    if far > CLOSE:
+        return f"logits differ by {far:.2e} (scale {np.abs(logits).max():.1f})", far
+    scores = parts[-1][-1]
+    for place, (token, margin) in enumerate(zip(greedy, margins, strict=True)):
+        if margin < CLEAR:
+            break
+        if int(scores.argmax()) != token:
+            return f"token {place} is {int(scores.argmax())}, not {token}", far
+        scores = batch.feed([[token]])[0][-1]
+    return "", far
+
+
+if __name__ == "__main__":
+    sys.exit(main())
