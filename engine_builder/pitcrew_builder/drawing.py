@@ -4,10 +4,14 @@ from collections.abc import Sequence
 
 from pitcrew_builder.adapters.merge import check_adapters, merge, open_adapters, tensors_of
 from pitcrew_builder.adapters.slots import check_targets, with_slots
+from pitcrew_builder.checkpoint.config import DecoderConfig
 from pitcrew_builder.checkpoint.directory import read_tensors
 from pitcrew_builder.checkpoint.match import check_match
 from pitcrew_builder.checkpoint.packed import Packer
+from pitcrew_builder.checkpoint.safetensors import TensorInfo
+from pitcrew_builder.checkpoint.tied import are_apart, with_embedding
 from pitcrew_builder.checkpoint.tokenizer import check_tokenizer
+from pitcrew_builder.checkpoint.wrapped import language_tensors
 from pitcrew_builder.families.family import ignored_tensors
 from pitcrew_builder.graph.ir import Graph
 from pitcrew_builder.layout import SOLE, Layout, layouts
@@ -27,9 +31,9 @@ def draw_network(
     tracker: Tracker,
 ) -> Drawn:
     """The network, proven to need exactly the tensors that are there."""
-    family, config, identity = request.family, request.config, request.identity
+    family, identity = request.family, request.identity
     with tracker.phase(Phase.PARSE, "reading tensor headers"):
-        tensors = read_tensors(located.directory)
+        config, tensors = _agreed(request, read_tensors(located.directory))
         check_tokenizer(located.directory)
         adapters = open_adapters(request.identity.adapters, [item.directory for item in merged])
     with tracker.phase(Phase.GRAPH, f"drawing a {family.name}"):
@@ -61,3 +65,17 @@ def draw_network(
             drawn = ((draw(place), placement_of(place, config)) for place in places)
             ranks = tuple(network(graph, placement) for graph, placement in drawn)
     return Drawn(ranks, unsplit, sum(weight.elements for weight in whole.weights))
+
+
+def _agreed(
+    request: Request, tensors: dict[str, TensorInfo]
+) -> tuple[DecoderConfig, dict[str, TensorInfo]]:
+    """The config, and the tensors of the language model by its own names; both tied, or neither."""
+    config = request.config
+    if request.wrapped:
+        tensors = language_tensors(tensors)
+    if config.tie_word_embeddings:
+        tensors = with_embedding(tensors)
+        if are_apart(tensors):
+            return config.model_copy(update={"tie_word_embeddings": False}), tensors
+    return config, tensors

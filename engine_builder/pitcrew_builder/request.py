@@ -15,6 +15,7 @@ from pitcrew_builder.checkpoint.config import (
 from pitcrew_builder.checkpoint.directory import CONFIG, GENERATION_CONFIG, Directory
 from pitcrew_builder.checkpoint.prequantized import read_scheme
 from pitcrew_builder.checkpoint.scheme import Scheme
+from pitcrew_builder.checkpoint.wrapped import language_config
 from pitcrew_builder.errors import InvalidSpec
 from pitcrew_builder.families import family_of
 from pitcrew_builder.families.family import Family
@@ -45,6 +46,8 @@ class Request:
     identity: Identity
     scheme: Scheme | None = None
     """Set where the checkpoint comes quantized."""
+    wrapped: bool = False
+    """Whether the network is the language model of a multimodal checkpoint."""
 
 
 def plan(
@@ -55,7 +58,8 @@ def plan(
     adapters: Sequence[Located] = (),
 ) -> Request:
     """Read the configuration, decide the shapes, and name the engine as built by `toolchain`."""
-    raw = parse_object(located.directory.read_small(CONFIG), CONFIG)
+    whole = parse_object(located.directory.read_small(CONFIG), CONFIG)
+    raw = language_config(whole)
     family = family_of(parse_as(Envelope, raw, CONFIG))
     config = parse_as(family.config, raw, CONFIG)
     check_fit(spec.parallelism, divisible(config))
@@ -86,7 +90,8 @@ def plan(
         proof_sha256=evidence.proof_sha256,
         tasks_sha256=evidence.tasks_sha256,
     )
-    return Request(family, config, _generation(located.directory), identity, scheme)
+    generation = _generation(located.directory)
+    return Request(family, config, generation, identity, scheme, wrapped=raw is not whole)
 
 
 def resolve_shapes(shapes: Shapes, config: DecoderConfig) -> ResolvedShapes:

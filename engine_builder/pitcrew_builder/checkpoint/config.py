@@ -53,8 +53,9 @@ class DecoderConfig(Tolerant):
         known = {key: value for key, value in raw.items() if value is not None or cls._means(key)}
         heads, hidden = known.get("num_attention_heads"), known.get("hidden_size")
         if isinstance(heads, int):
-            known.setdefault("num_key_value_heads", heads)
-            if isinstance(hidden, int) and heads > 0 and cls.model_fields["head_dim"].is_required():
+            if "num_key_value_heads" in raw or cls._requires("num_key_value_heads"):
+                known.setdefault("num_key_value_heads", heads)
+            if isinstance(hidden, int) and heads > 0 and cls._requires("head_dim"):
                 known.setdefault("head_dim", hidden // heads)
         known["rope_parameters"] = cls._rope(known)
         return known
@@ -62,6 +63,11 @@ class DecoderConfig(Tolerant):
     @classmethod
     def _rope(cls, known: dict[str, Any]) -> dict[str, Any]:
         return rope_document(known, cls.default_theta)
+
+    @classmethod
+    def _requires(cls, key: str) -> bool:
+        """Whether the family has no size of its own for a config that leaves the key out."""
+        return cls.model_fields[key].is_required()
 
     @classmethod
     def _means(cls, key: str) -> bool:

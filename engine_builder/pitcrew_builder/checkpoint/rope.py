@@ -34,7 +34,7 @@ def rope_document(raw: dict[str, Any], theta: float) -> dict[str, Any]:
 
     transformers 4 wrote `rope_theta` beside `rope_scaling`, whose type was once called `type`.
     """
-    found = raw.get("rope_parameters") or raw.get("rope_scaling")
+    found = raw.get("rope_scaling") or raw.get("rope_parameters")
     merged = dict(found) if isinstance(found, dict) else {}
     nested = sorted(set(merged) & set(LAYER_KINDS))
     if nested:

@@ -44,17 +44,26 @@ FAMILIES: Mapping[str, Family[Any]] = {
 
 
 def family_of(envelope: Envelope) -> Family[Any]:
-    """The family of a config. Refuses code in the checkpoint."""
-    if envelope.auto_map:
+    """The family of a config. Refuses code in the checkpoint, unless the family stands for it."""
+    family = FAMILIES.get(envelope.model_type)
+    strange = _strange_code(envelope, family)
+    if strange:
         raise CheckpointUnsafe(
             f"config.json: auto_map asks to run the checkpoint's own code "
-            f"({', '.join(sorted(envelope.auto_map))}), which Pitcrew never does; use a checkpoint "
+            f"({', '.join(strange)}), which Pitcrew never does; use a checkpoint "
             f"whose model_type is one of: {', '.join(sorted(FAMILIES))}"
         )
-    family = FAMILIES.get(envelope.model_type)
     if family is None:
         raise UnknownArchitecture(
             f"config.json: model_type '{envelope.model_type}' is not a known family; known are: "
             f"{', '.join(sorted(FAMILIES))}"
         )
     return family
+
+
+def _strange_code(envelope: Envelope, family: Family[Any] | None) -> list[str]:
+    """The keys of `auto_map` whose code no family replaces."""
+    known = family.known_code if family else frozenset()
+    asked = (envelope.auto_map or {}).items()
+    # A copy names the repository that the code came from: `owner/name--module.Class`.
+    return sorted(key for key, value in asked if str(value).rpartition("--")[2] not in known)

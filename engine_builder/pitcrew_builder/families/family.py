@@ -34,6 +34,9 @@ class Family(Generic[Config]):
     ignored: tuple[str, ...] = ()
     """Patterns of tensor names that checkpoints carry and the network does not need."""
 
+    known_code: frozenset[str] = frozenset()
+    """Values of `auto_map` in published checkpoints: code that this family replaces."""
+
     formats: frozenset[str] = frozenset()
     """Quantized formats (`quant_method`) that the family itself reads."""
 

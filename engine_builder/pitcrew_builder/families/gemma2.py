@@ -20,6 +20,7 @@ from pitcrew_builder.manifest import ResolvedShapes
 class GemmaConfig(DecoderConfig):
     """What Gemma 2 and 3 describe alike."""
 
+    num_key_value_heads: int = Field(default=4, gt=0, le=1024)
     head_dim: int = Field(default=256, gt=0, le=1024, multiple_of=2)
     hidden_activation: str = "gelu_pytorch_tanh"
     tie_word_embeddings: bool = True
@@ -39,6 +40,7 @@ class GemmaConfig(DecoderConfig):
 class Gemma2Config(GemmaConfig):
     """`model_type: gemma2`."""
 
+    max_position_embeddings: int = Field(default=8192, gt=1)
     final_logit_softcapping: float | None = Field(default=30.0, gt=0)
     attn_logit_softcapping: float | None = Field(default=50.0, gt=0)
 

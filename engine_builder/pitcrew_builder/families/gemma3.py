@@ -23,8 +23,13 @@ GLOBAL_THETA, LOCAL_THETA = 1000000.0, 10000.0
 
 
 class Gemma3Config(GemmaConfig):
-    """`model_type: gemma3_text`."""
+    """`model_type: gemma3_text`, whose published configs leave many sizes to these defaults."""
 
+    vocab_size: int = Field(default=262208, gt=1, le=1 << 22)
+    hidden_size: int = Field(default=2304, gt=0, le=1 << 17)
+    intermediate_size: int = Field(default=9216, gt=0, le=1 << 19)
+    num_hidden_layers: int = Field(default=26, gt=0, le=1024)
+    num_attention_heads: int = Field(default=8, gt=0, le=1024)
     max_position_embeddings: int = Field(default=131072, gt=1)
     sliding_window_pattern: int = Field(default=6, gt=0)
     local_rope_parameters: RopeParameters = RopeParameters()

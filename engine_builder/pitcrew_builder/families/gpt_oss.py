@@ -45,6 +45,7 @@ class GptOssConfig(DecoderConfig):
 
     default_theta = 150000.0
 
+    num_key_value_heads: int = Field(default=8, gt=0, le=1024)
     head_dim: int = Field(default=64, gt=0, le=1024, multiple_of=2)
     max_position_embeddings: int = Field(default=131072, gt=1)
     rms_norm_eps: float = Field(default=1e-5, gt=0)

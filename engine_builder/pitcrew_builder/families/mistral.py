@@ -16,6 +16,8 @@ from pitcrew_builder.manifest import ResolvedShapes
 class MistralConfig(DecoderConfig):
     """`model_type: mistral`."""
 
+    num_key_value_heads: int = Field(default=8, gt=0, le=1024)
+    max_position_embeddings: int = Field(default=131072, gt=1)
     sliding_window: int | None = Field(default=4096, gt=0)
     layer_types: tuple[str, ...] | None = None
 

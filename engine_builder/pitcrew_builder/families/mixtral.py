@@ -23,6 +23,8 @@ class MixtralConfig(DecoderConfig):
 
     default_theta = 1000000.0
 
+    num_key_value_heads: int = Field(default=8, gt=0, le=1024)
+    max_position_embeddings: int = Field(default=131072, gt=1)
     rms_norm_eps: float = Field(default=1e-5, gt=0)
     sliding_window: int | None = Field(default=None, gt=0)
     num_local_experts: int = Field(default=8, gt=0, le=4096)

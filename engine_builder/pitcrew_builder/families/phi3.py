@@ -11,6 +11,7 @@ from pitcrew_builder.blocks.decoder_layer import DecoderLayer
 from pitcrew_builder.blocks.norm import Norm
 from pitcrew_builder.checkpoint.config import DecoderConfig
 from pitcrew_builder.families.family import Family, attention, decoder, frame, gated_mlp
+from pitcrew_builder.families.refusal import unsupported
 from pitcrew_builder.families.rotation import rope_of
 from pitcrew_builder.graph.emitter import Sources
 from pitcrew_builder.graph.recipe import Rows, Source, TensorRef
@@ -36,8 +37,13 @@ class Phi3Config(DecoderConfig):
 
     @property
     def rotated(self) -> int:
-        """The elements of a head that are rotated."""
-        return int(self.head_dim * self.rope_parameters.partial_rotary_factor)
+        """The elements of a head that are rotated. Raises `UnknownArchitecture` for odd numbers."""
+        part = self.rope_parameters.partial_rotary_factor
+        count = int(self.head_dim * part)
+        if count % 2 or not count:
+            told = f"a part of head_dim ({self.head_dim}) with an even number of elements"
+            raise unsupported(self, "partial_rotary_factor", part, told)
+        return count
 
     @classmethod
     def _rope(cls, known: dict[str, Any]) -> dict[str, Any]:
@@ -89,4 +95,12 @@ def _sources(config: Phi3Config) -> Sources:
     return sources
 
 
-FAMILY = Family(name="phi3", config=Phi3Config, draw=draw)
+FAMILY = Family(
+    name="phi3",
+    config=Phi3Config,
+    draw=draw,
+    # transformers took these classes in and runs its own in their place, too.
+    known_code=frozenset(
+        {"configuration_phi3.Phi3Config", "modeling_phi3.Phi3ForCausalLM", "Xenova/gpt-4o"}
+    ),
+)

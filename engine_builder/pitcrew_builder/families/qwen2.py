@@ -14,8 +14,10 @@ from pitcrew_builder.manifest import ResolvedShapes
 
 
 class QwenConfig(DecoderConfig):
-    """The windows that Qwen 2 and Qwen 3 describe alike."""
+    """What Qwen 2 and Qwen 3 describe alike."""
 
+    num_key_value_heads: int = Field(default=32, gt=0, le=1024)
+    max_position_embeddings: int = Field(default=32768, gt=1)
     use_sliding_window: bool = False
     sliding_window: int | None = Field(default=4096, gt=0)
     max_window_layers: int = 28

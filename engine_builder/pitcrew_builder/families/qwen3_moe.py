@@ -18,6 +18,8 @@ from pitcrew_builder.manifest import ResolvedShapes
 class Qwen3MoeConfig(DecoderConfig):
     """`model_type: qwen3_moe`."""
 
+    num_key_value_heads: int = Field(default=4, gt=0, le=1024)
+    max_position_embeddings: int = Field(default=32768, gt=1)
     attention_bias: bool = False
     use_sliding_window: bool = False
     sliding_window: int | None = Field(default=4096, gt=0)

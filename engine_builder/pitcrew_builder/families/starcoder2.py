@@ -16,6 +16,8 @@ from pitcrew_builder.manifest import ResolvedShapes
 class Starcoder2Config(DecoderConfig):
     """`model_type: starcoder2`."""
 
+    num_key_value_heads: int = Field(default=2, gt=0, le=1024)
+    max_position_embeddings: int = Field(default=4096, gt=1)
     hidden_act: str = "gelu_pytorch_tanh"
     norm_epsilon: float = Field(default=1e-5, gt=0)
     sliding_window: int | None = Field(default=None, gt=0)

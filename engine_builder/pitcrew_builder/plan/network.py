@@ -8,6 +8,7 @@ from pitcrew_builder.checkpoint.config import DecoderConfig, Envelope, parse_as,
 from pitcrew_builder.checkpoint.directory import CONFIG, Directory
 from pitcrew_builder.checkpoint.packed import Packer
 from pitcrew_builder.checkpoint.prequantized import read_scheme
+from pitcrew_builder.checkpoint.wrapped import language_config
 from pitcrew_builder.families import family_of
 from pitcrew_builder.fit import check_fit
 from pitcrew_builder.graph.ir import ElementType, Graph
@@ -64,7 +65,7 @@ def planned(spec: BuildSpec, checkpoint: Directory) -> Planned:
 
     Raises what a build raises for a network that it cannot draw or split.
     """
-    raw = parse_object(checkpoint.read_small(CONFIG), CONFIG)
+    raw = language_config(parse_object(checkpoint.read_small(CONFIG), CONFIG))
     family = family_of(parse_as(Envelope, raw, CONFIG))
     config: DecoderConfig = parse_as(family.config, raw, CONFIG)
     check_fit(spec.parallelism, divisible(config))
