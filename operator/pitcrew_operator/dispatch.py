@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 from pitcrew_operator.config import Config
 from pitcrew_operator.kinds import CLAIM, DEPLOYMENT, ENGINE, JOB, NODE, Kind, Raw
-from pitcrew_operator.manifests.names import DEPLOYMENT_LABEL
+from pitcrew_operator.manifests.names import DEPLOYMENT_LABEL, WORKER_LABEL
 from pitcrew_operator.reconcile import Key
 from pitcrew_operator.store import Store
 from pitcrew_operator.turns import first_in_line
@@ -33,8 +33,9 @@ def concerned(kind: Kind, raw: Raw, store: Store, config: Config) -> Iterator[Ke
     if JOB_NAME_LABEL in labels:
         job = store.get(JOB, namespace, labels[JOB_NAME_LABEL])
         yield from _owners(job) if job is not None else ()
-    if DEPLOYMENT_LABEL in labels:
-        yield Key(DEPLOYMENT, namespace, labels[DEPLOYMENT_LABEL])
+    for label in (DEPLOYMENT_LABEL, WORKER_LABEL):
+        if label in labels:
+            yield Key(DEPLOYMENT, namespace, labels[label])
 
 
 def _keys(kind: Kind, found: Iterable[Raw]) -> Iterator[Key]:

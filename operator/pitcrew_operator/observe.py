@@ -10,7 +10,15 @@ from pitcrew_operator.api.version import Phase
 from pitcrew_operator.cluster import Cluster
 from pitcrew_operator.config import Config
 from pitcrew_operator.configmaps import ConfigMaps
-from pitcrew_operator.kinds import CLAIM, ENGINE, INFERENCE_POOL, POD, Kind, Raw
+from pitcrew_operator.kinds import (
+    CLAIM,
+    ENGINE,
+    INFERENCE_POOL,
+    LEADER_WORKER_SET,
+    POD,
+    Kind,
+    Raw,
+)
 from pitcrew_operator.logtails import LogTails
 from pitcrew_operator.manifests import store as stores
 from pitcrew_operator.manifests.revision import Revision
@@ -97,6 +105,7 @@ async def see_deployment(
     pods = store.refer(POD, namespace, f"deployment={name}")
     return DeploymentSeen(
         target=target,
+        has_groups=store.serves(LEADER_WORKER_SET),
         workloads=tuple(await _workloads(owner, target, store, cluster)),
         beside=await _beside(owner, store, cluster),
         pods=tuple(pod_of(raw) for raw in pods),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from pitcrew_operator.kinds import CLAIM, DEPLOYMENT, ENGINE, JOB, NODE, POD, Kind, Raw
-from pitcrew_operator.manifests.names import DEPLOYMENT_LABEL, STORE_LABEL
+from pitcrew_operator.manifests.names import DEPLOYMENT_LABEL, STORE_LABEL, WORKER_LABEL
 from pitcrew_operator.views import JOB_NAME_LABEL
 
 Listener = Callable[[Kind, Raw], None]
@@ -126,7 +126,12 @@ def references(kind: Kind, raw: Raw) -> list[str]:
         owners = raw["metadata"].get("ownerReferences") or ()
         found = [f"engine={owner['name']}" for owner in owners if owner["kind"] == ENGINE.kind]
     labels = raw["metadata"].get("labels") or {}
-    named = (("job", JOB_NAME_LABEL), ("deployment", DEPLOYMENT_LABEL), ("store", STORE_LABEL))
+    named = (
+        ("job", JOB_NAME_LABEL),
+        ("deployment", DEPLOYMENT_LABEL),
+        ("deployment", WORKER_LABEL),
+        ("store", STORE_LABEL),
+    )
     return found + [f"{name}={labels[label]}" for name, label in named if label in labels]
 
 

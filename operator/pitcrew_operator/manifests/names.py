@@ -15,6 +15,8 @@ from pitcrew_operator.views import Meta
 
 ENGINE_LABEL: Final = f"{GROUP}/engine"
 DEPLOYMENT_LABEL: Final = f"{GROUP}/deployment"
+WORKER_LABEL: Final = f"{GROUP}/worker-of"
+"""In place of the deployment's label on pods that hold ranks and answer no requests."""
 REVISION_LABEL: Final = f"{GROUP}/revision"
 BUILD_LABEL: Final = f"{GROUP}/build"
 STORE_LABEL: Final = f"{GROUP}/store"
@@ -24,6 +26,9 @@ ENGINE_ID_ANNOTATION: Final = f"{GROUP}/engine-id"
 ENGINE_TAG_ANNOTATION: Final = f"{GROUP}/engine-tag"
 
 _NAME_LIMIT: Final = 63
+# A StatefulSet's name and the hash of its own revision make one label; LeaderWorkerSets make
+# StatefulSets whose names are theirs and a number.
+_REVISION_NAME_LIMIT: Final = 48
 
 
 def digest(document: Mapping[str, Any], length: int = 8) -> str:
@@ -40,13 +45,18 @@ def job_name(subject: str, purpose: str, suffix: str) -> str:
 
 
 def revision_name(owner: str, hash_: str) -> str:
-    """Name of the workload of one revision."""
-    return f"{owner}-{hash_}"
+    """Name of the workload of one revision. The hash stands for the owner's whole name, too."""
+    return f"{owner[: _REVISION_NAME_LIMIT - len(hash_) - 1].rstrip('-')}-{hash_}"
 
 
 def serving_selector(owner: str) -> dict[str, str]:
-    """Labels of every pod of an LLMDeployment, whatever its revision."""
+    """Labels of every pod of an LLMDeployment that answers requests, whatever its revision."""
     return {DEPLOYMENT_LABEL: owner}
+
+
+def worker_selector(owner: str) -> dict[str, str]:
+    """Labels of its other pods, which hold ranks only."""
+    return {WORKER_LABEL: owner}
 
 
 def store_label(claim: str) -> str:

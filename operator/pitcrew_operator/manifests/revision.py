@@ -16,7 +16,7 @@ from pitcrew_operator.config import Config
 from pitcrew_operator.kinds import DEPLOYMENT
 from pitcrew_operator.manifests import names
 from pitcrew_operator.manifests.overlay import overlaid
-from pitcrew_operator.manifests.serving_pod import pod_spec
+from pitcrew_operator.manifests.serving_pod import Role, pod_spec, pods_per_replica
 from pitcrew_operator.views import Deployment, Meta
 
 
@@ -32,6 +32,10 @@ class Revision:
     """The pod template. Its labels hold the selector."""
     startup_seconds: int
     """What a pod gets to become ready."""
+    pods: int = 1
+    """Pods of one replica; the first answers requests."""
+    worker_template: Mapping[str, Any] | None = None
+    """The template of the others, where there are any."""
 
     @property
     def name(self) -> str:
@@ -62,22 +66,50 @@ def revision_of(
     owner: Deployment, engine: EngineStatus, default_model_name: str, config: Config
 ) -> Revision:
     """The revision that the spec asks for. Raises ValueError where `kvMemory` is no quantity."""
-    selector = names.serving_selector(owner.meta.name)
-    labels = names.labels("runtime", owner.meta.name, selector)
-    ours = {
-        "metadata": {"labels": labels, "annotations": {names.ENGINE_ID_ANNOTATION: engine.id}},
-        "spec": pod_spec(owner, engine, default_model_name, config),
-    }
-    template = _laid_over(ours, owner.spec.runtime.pod_template)
-    hash_ = names.digest({**template["metadata"], "spec": template["spec"]})
-    template["metadata"]["labels"][names.REVISION_LABEL] = hash_
+
+    def template(role: Role) -> dict[str, Any]:
+        spec = pod_spec(owner, engine, default_model_name, config, role)
+        return _template(owner, engine, role, spec)
+
+    pods = pods_per_replica(owner, engine)
+    if pods == 1:
+        return _named(owner, engine, template(Role.ONLY), None, pods)
+    return _named(owner, engine, template(Role.LEADER), template(Role.WORKER), pods)
+
+
+def _named(
+    owner: Deployment,
+    engine: EngineStatus,
+    template: dict[str, Any],
+    worker: dict[str, Any] | None,
+    pods: int,
+) -> Revision:
+    content = {**template["metadata"], "spec": template["spec"]}
+    hash_ = names.digest(content if worker is None else {**content, "worker": worker, "pods": pods})
+    for each in (template, worker):
+        if each is not None:
+            each["metadata"]["labels"][names.REVISION_LABEL] = hash_
     return Revision(
         owner=owner.meta,
         engine=engine,
         hash=hash_,
         template=template,
         startup_seconds=owner.spec.runtime.startup_seconds,
+        pods=pods,
+        worker_template=worker,
     )
+
+
+def _template(
+    owner: Deployment, engine: EngineStatus, role: Role, spec: dict[str, Any]
+) -> dict[str, Any]:
+    name = owner.meta.name
+    own = names.worker_selector(name) if role is Role.WORKER else names.serving_selector(name)
+    metadata = {
+        "labels": names.labels("runtime", name, own),
+        "annotations": {names.ENGINE_ID_ANNOTATION: engine.id},
+    }
+    return _laid_over({"metadata": metadata, "spec": spec}, owner.spec.runtime.pod_template)
 
 
 def _laid_over(template: dict[str, Any], above: PodTemplate | None) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The pods that serve one engine: what every workload of a revision has as its template."""
 
 from decimal import ROUND_CEILING
+from enum import Enum
 from typing import Any, Final
 
 from pitcrew_operator.api.common import dump
@@ -13,6 +14,8 @@ from pitcrew_operator.quantity import parse_quantity
 from pitcrew_operator.views import Deployment
 
 PORT: Final = 8000
+RANK_PORT: Final = 8002
+"""Where the leader of a group of pods awaits the ranks of the others."""
 _HOST: Final = "kubernetes.io/hostname"
 _LIVE: Final = "/health/live"
 _READY: Final = "/health/ready"
@@ -22,8 +25,33 @@ _WITHDRAW_SECONDS: Final = 5
 _EXIT_GRACE: Final = 10
 
 
+class Role(Enum):
+    """What a pod is in its replica."""
+
+    ONLY = "only"
+    """All of it."""
+    LEADER = "leader"
+    """The one that answers requests, and holds the first ranks."""
+    WORKER = "worker"
+    """One that holds other ranks."""
+
+
+def ranks_per_pod(owner: Deployment, engine: EngineStatus) -> int:
+    """Ranks that one pod holds."""
+    return min(owner.spec.ranks_per_pod or engine.world_size, engine.world_size)
+
+
+def pods_per_replica(owner: Deployment, engine: EngineStatus) -> int:
+    """Pods that hold all ranks."""
+    return -(-engine.world_size // ranks_per_pod(owner, engine))
+
+
 def pod_spec(
-    owner: Deployment, engine: EngineStatus, default_model_name: str, config: Config
+    owner: Deployment,
+    engine: EngineStatus,
+    default_model_name: str,
+    config: Config,
+    role: Role = Role.ONLY,
 ) -> dict[str, Any]:
     """The pod's spec. Raises ValueError where `kvMemory` is no quantity."""
     runtime = owner.spec.runtime
@@ -32,9 +60,9 @@ def pod_spec(
         "securityContext": pod.pod_security(fs_group=_cache(owner) is not None),
         **_placement(owner, engine, config),
         "terminationGracePeriodSeconds": _WITHDRAW_SECONDS + runtime.drain_seconds + _EXIT_GRACE,
-        **_spread(owner),
+        **({} if role is Role.WORKER else _spread(owner)),
         "initContainers": [_init_container(owner, engine, config)],
-        "containers": [_container(owner, engine, default_model_name, config)],
+        "containers": [_container(owner, engine, default_model_name, config, role)],
         "volumes": [
             *engine_source.volumes(engine, _cache(owner)),
             *adapters.volumes(owner.spec.adapters),
@@ -53,7 +81,10 @@ def _placement(owner: Deployment, engine: EngineStatus, config: Config) -> dict[
 
 
 def _spread(owner: Deployment) -> dict[str, Any]:
-    """Over hosts unless the user says otherwise; each revision is spread for itself."""
+    """Over hosts unless the user says otherwise; each revision is spread for itself.
+
+    Replicas are spread, not the pods of one: its workers go where there is room.
+    """
     chosen = owner.spec.runtime.topology_spread_constraints
     asked = (TopologySpread(topology_key=_HOST),) if chosen is None else chosen
     ours = {
@@ -78,17 +109,16 @@ def _cache(owner: Deployment) -> str | None:
 
 
 def _container(
-    owner: Deployment, engine: EngineStatus, default_model_name: str, config: Config
+    owner: Deployment, engine: EngineStatus, default_model_name: str, config: Config, role: Role
 ) -> dict[str, Any]:
-    runtime = owner.spec.runtime
     return {
         "name": RUNTIME_CONTAINER,
         "image": _image(owner, config),
         "imagePullPolicy": config.runtime_pull_policy,
         "command": ["pitcrew-serve"],
-        "args": _arguments(owner, engine, default_model_name),
+        "args": [*_arguments(owner, engine, default_model_name), *_rank_arguments(owner, engine)],
         "env": [{"name": "HOME", "value": "/tmp"}],  # noqa: S108 (an emptyDir of the pod)
-        "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
+        "ports": _ports(role),
         "securityContext": pod.CONTAINER_SECURITY,
         "terminationMessagePolicy": "File",
         "volumeMounts": [
@@ -96,16 +126,31 @@ def _container(
             *adapters.mounts(owner.spec.adapters),
             pod.mount("tmp", "/tmp"),  # noqa: S108 (an emptyDir of the pod)
         ],
-        "startupProbe": _probe(_READY, period=1, failures=runtime.startup_seconds),
-        "readinessProbe": _probe(_READY, period=2, failures=2),
-        "livenessProbe": _probe(_LIVE, period=10, failures=3),
+        **_probes(owner, role),
         **_resources(owner, engine),
     }
 
 
 def _resources(owner: Deployment, engine: EngineStatus) -> dict[str, Any]:
-    found = gpu.resources(engine, owner.spec.runtime, engine.world_size)
+    found = gpu.resources(engine, owner.spec.runtime, ranks_per_pod(owner, engine))
     return {"resources": found} if found else {}
+
+
+def _ports(role: Role) -> list[dict[str, Any]]:
+    http = {"name": "http", "containerPort": PORT, "protocol": "TCP"}
+    ranks = {"name": "ranks", "containerPort": RANK_PORT, "protocol": "TCP"}
+    return {Role.ONLY: [http], Role.LEADER: [http, ranks], Role.WORKER: []}[role]
+
+
+def _probes(owner: Deployment, role: Role) -> dict[str, Any]:
+    """The leader is ready when all ranks are; a worker that fails ends, and its group with it."""
+    if role is Role.WORKER:
+        return {}
+    return {
+        "startupProbe": _probe(_READY, period=1, failures=owner.spec.runtime.startup_seconds),
+        "readinessProbe": _probe(_READY, period=2, failures=2),
+        "livenessProbe": _probe(_LIVE, period=10, failures=3),
+    }
 
 
 def _arguments(owner: Deployment, engine: EngineStatus, default_model_name: str) -> list[str]:
@@ -123,6 +168,14 @@ def _arguments(owner: Deployment, engine: EngineStatus, default_model_name: str)
         options["--kv-memory"] = str(int(size.to_integral_value(ROUND_CEILING)))
     words = [word for pair in options.items() for word in pair]
     return [*words, *adapters.arguments(owner.spec.adapters)]
+
+
+def _rank_arguments(owner: Deployment, engine: EngineStatus) -> list[str]:
+    """Which ranks are whose: the pod's place in its group comes from the environment."""
+    if pods_per_replica(owner, engine) == 1:
+        return []
+    held = str(ranks_per_pod(owner, engine))
+    return ["--ranks-per-pod", held, "--rank-port", str(RANK_PORT)]
 
 
 def _probe(path: str, *, period: int, failures: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from pitcrew_operator.kinds import Kind, Raw
 from pitcrew_operator.manifests.pod_deployment import PodDeployment
+from pitcrew_operator.manifests.pod_group import PodGroup
 from pitcrew_operator.manifests.revision import Revision
 from pitcrew_operator.views import Workload
 
@@ -26,13 +27,14 @@ class WorkloadKind(Protocol):
         """How many replicas such an object has, and how many of them serve."""
 
 
-ALL: tuple[WorkloadKind, ...] = (PodDeployment(),)
+_PODS, _GROUPS = PodDeployment(), PodGroup()
+ALL: tuple[WorkloadKind, ...] = (_PODS, _GROUPS)
 """Every kind of workload that a revision may have."""
 
 
 def kind_for(revision: Revision) -> WorkloadKind:
     """The kind that runs this revision."""
-    return ALL[0]
+    return _PODS if revision.pods == 1 else _GROUPS
 
 
 def read(raw: Raw) -> Workload:

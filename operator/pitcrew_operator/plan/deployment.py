@@ -8,7 +8,7 @@ from typing import Final
 from pitcrew_operator import reasons
 from pitcrew_operator.api.deployment import LLMDeploymentStatus, ServedEngine
 from pitcrew_operator.api.version import EngineStatus
-from pitcrew_operator.kinds import DEPLOYMENT, Raw
+from pitcrew_operator.kinds import DEPLOYMENT, LEADER_WORKER_SET, Raw
 from pitcrew_operator.manifests.revision import Revision
 from pitcrew_operator.manifests.service import selector_text, service_url
 from pitcrew_operator.plan import beside
@@ -40,6 +40,8 @@ class DeploymentSeen:
     """Those of its revisions, and a namesake of the target's, ours or not."""
     beside: Beside = field(default_factory=Beside)
     pods: tuple[Pod, ...] = ()
+    has_groups: bool = False
+    """Whether the cluster knows LeaderWorkerSets."""
 
 
 @dataclass(frozen=True)
@@ -100,11 +102,23 @@ def _step(owner: Deployment, seen: DeploymentSeen, fleet: Fleet) -> Step:
     blocked = _blocked(owner, seen, seen.target)
     if blocked is not None:
         return Step(blocked, (Requeue(_LOOK_AGAIN),))
+    if seen.target.pods > 1 and not seen.has_groups:
+        return Step(_no_groups(seen.target), (Requeue(_LOOK_AGAIN),))
     return _serve(owner, seen, seen.target, fleet)
 
 
+def _no_groups(target: Revision) -> Situation:
+    return stalled(
+        reasons.LEADER_WORKER_SET_MISSING,
+        f"a replica of engine {target.engine.tag} takes {target.pods} pods, and the cluster does not "
+        f"know {LEADER_WORKER_SET.kind} ({LEADER_WORKER_SET.api_version}); install the "
+        f"LeaderWorkerSet controller, or leave spec.ranksPerPod out to hold all "
+        f"{target.engine.world_size} ranks in one pod",
+    )
+
+
 def _serve(owner: Deployment, seen: DeploymentSeen, target: Revision, fleet: Fleet) -> Step:
-    engine, around = target.engine, beside.changes(owner, seen.beside)
+    engine, around = target.engine, beside.changes(owner, seen.beside, target.pods)
     budget = Budget(_wanted(owner), surge=1, unavailable=0)
     others = [hash_ for hash_ in fleet.counts if hash_ != target.hash]
     goals = {target.hash: budget.replicas}

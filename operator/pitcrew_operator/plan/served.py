@@ -3,6 +3,7 @@
 from pitcrew_operator import reasons
 from pitcrew_operator.api.version import EngineStatus, Phase
 from pitcrew_operator.manifests.gpu import GPU
+from pitcrew_operator.manifests.serving_pod import ranks_per_pod
 from pitcrew_operator.plan.conditions import Health, Situation, find, reconciling, stalled
 from pitcrew_operator.quantity import parse_quantity
 from pitcrew_operator.views import Deployment, Engine
@@ -29,13 +30,25 @@ def _disagreement(owner: Deployment, engine: EngineStatus) -> Situation | None:
     ranks, gpus = owner.spec.world_size, _gpus(owner)
     if ranks not in (None, engine.world_size):
         return _world_size_mismatch(owner, engine)
-    if gpus is not None and engine.cuda is not None and gpus != engine.world_size:
+    held = ranks_per_pod(owner, engine)
+    if engine.world_size % held:
+        return _uneven(held, engine)
+    if gpus is not None and engine.cuda is not None and gpus != held:
         return stalled(
             reasons.GPU_COUNT_MISMATCH,
-            f"spec.runtime.resources.limits['{GPU}'] is {gpus}, and engine {engine.tag} runs on "
-            f"{engine.world_size} GPUs, one for each rank; set it to {engine.world_size}",
+            f"spec.runtime.resources.limits['{GPU}'] is {gpus}, and a pod of engine {engine.tag} "
+            f"runs on {held} GPUs, one for each rank; set it to {held}",
         )
     return None
+
+
+def _uneven(held: int, engine: EngineStatus) -> Situation:
+    fitting = [n for n in range(1, engine.world_size + 1) if engine.world_size % n == 0]
+    return stalled(
+        reasons.WORLD_SIZE_MISMATCH,
+        f"spec.ranksPerPod is {held}, which does not divide the {engine.world_size} ranks of engine "
+        f"{engine.tag}; set it to one of {', '.join(map(str, fitting))}",
+    )
 
 
 def _gpus(owner: Deployment) -> int | None:

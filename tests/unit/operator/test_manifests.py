@@ -28,6 +28,7 @@ from tests.unit.operator.factories import (
     answer,
     deployment,
     engine,
+    revision,
     workload_manifest,
 )
 from tests.unit.operator.goldens import assert_golden
@@ -145,6 +146,9 @@ CASES = {
     "deployment": lambda: workload_manifest(deployment()),
     "deployment-full": lambda: workload_manifest(deployment(SERVE_SPEC)),
     "deployment-gpu": lambda: workload_manifest(deployment(), **ON_H100),
+    "group": lambda: workload_manifest(
+        deployment({"ranksPerPod": 2}), **ON_H100 | {"worldSize": 8}
+    ),
     "service": lambda: service_manifest(deployment()),
     "service-sticky": lambda: service_manifest(deployment(ROUTED_SPEC)),
     "service-headless": lambda: headless_manifest(deployment(ROUTED_SPEC)),
@@ -160,7 +164,8 @@ def test_manifest_is_golden(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in CASES if name.split("-")[0] not in ("store", "service", "beside")]
+    "name",
+    [name for name in CASES if name.split("-")[0] not in ("store", "service", "beside", "group")],
 )
 def test_pods_are_hardened(name: str) -> None:
     pod = CASES[name]()["spec"]["template"]["spec"]
@@ -331,6 +336,53 @@ def test_spread_and_priority_are_the_users() -> None:
     assert spread["labelSelector"] == {"matchLabels": {"pitcrew.dev/deployment": "chat"}}
     assert pod["priorityClassName"] == "urgent"
     assert "topologySpreadConstraints" not in serving_pod({"topologySpreadConstraints": []})
+
+
+def group(**spec: object) -> dict[str, Any]:
+    made = workload_manifest(deployment(spec), worldSize=4)
+    found: dict[str, Any] = made["spec"]["leaderWorkerTemplate"]
+    return found
+
+
+def test_a_replica_of_several_pods_is_a_group() -> None:
+    found = group(ranksPerPod=1)
+    assert found["size"] == 4
+    leader, worker = found["leaderTemplate"], found["workerTemplate"]
+    assert leader["metadata"]["labels"]["pitcrew.dev/deployment"] == "chat"
+    assert "pitcrew.dev/deployment" not in worker["metadata"]["labels"]
+    assert worker["metadata"]["labels"]["pitcrew.dev/worker-of"] == "chat"
+    for template in (leader, worker):
+        words = template["spec"]["containers"][0]["args"]
+        assert words[words.index("--world-size") + 1] == "4"
+        assert words[words.index("--ranks-per-pod") + 1] == "1"
+        assert words[words.index("--rank-port") + 1] == "8002"
+        assert template["spec"]["initContainers"][0]["args"][0] == "verify"
+    assert "readinessProbe" in leader["spec"]["containers"][0]
+    assert "readinessProbe" not in worker["spec"]["containers"][0]
+    assert "topologySpreadConstraints" not in worker["spec"]
+
+
+def test_fields_laid_over_reach_every_pod_of_a_group() -> None:
+    found = group(ranksPerPod=2, runtime={"podTemplate": {"spec": {"hostNetwork": True}}})
+    assert found["leaderTemplate"]["spec"]["hostNetwork"] is True
+    assert found["workerTemplate"]["spec"]["hostNetwork"] is True
+
+
+@pytest.mark.parametrize("ranks", [None, 4, 8])
+def test_one_pod_holds_all_ranks_unless_it_may_not(ranks: int | None) -> None:
+    spec = {} if ranks is None else {"ranksPerPod": ranks}
+    assert workload_manifest(deployment(spec), worldSize=4)["kind"] == "Deployment"
+
+
+def test_groups_of_another_size_are_another_revision() -> None:
+    sizes = ({}, {"ranksPerPod": 1}, {"ranksPerPod": 2})
+    assert len({revision(deployment(spec), worldSize=4).name for spec in sizes}) == 3
+
+
+def test_names_of_revisions_leave_room_for_numbers() -> None:
+    long = [revision(deployment(name="a" * length)) for length in (39, 40, 52)]
+    assert len({made.name for made in long}) == 3
+    assert all(len(made.name) <= 48 for made in long)
 
 
 def test_urls() -> None:

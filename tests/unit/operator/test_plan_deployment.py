@@ -9,6 +9,8 @@ from pitcrew_operator import reasons
 from pitcrew_operator.api.deployment import LLMDeploymentStatus
 from pitcrew_operator.kinds import SERVICE, Raw
 from pitcrew_operator.manifests.names import DEPLOYMENT_LABEL
+from pitcrew_operator.manifests.pod_group import PodGroup
+from pitcrew_operator.manifests.revision import Revision
 from pitcrew_operator.plan import beside
 from pitcrew_operator.plan.actions import Action, Apply, Patch, Requeue, WriteStatus
 from pitcrew_operator.plan.beside import Beside
@@ -189,6 +191,48 @@ def test_children_are_created_once_there_is_an_engine() -> None:
 def test_engine_is_served_while_its_next_version_is_built() -> None:
     building = engine(status={"engine": ENGINE_STATUS, "progress": "Graph 10%"}, generation=2)
     assert applied(plan_first(deployment(), building)) == CHILDREN
+
+
+WIDE = engine(status={"engine": ENGINE_STATUS | {"worldSize": 4}})
+
+
+def test_groups_are_made_where_the_cluster_knows_them() -> None:
+    owner = deployment({"ranksPerPod": 2})
+    lacking = plan(owner, begun(owner, WIDE))
+    assert applied(lacking) == []
+    health, reason, message = told(lacking)
+    assert (health, reason) == (Health.STALLED, reasons.LEADER_WORKER_SET_MISSING)
+    assert "takes 2 pods" in message
+    assert "install the LeaderWorkerSet controller" in message
+    assert "leave spec.ranksPerPod out" in message
+    assert any(isinstance(action, Requeue) for action in lacking)
+    made = plan(owner, replace(begun(owner, WIDE), has_groups=True))
+    assert applied(made) == ["Service", "PodDisruptionBudget", "LeaderWorkerSet"]
+
+
+def test_groups_are_counted_as_replicas() -> None:
+    owner = deployment({"ranksPerPod": 2})
+    target = target_of(owner, WIDE, CONFIG)
+    assert isinstance(target, Revision)
+    child = PodGroup().manifest(target, 2)
+    child["metadata"] = child["metadata"] | {"uid": "uid-group", "generation": 1}
+    around = Beside(beside.wanted(owner, 2))
+    status = {"observedGeneration": 1, "replicas": 2, "updatedReplicas": 2}
+    for ready, reason in ((1, reasons.ROLLING_OUT), (2, reasons.SERVING)):
+        counted = child | {"status": status | {"readyReplicas": ready}}
+        found = DeploymentSeen(target, (counted,), around, has_groups=True)
+        actions = plan(owner, found)
+        assert applied(actions) == []
+        assert told(actions)[1] == reason
+        assert status_of(actions).ready_replicas == ready
+
+
+def test_ranks_that_do_not_fill_their_pods_are_refused() -> None:
+    owner = deployment({"ranksPerPod": 3})
+    health, reason, message = told(plan(owner, begun(owner, WIDE)))
+    assert (health, reason) == (Health.STALLED, reasons.WORLD_SIZE_MISMATCH)
+    assert "spec.ranksPerPod is 3" in message
+    assert "set it to one of 1, 2, 4" in message
 
 
 def test_name_of_the_model_for_clients() -> None:
