@@ -43,7 +43,7 @@ class Tuning:
     max_batch_size: int | None = None
     max_step_tokens: int = 512
     max_waiting: int = 256
-    policy: Policy = Policy.FCFS
+    policy: Policy = Policy.SHORTEST_FIRST
     kv_memory: int | None = None
     """Bytes for the KV pool."""
     threads: int | None = None
