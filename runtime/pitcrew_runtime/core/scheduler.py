@@ -110,7 +110,7 @@ class Scheduler:
                 updates.append(Update(sequence.id, sampled, sequence.finish))
                 self._roster.end(sequence)
             else:
-                updates.append(news((sequence.id, sampled, None)))
+                updates.append(news((sequence.id, sampled, None, ())))
         return updates
 
     def rollback(self, plan: Plan) -> None:
@@ -136,7 +136,8 @@ class Scheduler:
             self._placement.withdraw(sequence)
             self._roster.end(sequence)
             return [Update(sequence.id, None, Finish.ERROR)]
-        updates = []
+        updates = self._score(sequence, row, chosen[: row.scores])
+        chosen = chosen[row.scores :]
         for sampled in chosen:
             sequence.tokens.append(sampled.token)
             updates.append(Update(sequence.id, sampled, sequence.finish))
@@ -149,9 +150,18 @@ class Scheduler:
         elif row is sequence.row:
             row.start, row.tokens = sequence.computed, sequence.tokens[-1:]
             self._give_back_unused(sequence)
-        else:
+        elif row.end < sequence.longest:
             self._finish_chunk(sequence, row)
+        else:
+            updates.append(Update(sequence.id, None, Finish.LENGTH))
+            self._roster.end(sequence)
         return updates
+
+    def _score(self, sequence: Sequence, row: Row, scores: Chosen) -> list[Update]:
+        """The news of a prompt's log probabilities, each told once however often it is computed."""
+        fresh = tuple(scores[sequence.scored - row.start - 1 :])
+        sequence.scored += len(fresh)
+        return [Update(sequence.id, scores=fresh)] if fresh else []
 
     def _finish_chunk(self, sequence: Sequence, row: Row) -> None:
         """A part of its prompt is computed, or the whole and the first token chosen."""

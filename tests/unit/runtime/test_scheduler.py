@@ -42,7 +42,7 @@ def test_decoding_and_prompt_chunks_share_a_step() -> None:
     [
         (request(1, prompt=60, tokens=5), "make 65, but a sequence may have 64"),
         (request(1, prompt=0), "at least one prompt token"),
-        (request(1, tokens=0), "at least one prompt token"),
+        (request(1, tokens=-1), "max_tokens from 0"),
     ],
 )
 def test_impossible_requests_are_refused_with_numbers(bad: Request, says: str) -> None:
