@@ -160,17 +160,12 @@ class Frontend:
                 "fewer prompts or choices",
                 param="n",
             )
-        generation = Generation(self)
-        alike: dict[tuple[int, ...], int] = {}
+        requests = self._requests(prompts, terms)
         try:
-            for index, prompt in enumerate(prompts):
-                request = self._request(prompt, terms, alike.get(prompt.tokens))
-                self._submit(generation, index, request)
-                alike.setdefault(prompt.tokens, request.id)
-        except BaseException:
-            generation.close()
-            raise
-        return generation
+            self._loop.submit(*requests)
+        except QueueFull as full:
+            raise QueueFull(str(full), retry_after=self._retry_after()) from None
+        return self._accept(requests)
 
     def cancel(self, request_id: int, reason: Finish = Finish.CANCELLED) -> None:
         """End a request within a step."""
@@ -221,6 +216,15 @@ class Frontend:
             return NotReady("the engine is warming up; wait for /health/ready")
         return None
 
+    def _requests(self, prompts: Sequence[Prompt], terms: Terms) -> list[Request]:
+        """One for each prompt; equal ones fork from the first of them."""
+        requests: list[Request] = []
+        alike: dict[tuple[int, ...], int] = {}
+        for prompt in prompts:
+            requests.append(self._request(prompt, terms, alike.get(prompt.tokens)))
+            alike.setdefault(prompt.tokens, requests[-1].id)
+        return requests
+
     def _request(self, prompt: Prompt, terms: Terms, fork_of: int | None) -> Request:
         now = self._clock()
         return Request(
@@ -237,15 +241,14 @@ class Frontend:
             fork_of=fork_of,
         )
 
-    def _submit(self, generation: Generation, index: int, request: Request) -> None:
-        try:
-            self._loop.submit(request)
-        except QueueFull as full:
-            raise QueueFull(str(full), retry_after=self._retry_after()) from None
-        generation.indices[request.id] = index
-        self._tickets[request.id] = _Ticket(generation, request.arrival)
+    def _accept(self, requests: Sequence[Request]) -> Generation:
+        """Follow what was submitted. Its news comes to this thread, so none has come yet."""
+        generation = Generation(self, {one.id: index for index, one in enumerate(requests)})
+        for request in requests:
+            self._tickets[request.id] = _Ticket(generation, request.arrival)
+            self._metrics.prompt_tokens.inc(len(request.prompt))
         self._emptied.clear()
-        self._metrics.prompt_tokens.inc(len(request.prompt))
+        return generation
 
     def _count(self, ticket: _Ticket, update: Update, now: float) -> None:
         if update.sampled is not None:

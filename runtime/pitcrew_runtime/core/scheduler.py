@@ -64,19 +64,27 @@ class Scheduler:
         """Nothing waits, runs or is to be reaped."""
         return not self._roster.live
 
-    def add(self, request: Request) -> None:
-        """Queue a request; raises `QueueFull`, or `InvalidRequest` where it can never run."""
+    def add(self, *requests: Request) -> None:
+        """Queue all of them or, where it raises, none.
+
+        Raises `QueueFull`, or `InvalidRequest` where one can never run.
+        """
+        for request in requests:
+            self._check(request)
+        if self.waiting + len(requests) > self.limits.max_waiting:
+            raise QueueFull(f"{self.waiting} requests are waiting already; retry later")
+        for request in requests:
+            self._serial += 1
+            root = root_key(self._engine_id, _identity(request), request.tenant)
+            sequence = Sequence(request, self._serial, KeyChain(root, self.limits.page_size))
+            self._roster.arrive(sequence)
+
+    def _check(self, request: Request) -> None:
         if request.adapter is not None and not self.slots.count:
             raise InvalidRequest("this engine takes no adapters; name its own model", param="model")
         self.limits.check(request, self.pages.total)
-        if self.waiting >= self.limits.max_waiting:
-            raise QueueFull(f"{self.waiting} requests are waiting already; retry later")
         if request.id in self._roster.live:
             raise ValueError(f"request {request.id} is already here")
-        self._serial += 1
-        root = root_key(self._engine_id, _identity(request), request.tenant)
-        sequence = Sequence(request, self._serial, KeyChain(root, self.limits.page_size))
-        self._roster.arrive(sequence)
 
     def cancel(self, request_id: int) -> None:
         """End a request at the next plan; unknown and ended ones are ignored."""
