@@ -149,6 +149,17 @@ class Frontend:
         """Requests that have not ended."""
         return len(self._tickets)
 
+    def check_room(self) -> None:
+        """Raises what `start` would for any prompt: asked before work is put into one.
+
+        Under overload, most of the work would be for requests that are refused.
+        """
+        if trouble := self.trouble():
+            raise trouble
+        engine = self._loop.engine
+        if (waiting := engine.gauges().waiting) >= engine.limits.max_waiting:
+            raise self._full(f"{waiting} requests are waiting already; retry later")
+
     def start(self, prompts: Sequence[Prompt], terms: Terms = STANDARD) -> Generation:
         """Submit all prompts or none. Raises `NotReady`, `Draining`, `QueueFull`, `InvalidRequest`."""
         if trouble := self.trouble():
@@ -164,7 +175,7 @@ class Frontend:
         try:
             self._loop.submit(*requests)
         except QueueFull as full:
-            raise QueueFull(str(full), retry_after=self._retry_after()) from None
+            raise self._full(str(full)) from None
         return self._accept(requests)
 
     def cancel(self, request_id: int, reason: Finish = Finish.CANCELLED) -> None:
@@ -272,6 +283,9 @@ class Frontend:
         self._metrics.finished.labels(finish.value).inc()
         if not self._tickets:
             self._emptied.set()
+
+    def _full(self, why: str) -> QueueFull:
+        return QueueFull(why, retry_after=self._retry_after())
 
     def _retry_after(self) -> int:
         """Seconds until the queue, at the pace of the last requests, should have moved on."""

@@ -75,6 +75,7 @@ class Service:
             yield Response([], final=True)
 
     async def _start(self, asked: Inference, size: int) -> "_Run":
+        self.served.frontend.check_room()
         prompts, choices = await completion(self.served.language, asked.body, size)
         counted = prompts[:: asked.body.candidates]
         terms = replace(asked.terms, adapter=self.served.adapter(asked.body.model))

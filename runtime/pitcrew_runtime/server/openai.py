@@ -41,6 +41,7 @@ class OpenAI:
         """Text or token ids, continued."""
         body, size = await read_model(http, CompletionBody, self.max_body_bytes)
         self.served.check_model(body.model)
+        self.served.frontend.check_room()
         prompts, choices = await completion(self.served.language, body, size)
         form = CompletionFormat(self._envelope("cmpl", body))
         return await self._answer(http, body, prompts, choices, form)
@@ -49,6 +50,7 @@ class OpenAI:
         """The assistant's next message."""
         body, _ = await read_model(http, ChatBody, self.max_body_bytes)
         self.served.check_model(body.model)
+        self.served.frontend.check_room()
         language = self.served.language
         held_to = await language.compiled(body)
         # Off the event loop whatever the size: a template may take its time.

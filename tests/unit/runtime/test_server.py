@@ -310,10 +310,12 @@ async def test_the_queue_is_bounded_and_cancelling_makes_room() -> None:
         full = await rig.post()
         assert full.status_code == 429
         assert int(full.headers["retry-after"]) >= 1
+        impossible = await rig.post(max_tokens=10**6)
+        assert impossible.status_code == 429, "nothing was made of it"
         rig.gate.open.set()
         answers = await asyncio.gather(first, *others)
         assert {answer.status_code for answer in answers} == {200}
-        assert b'requests_refused_total{code="429"} 1.0' in rig.metrics.render()
+        assert b'requests_refused_total{code="429"} 2.0' in rig.metrics.render()
 
 
 async def test_more_choices_than_may_ever_wait_are_refused() -> None:
