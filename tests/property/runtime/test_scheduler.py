@@ -191,7 +191,6 @@ class World:
         assert report.tokens <= self.limits.max_step_tokens
         self.allocator.audit()
         self._check_strangers()
-        self._check_waste()
         for update in report.updates:
             assert not self.ends[update.request_id], "news after the end"
             self.scores[update.request_id] += update.scores
@@ -200,6 +199,7 @@ class World:
                 self.tokens[update.request_id].append(update.sampled.token)
             if update.finish is not None:
                 self.ends[update.request_id].append(update.finish)
+        self._check_waste()
 
     def _check_waste(self) -> None:
         """After a step, nobody holds a page that its tokens do not at least begin."""
