@@ -170,7 +170,8 @@ class Language:
         if self.tokenizer is not None:
             return
         for field in ("stop", "echo"):
-            if getattr(body, field, None):
+            scored = field == "echo" and body.prompt_logprobs is not None
+            if getattr(body, field, None) and not scored:
                 raise InvalidRequest(
                     f"{field}: this engine has no tokenizer, only token ids are served; use "
                     "stop_token_ids and return_token_ids",

@@ -31,7 +31,8 @@ def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 def scored(server: Server, prompt: Any, **more: Any) -> Any:  # noqa: ANN401
     with server.client as client:
         asked = {"max_tokens": 0, "temperature": 0, "logprobs": 1} | more
-        return client.completions.create(model="model", prompt=prompt, echo=True, **asked)
+        answer = client.completions.create(model="model", prompt=prompt, echo=True, **asked)
+        return list(answer) if asked.get("stream") else answer
 
 
 @pytest.mark.parametrize(
