@@ -8,13 +8,15 @@ machine's arithmetic decides near ties.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 import pytest
-from hypothesis import HealthCheck, event, given, seed, settings
+from hypothesis import HealthCheck, event, given, note, seed, settings
 from hypothesis import strategies as st
 
 from pitcrew_runtime.assembly import Tuning, limits_for, load_executor
+from pitcrew_runtime.core.batch import Row, StepBatch
 from pitcrew_runtime.core.engine import Engine
 from pitcrew_runtime.core.executor import Executor
 from pitcrew_runtime.core.limits import Limits
@@ -171,7 +173,9 @@ class House:
     known: dict[tuple[tuple[int, ...], Sampling], list[int]] = field(default_factory=dict)
 
     def engine(self, company: Company) -> Engine:
-        """New books over the same pools, whatever the last example has left in them."""
+        """New books over the same pools, which hold the same rubbish each time."""
+        for executor in self.executors.values():
+            executor.execute(self._rubbish)
         executor = self.executors["main"]
         if company.guesser != "nobody":
             executor = SpeculativeExecutor(executor, self._proposer(company.guesser))
@@ -190,6 +194,14 @@ class House:
                 found += [one.sampled.token for one in engine.step(0.0).updates if one.sampled]
             self.known[key] = found
         return self.known[key][: request.max_tokens]
+
+    @cached_property
+    def _rubbish(self) -> StepBatch:
+        """A token over and over, in every page."""
+        size = self.build.page_size
+        pages = range(self.executors["main"].pages)
+        rows = [Row(page, [9] * size, 0, [page], None) for page in pages]
+        return StepBatch(rows, size)
 
     def _proposer(self, guesser: Guesser) -> Proposer:
         if guesser == "ngram":
@@ -236,6 +248,7 @@ def test_tokens_are_those_of_each_alone(build: Build, engines: Engines) -> None:
         )
         @given(companies(build), st.lists(comings(), min_size=4, max_size=10))
         def each_as_if_alone(company: Company, crowd: list[Coming]) -> None:
+            note(f"{company}\n{crowd}")
             engine = home.engine(company)
             before = replace(engine.gauges().work)
             requests, tokens, ends = live(engine, crowd)
