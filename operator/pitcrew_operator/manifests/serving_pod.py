@@ -15,7 +15,7 @@ from pitcrew_operator.views import Deployment
 
 PORT: Final = 8000
 RANK_PORT: Final = 8002
-"""Where the leader of a group of pods awaits the ranks of the others."""
+"""Where the pods of a group call each other."""
 _HOST: Final = "kubernetes.io/hostname"
 _LIVE: Final = "/health/live"
 _READY: Final = "/health/ready"
@@ -139,7 +139,7 @@ def _resources(owner: Deployment, engine: EngineStatus) -> dict[str, Any]:
 def _ports(role: Role) -> list[dict[str, Any]]:
     http = {"name": "http", "containerPort": PORT, "protocol": "TCP"}
     ranks = {"name": "ranks", "containerPort": RANK_PORT, "protocol": "TCP"}
-    return {Role.ONLY: [http], Role.LEADER: [http, ranks], Role.WORKER: []}[role]
+    return {Role.ONLY: [http], Role.LEADER: [http, ranks], Role.WORKER: [ranks]}[role]
 
 
 def _probes(owner: Deployment, role: Role) -> dict[str, Any]:
@@ -174,8 +174,13 @@ def _rank_arguments(owner: Deployment, engine: EngineStatus) -> list[str]:
     """Which ranks are whose: the pod's place in its group comes from the environment."""
     if pods_per_replica(owner, engine) == 1:
         return []
-    held = str(ranks_per_pod(owner, engine))
-    return ["--ranks-per-pod", held, "--rank-port", str(RANK_PORT)]
+    options = {
+        "--ranks-per-pod": ranks_per_pod(owner, engine),
+        "--rank-port": RANK_PORT,
+        # Images are pulled and engines verified at a pace of their own on each node.
+        "--rank-join-seconds": owner.spec.runtime.startup_seconds,
+    }
+    return [word for name, value in options.items() for word in (name, str(value))]
 
 
 def _probe(path: str, *, period: int, failures: int) -> dict[str, Any]:
