@@ -6,10 +6,12 @@ would look like one that is missing.
 
 import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Hashable
 from contextlib import AsyncExitStack
 from typing import Final
 
+from pitcrew_operator.ask.asker import PodAsker
+from pitcrew_operator.ask.http import Http
 from pitcrew_operator.cluster import Cluster, KubeCluster
 from pitcrew_operator.config import Config
 from pitcrew_operator.dispatch import concerned
@@ -31,12 +33,18 @@ class Operator:
     """Everything of one operator, wired."""
 
     def __init__(
-        self, cluster: Cluster, config: Config, namespaces: Collection[str], metrics: Metrics
+        self,
+        cluster: Cluster,
+        config: Config,
+        namespaces: Collection[str],
+        metrics: Metrics,
+        http: Http,
     ) -> None:
         self._cluster, self._config, self._metrics = cluster, config, metrics
         self._namespaces = tuple(namespaces)
         self.store = Store(self._changed)
-        reconciler = Reconciler(cluster, self.store, config, metrics)
+        self.asker = PodAsker(http, self._answered)
+        reconciler = Reconciler(cluster, self.store, config, metrics, self.asker)
         self.queue: WorkQueue[Key] = WorkQueue(reconciler.reconcile)
         self._problem: str | None = "the first listing is not complete"
 
@@ -48,6 +56,10 @@ class Operator:
         for key in concerned(kind, raw, self.store, self._config):
             self.queue.add(key)
         self._metrics.queue_depth.set(self.queue.depth)
+
+    def _answered(self, key: Hashable) -> None:
+        assert isinstance(key, Key)
+        self.queue.add(key)
 
     async def list_everything(self) -> None:
         """Bring the view up to date with full listings. Raises ClusterError."""
@@ -104,7 +116,8 @@ async def run(
     async with AsyncExitStack() as stack:
         cluster = await KubeCluster.connect(metrics, connections=2 * config.workers)
         stack.push_async_callback(cluster.close)
-        operator = Operator(cluster, config, namespaces, metrics)
+        operator = Operator(cluster, config, namespaces, metrics, Http())
+        stack.push_async_callback(operator.asker.close)
         web = application(metrics, operator.problem)
         port = await stack.enter_async_context(serve(web, config.http_port))
         logger.info("health and metrics on port %s", port)

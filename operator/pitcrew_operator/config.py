@@ -38,6 +38,9 @@ class Config(Model):
     max_parallel_builds: int = Field(
         default=0, ge=0, le=10000, description="Build Jobs at a time in all namespaces; 0: any."
     )
+    probe_services: bool = Field(
+        default=True, description="Ask through the Service before an LLMDeployment is Ready."
+    )
     watch_nodes: bool = Field(default=True, description="Read the labels of nodes with GPUs.")
     log_poll_seconds: float = Field(default=1.0, gt=0, description="Between two looks at a build.")
     resync_seconds: float = Field(default=300.0, gt=0, description="Between two full listings.")

@@ -4,6 +4,7 @@ A child that the view lacks is read live before it is believed missing: it may b
 (the watches see only ours), and creating over it would be theft.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pitcrew_operator.api.version import Phase
@@ -28,9 +29,10 @@ from pitcrew_operator.order import Order
 from pitcrew_operator.plan import beside
 from pitcrew_operator.plan.beside import Beside
 from pitcrew_operator.plan.conditions import Situation
-from pitcrew_operator.plan.deployment import DeploymentSeen
 from pitcrew_operator.plan.engine import EngineSeen
+from pitcrew_operator.plan.questions import Answer
 from pitcrew_operator.plan.retention import Uses
+from pitcrew_operator.plan.seen import DeploymentSeen
 from pitcrew_operator.plan.target import target_of
 from pitcrew_operator.store import Store
 from pitcrew_operator.views import (
@@ -97,7 +99,11 @@ def _claim(store: Store, namespace: str, name: str | None) -> Claim | None:
 
 
 async def see_deployment(
-    owner: Deployment, store: Store, cluster: Cluster, config: Config
+    owner: Deployment,
+    store: Store,
+    cluster: Cluster,
+    config: Config,
+    answers: Mapping[str, Answer],
 ) -> DeploymentSeen:
     """Everything that `plan_deployment` wants to know."""
     namespace, name = owner.meta.namespace, owner.meta.name
@@ -109,6 +115,8 @@ async def see_deployment(
         workloads=tuple(await _workloads(owner, target, store, cluster)),
         beside=await _beside(owner, store, cluster),
         pods=tuple(pod_of(raw) for raw in pods),
+        answers=answers,
+        proves_service=config.probe_services,
     )
 
 

@@ -3,14 +3,23 @@
 import hashlib
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from pitcrew_operator.api.common import API_VERSION
 from pitcrew_operator.cluster import Cluster
 from pitcrew_operator.errors import ClusterError, Gone
 from pitcrew_operator.kinds import EVENT, Kind, Raw, kind_of
-from pitcrew_operator.plan.actions import Action, Apply, Delete, Emit, Patch, Requeue, WriteStatus
+from pitcrew_operator.plan.actions import (
+    Action,
+    Apply,
+    Ask,
+    Delete,
+    Emit,
+    Patch,
+    Requeue,
+    WriteStatus,
+)
 from pitcrew_operator.store import Store
 from pitcrew_operator.views import Meta
 
@@ -19,7 +28,9 @@ _CONTROLLER: Final = "pitcrew.dev/operator"
 logger = logging.getLogger(__name__)
 
 
-async def perform(actions: Sequence[Action], cluster: Cluster, store: Store) -> float | None:
+async def perform(
+    actions: Sequence[Action], cluster: Cluster, store: Store, ask: Callable[[Ask], None]
+) -> float | None:
     """Carry the actions out in order; the least requeue time is returned, if any was asked.
 
     Stops at the first refused write. Own writes enter the view at once, so that the next plan
@@ -37,6 +48,8 @@ async def perform(actions: Sequence[Action], cluster: Cluster, store: Store) -> 
                 await _write_status(action, cluster, store)
             case Emit():
                 await _emit(action, cluster)
+            case Ask():
+                ask(action)
             case Requeue():
                 pass
     return min((a.seconds for a in actions if isinstance(a, Requeue)), default=None)

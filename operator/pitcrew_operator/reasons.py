@@ -32,6 +32,11 @@ BUILD_LOST: Final = "BuildLost"
 CREATING_STORE: Final = "CreatingStore"
 ENGINE_NOT_READY: Final = "EngineNotReady"
 ROLLING_OUT: Final = "RollingOut"
+CANARY: Final = "Canary"
+CANARY_STEP: Final = "CanaryStep"
+PAUSED: Final = "RolloutPaused"
+ROLLING_BACK: Final = "RollingBack"
+PROVING_SERVICE: Final = "ProvingService"
 WAITING_FOR_DELETION: Final = "WaitingForDeletion"
 
 # On the way, but only if somebody acts.
@@ -45,9 +50,11 @@ POD_MISCONFIGURED: Final = "PodMisconfigured"
 ENGINE_NOT_FOUND: Final = "EngineNotFound"
 POD_FAILING: Final = "PodFailing"
 FORBIDDEN: Final = "Forbidden"
+SERVICE_UNREACHABLE: Final = "ServiceUnreachable"
 
 # Stuck until the user changes something.
 SUSPENDED: Final = "Suspended"
+ROLLED_BACK: Final = "RolledBack"
 AWAITING_TRIGGER: Final = "AwaitingTrigger"
 DOES_NOT_FIT: Final = "DoesNotFit"
 RESOLVE_FAILED: Final = "ResolveFailed"
@@ -78,5 +85,8 @@ NEEDS_ATTENTION: Final = frozenset(
         ENGINE_NOT_FOUND,
         POD_FAILING,
         FORBIDDEN,
+        SERVICE_UNREACHABLE,
+        ROLLING_BACK,
+        ROLLED_BACK,
     }
 )

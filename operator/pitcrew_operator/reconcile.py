@@ -4,6 +4,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import NamedTuple, TypeVar
 
+from pitcrew_operator.ask.asker import Asker
 from pitcrew_operator.cluster import Cluster
 from pitcrew_operator.config import Config
 from pitcrew_operator.configmaps import ConfigMaps
@@ -14,7 +15,7 @@ from pitcrew_operator.metrics import Metrics
 from pitcrew_operator.observe import Readers, see_deployment, see_engine
 from pitcrew_operator.perform import perform
 from pitcrew_operator.plan import problem
-from pitcrew_operator.plan.actions import Action
+from pitcrew_operator.plan.actions import Action, Ask
 from pitcrew_operator.plan.deployment import plan_deployment
 from pitcrew_operator.plan.engine import plan_engine
 from pitcrew_operator.plan.problem import OwnStatus
@@ -50,9 +51,11 @@ class Reconciler:
         store: Store,
         config: Config,
         metrics: Metrics,
+        asker: Asker,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._cluster, self._store, self._config = cluster, store, config
+        self._asker = asker
         self._metrics, self._now = metrics, now
         self._readers = Readers(
             LogTails(cluster, config.log_poll_seconds, now), ConfigMaps(cluster, now)
@@ -65,6 +68,7 @@ class Reconciler:
         """
         raw = self._store.get(*key)
         if raw is None:
+            self._asker.forget(key)
             return None
         with self._metrics.reconcile_seconds.labels(key.kind.kind).time():
             try:
@@ -96,7 +100,8 @@ class Reconciler:
 
     async def _pass_deployment(self, raw: Raw) -> float | None:
         owner = deployment_of(raw)
-        seen = await see_deployment(owner, self._store, self._cluster, self._config)
+        answers = self._asker.answers(Key(DEPLOYMENT, owner.meta.namespace, owner.meta.name))
+        seen = await see_deployment(owner, self._store, self._cluster, self._config, answers)
         actions = plan_deployment(owner, seen, self._now())
         return await self._carry_out(actions, DEPLOYMENT, owner.meta, owner.status)
 
@@ -114,4 +119,8 @@ class Reconciler:
             raise
 
     async def _perform(self, actions: list[Action]) -> float | None:
-        return await perform(actions, self._cluster, self._store)
+        return await perform(actions, self._cluster, self._store, self._ask)
+
+    def _ask(self, action: Ask) -> None:
+        meta = action.meta
+        self._asker.ask(Key(action.kind, meta.namespace, meta.name), action.question)

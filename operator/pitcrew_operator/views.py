@@ -213,6 +213,8 @@ class Pod:
     """Reason and message of a container that does not start."""
     termination: Termination | None
     """The container's end, or its latest one where it was restarted."""
+    ip: str | None = None
+    restarts: int = 0
 
     @property
     def job_name(self) -> str | None:
@@ -236,6 +238,8 @@ def pod_of(raw: Raw) -> Pod:
         unscheduled=_unscheduled(conditions.get("PodScheduled") or {}),
         waiting=(waiting["reason"], waiting.get("message") or "") if "reason" in waiting else None,
         termination=_termination(state, container.get("lastState") or {}),
+        ip=status.get("podIP") or None,
+        restarts=container.get("restartCount") or 0,
     )
 
 
@@ -297,6 +301,13 @@ class Workload:
     ready: int
     available: int
     """Ready for as long as counts."""
+    drops_idle_first: bool = True
+    """Whether scaling down takes away those first that are not ready."""
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether its controller has seen the newest spec, and every replica is of it."""
+        return self.current and self.updated >= self.replicas
 
     @property
     def is_empty(self) -> bool:

@@ -137,7 +137,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--policy",
         choices=[policy.value for policy in Policy],
-        default=Policy.SHORTEST_FIRST.value,
+        default=Policy.FCFS.value,
         help="order of admission (default: %(default)s)",
     )
     add(

@@ -21,6 +21,7 @@ SETTINGS = {
     "PITCREW_RUNTIME_IMAGE": "pitcrew/runtime:1",
     "PITCREW_LOG_POLL_SECONDS": "0.05",
     "PITCREW_HTTP_PORT": "0",
+    "PITCREW_PROBE_SERVICES": "false",
 }
 
 

@@ -11,12 +11,12 @@ from pitcrew_operator.api.common import (
     Quantity,
     ResourceStatus,
     Rule,
-    SecretKey,
     StatusModel,
     cel,
 )
 from pitcrew_operator.api.placement import DisruptionBudget, TopologySpread
 from pitcrew_operator.api.pod_template import PodTemplate
+from pitcrew_operator.api.rollout import RolloutSettings, RolloutStatus
 from pitcrew_operator.api.routing import InferencePool, ServiceSettings
 
 
@@ -53,11 +53,6 @@ class RuntimeSettings(PodSettings):
         ge=10,
         le=86400,
         description="Seconds that a pod gets to load, warm up and prove its engine.",
-    )
-    rank_token_secret_ref: SecretKey | None = Field(
-        default=None,
-        description="Secret that the pods of a group prove to each other that they know. Default: "
-        "none; whoever reaches port 8002 first is taken for one of them.",
     )
     topology_spread_constraints: tuple[TopologySpread, ...] | None = Field(
         default=None,
@@ -160,10 +155,13 @@ class LLMDeploymentSpec(Model):
         description="Routing by the load of each replica, through a gateway that knows the Gateway "
         "API Inference Extension. Default: none.",
     )
+    rollout: RolloutSettings = Field(
+        default=RolloutSettings(), description="How one revision takes the place of another."
+    )
 
 
 class ServedEngine(StatusModel):
-    """The engine that the pods are told to serve."""
+    """An engine that pods serve."""
 
     name: str = Field(description="Name of the LLMEngine.")
     id: str = Field(description="Content address of the engine.")
@@ -175,10 +173,11 @@ class LLMDeploymentStatus(ResourceStatus):
 
     replicas: int = Field(default=0, ge=0, description="Pods that exist, old ones included.")
     ready_replicas: int = Field(default=0, ge=0, description="Pods that are ready.")
-    updated_replicas: int = Field(default=0, ge=0, description="Pods of the newest template.")
+    updated_replicas: int = Field(default=0, ge=0, description="Pods of the newest revision.")
     selector: str | None = Field(default=None, description="Label selector of the pods.")
     engine: ServedEngine | None = Field(default=None, description="The engine being served.")
     previous_engine: ServedEngine | None = Field(
         default=None, description="The engine that was served before it."
     )
+    rollout: RolloutStatus | None = Field(default=None, description="How far the change has come.")
     url: str | None = Field(default=None, description="Address inside the cluster.")

@@ -53,4 +53,5 @@ class PodGroup:
             updated=status.get("updatedReplicas") or 0,
             ready=ready,
             available=ready,
+            drops_idle_first=False,  # the highest numbers go
         )

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pitcrew_operator.kinds import SERVICE
+from pitcrew_operator.kinds import SERVICE, Raw
 from pitcrew_operator.manifests import names
 from pitcrew_operator.manifests.child import child
 from pitcrew_operator.views import Deployment
@@ -42,6 +42,17 @@ def selector_text(owner: Deployment) -> str:
 
 def service_url(owner: Deployment) -> str:
     """Where clients inside the cluster find the Service."""
+    return _url(owner, f"{owner.meta.name}.{owner.meta.namespace}.svc")
+
+
+def cluster_url(owner: Deployment, service: Raw | None) -> str | None:
+    """The same by the address that the Service was given, without asking DNS; None before that."""
+    address = ((service or {}).get("spec") or {}).get("clusterIP")
+    if not address or address == "None":
+        return None
+    return _url(owner, f"[{address}]" if ":" in address else address)
+
+
+def _url(owner: Deployment, host: str) -> str:
     port = owner.spec.service.port
-    host = f"http://{owner.meta.name}.{owner.meta.namespace}.svc"
-    return host if port == 80 else f"{host}:{port}"
+    return f"http://{host}" if port == 80 else f"http://{host}:{port}"

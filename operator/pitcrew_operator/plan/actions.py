@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pitcrew_operator.api.common import StatusModel
 from pitcrew_operator.kinds import Kind
+from pitcrew_operator.plan.questions import Question
 from pitcrew_operator.views import Meta
 
 
@@ -62,10 +63,19 @@ class Emit:
 
 
 @dataclass(frozen=True)
+class Ask:
+    """Begin to ask the pods; nobody waits for the answer, and its coming is a reason to look again."""
+
+    kind: Kind
+    meta: Meta
+    question: Question
+
+
+@dataclass(frozen=True)
 class Requeue:
     """Look again after so many seconds, even if nothing is heard."""
 
     seconds: float
 
 
-Action = Apply | Patch | Delete | WriteStatus | Emit | Requeue
+Action = Apply | Patch | Delete | WriteStatus | Emit | Ask | Requeue

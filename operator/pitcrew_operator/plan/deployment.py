@@ -1,47 +1,37 @@
 """What to do about an LLMDeployment: wait for its engine, then keep its replicas and a Service."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 from pitcrew_operator import reasons
 from pitcrew_operator.api.deployment import LLMDeploymentStatus, ServedEngine
-from pitcrew_operator.api.version import EngineStatus
-from pitcrew_operator.kinds import DEPLOYMENT, LEADER_WORKER_SET, Raw
+from pitcrew_operator.api.rollout import RolloutStatus
+from pitcrew_operator.kinds import DEPLOYMENT, LEADER_WORKER_SET
+from pitcrew_operator.manifests.names import ENGINE_ID_ANNOTATION, ENGINE_TAG_ANNOTATION
 from pitcrew_operator.manifests.revision import Revision
 from pitcrew_operator.manifests.service import selector_text, service_url
-from pitcrew_operator.plan import beside
+from pitcrew_operator.plan import beside, progress
 from pitcrew_operator.plan.actions import Action, Requeue, WriteStatus
-from pitcrew_operator.plan.beside import Beside
 from pitcrew_operator.plan.conditions import (
+    Fact,
+    Health,
     Situation,
     conditions,
-    ready,
     reconciling,
     stalled,
     transition,
 )
-from pitcrew_operator.plan.pods import last_report, newest, why_not_running
-from pitcrew_operator.plan.replicas import Fleet, change
-from pitcrew_operator.plan.rollout.step import Budget, step
-from pitcrew_operator.views import Deployment, Pod, Workload, meta_of
+from pitcrew_operator.plan.memory import recall
+from pitcrew_operator.plan.replicas import Fleet, rescale
+from pitcrew_operator.plan.rolling import Rolling, roll
+from pitcrew_operator.plan.rollout.course import frozen
+from pitcrew_operator.plan.rollout.step import step
+from pitcrew_operator.plan.seen import DeploymentSeen
+from pitcrew_operator.plan.wish import budget_of, replicas_of
+from pitcrew_operator.views import Deployment, Workload, meta_of
 
 _LOOK_AGAIN: Final = 10.0
-
-
-@dataclass(frozen=True)
-class DeploymentSeen:
-    """What the cluster holds for one LLMDeployment."""
-
-    target: Revision | Situation
-    """What the spec asks for, by `target.target_of`."""
-    workloads: tuple[Raw, ...] = ()
-    """Those of its revisions, and a namesake of the target's, ours or not."""
-    beside: Beside = field(default_factory=Beside)
-    pods: tuple[Pod, ...] = ()
-    has_groups: bool = False
-    """Whether the cluster knows LeaderWorkerSets."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +42,8 @@ class Step:
     actions: tuple[Action, ...] = ()
     served: ServedEngine | None = None
     url: str | None = None
+    rollout: RolloutStatus | None = None
+    facts: tuple[Fact, ...] = ()
 
 
 def plan_deployment(owner: Deployment, seen: DeploymentSeen, now: datetime) -> list[Action]:
@@ -59,29 +51,32 @@ def plan_deployment(owner: Deployment, seen: DeploymentSeen, now: datetime) -> l
     if owner.meta.deleting:
         return []
     fleet = Fleet.of(owner.meta.uid, seen.workloads)
-    step = _step(owner, seen, fleet)
-    return [*step.actions, *_report(owner, seen, fleet, step, now)]
+    taken = _step(owner, seen, fleet, now)
+    return [*taken.actions, *_report(owner, seen, fleet, taken, now)]
 
 
 def _report(
-    owner: Deployment, seen: DeploymentSeen, fleet: Fleet, step: Step, now: datetime
+    owner: Deployment, seen: DeploymentSeen, fleet: Fleet, taken: Step, now: datetime
 ) -> list[Action]:
-    before = owner.status
+    before, generation = owner.status, owner.meta.generation
     updated = _updated(seen, fleet)
     status = LLMDeploymentStatus(
-        observed_generation=owner.meta.generation,
-        conditions=conditions(step.situation, owner.meta.generation, before.conditions, now),
+        observed_generation=generation,
+        conditions=conditions(taken.situation, generation, before.conditions, now, taken.facts),
         replicas=fleet.present,
         ready_replicas=fleet.ready,
         updated_replicas=updated.replicas if updated else 0,
         selector=selector_text(owner),
-        engine=step.served or before.engine,
-        previous_engine=_previous(before, step.served),
-        url=step.url or before.url,
+        engine=taken.served or before.engine,
+        previous_engine=_previous(before, taken.served),
+        url=taken.url or before.url,
+        rollout=taken.rollout or before.rollout,
     )
     if status == before:
         return []
-    events = transition(owner.kind, owner.meta, before, step.situation, now)
+    events = transition(owner.kind, owner.meta, before, taken.situation, now)
+    if taken.rollout is not None:
+        events += progress.step_event(owner, taken.rollout, taken.situation.message, now)
     return [WriteStatus(owner.kind, owner.meta, status), *events]
 
 
@@ -96,15 +91,15 @@ def _updated(seen: DeploymentSeen, fleet: Fleet) -> Workload | None:
     return fleet.of_revision(seen.target.hash) if isinstance(seen.target, Revision) else None
 
 
-def _step(owner: Deployment, seen: DeploymentSeen, fleet: Fleet) -> Step:
+def _step(owner: Deployment, seen: DeploymentSeen, fleet: Fleet, now: datetime) -> Step:
     if isinstance(seen.target, Situation):
-        return Step(seen.target)
+        return Step(seen.target, tuple(_keep(owner, fleet)))
     blocked = _blocked(owner, seen, seen.target)
     if blocked is not None:
         return Step(blocked, (Requeue(_LOOK_AGAIN),))
     if seen.target.pods > 1 and not seen.has_groups:
         return Step(_no_groups(seen.target), (Requeue(_LOOK_AGAIN),))
-    return _serve(owner, seen, seen.target, fleet)
+    return _serve(owner, seen, seen.target, fleet, now)
 
 
 def _no_groups(target: Revision) -> Situation:
@@ -117,69 +112,50 @@ def _no_groups(target: Revision) -> Situation:
     )
 
 
-def _serve(owner: Deployment, seen: DeploymentSeen, target: Revision, fleet: Fleet) -> Step:
-    engine, around = target.engine, beside.changes(owner, seen.beside, target.pods)
-    budget = Budget(_wanted(owner), surge=1, unavailable=0)
-    others = [hash_ for hash_ in fleet.counts if hash_ != target.hash]
-    goals = {target.hash: budget.replicas}
-    decided = step(fleet.counts, goals, [target.hash, *others], budget)
-    moves = (*around, *change(fleet, target, decided))
-    name = owner.spec.engine_ref.name
+def _keep(owner: Deployment, fleet: Fleet) -> list[Action]:
+    """Without anything to roll to, what serves goes on serving, and scales."""
+    record = recall(owner.status.rollout)
+    if record is None:
+        return []
+    goals = frozen(record, fleet.counts, replicas_of(owner))
+    order = [*goals, *sorted(fleet.counts.keys() - goals.keys())]
+    return rescale(fleet, step(fleet.counts, goals, order, budget_of(owner)))
+
+
+def _serve(
+    owner: Deployment, seen: DeploymentSeen, target: Revision, fleet: Fleet, now: datetime
+) -> Step:
+    around = beside.changes(owner, seen.beside, target.pods)
+    rolling = roll(owner, target, fleet, seen, now)
+    situation = progress.situation_of(owner, target, fleet, rolling)
+    if situation.health is Health.READY:
+        situation = _awaited(around) or beside.unmet(owner, seen.beside) or situation
     return Step(
-        _progress(owner, seen, target, fleet, moves),
-        moves,
-        served=ServedEngine(name=name, id=engine.id, tag=engine.tag),
+        situation,
+        (*around, *rolling.moves, *rolling.questions),
+        served=_served(owner, target, fleet, rolling),
         url=service_url(owner),
+        rollout=progress.status_of(owner, target, fleet, rolling),
+        facts=(progress.fact_of(target, rolling),),
     )
 
 
-def _wanted(owner: Deployment) -> int:
-    return 1 if owner.spec.replicas is None else owner.spec.replicas
+def _awaited(around: tuple[Action, ...]) -> Situation | None:
+    """What stands beside the pods is to be there before anything is called ready."""
+    text = "setting up what stands beside the replicas"
+    return reconciling(reasons.ROLLING_OUT, text) if around else None
 
 
-def _progress(
-    owner: Deployment,
-    seen: DeploymentSeen,
-    target: Revision,
-    fleet: Fleet,
-    moves: Sequence[Action],
-) -> Situation:
-    """Ready only where every replica is of the target, proven and available."""
-    engine, wanted, updated = target.engine, _wanted(owner), fleet.of_revision(target.hash)
-    if moves or updated is None or not updated.current:
-        return reconciling(reasons.ROLLING_OUT, f"rolling out engine {engine.tag}")
-    if {fleet.present, updated.replicas, updated.updated, updated.ready, updated.available} == {
-        wanted
-    }:
-        return beside.unmet(owner, seen.beside) or _ready(wanted, engine)
-    return _trouble(engine, seen.pods) or _still_rolling(wanted, updated, fleet, engine)
-
-
-def _ready(replicas: int, engine: EngineStatus) -> Situation:
-    if replicas == 0:
-        return ready(reasons.SCALED_TO_ZERO, "spec.replicas is 0; no pod runs")
-    return ready(reasons.SERVING, f"{replicas} of {replicas} replicas serve engine {engine.tag}")
-
-
-def _trouble(engine: EngineStatus, pods: Sequence[Pod]) -> Situation | None:
-    current = newest(pods)
-    for pod in current:
-        problem = why_not_running(pod, engine.claim_name)
-        if problem is not None:
-            return problem
-    report = last_report(current)
-    if report is None:
-        return None
-    reason, message, final = report
-    return stalled(reason, message) if final else reconciling(reason, message)
-
-
-def _still_rolling(wanted: int, updated: Workload, fleet: Fleet, engine: EngineStatus) -> Situation:
-    serving = min(updated.updated, updated.available)
-    text = f"{serving} of {wanted} replicas serve engine {engine.tag}"
-    old = fleet.present - updated.replicas
-    waits = f"; {old} old ones are still to go" if old > 0 else ""
-    return reconciling(reasons.ROLLING_OUT, text + waits)
+def _served(owner: Deployment, target: Revision, fleet: Fleet, rolling: Rolling) -> ServedEngine:
+    """The engine of the stable revision; of the target where there is none yet."""
+    name, stable = owner.spec.engine_ref.name, rolling.course.record.stable
+    if stable in (None, target.hash) or stable not in fleet.workloads:
+        return ServedEngine(name=name, id=target.engine.id, tag=target.engine.tag)
+    told = fleet.workloads[stable].meta.annotations
+    id_, known = told.get(ENGINE_ID_ANNOTATION, ""), owner.status.engine
+    if known is not None and known.id == id_:
+        return known
+    return ServedEngine(name=name, id=id_, tag=told.get(ENGINE_TAG_ANNOTATION, ""))
 
 
 def _blocked(owner: Deployment, seen: DeploymentSeen, target: Revision) -> Situation | None:

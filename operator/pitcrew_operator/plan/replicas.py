@@ -39,8 +39,9 @@ class Fleet:
             hash_: Count(
                 wanted=0 if workload.meta.deleting else workload.wanted,
                 present=workload.replicas,
-                available=workload.available,
-                settled=workload.current or workload.meta.deleting,
+                available=min(workload.available, workload.ready),
+                settled=workload.is_settled or workload.meta.deleting,
+                drops_idle_first=workload.drops_idle_first,
             )
             for hash_, workload in self.workloads.items()
         }
@@ -60,13 +61,30 @@ class Fleet:
         return self.workloads.get(hash_)
 
 
-def change(fleet: Fleet, target: Revision, decided: Mapping[str, int]) -> list[Action]:
-    """What brings every workload to the decided number of replicas, and the target's to its manifest."""
-    actions = _change_target(fleet.raws.get(target.hash), target, decided.get(target.hash, 0))
+def change(
+    fleet: Fleet, target: Revision, decided: Mapping[str, int], keep: str | None = None
+) -> list[Action]:
+    """What brings every workload to the decided number of replicas, and the target's to its manifest.
+
+    The workload of the revision `keep` stays even where it is empty, to go back to.
+    """
+    found, count = fleet.raws.get(target.hash), decided.get(target.hash, 0)
+    actions = _change_target(found, target, count) if found or count or not keep else []
     for hash_, workload in fleet.workloads.items():
         if hash_ != target.hash and not workload.meta.deleting:
-            actions += _change_other(fleet.raws[hash_], workload, decided.get(hash_, 0))
+            count, spared = decided.get(hash_, 0), hash_ == keep
+            actions += _change_other(fleet.raws[hash_], workload, count, spared=spared)
     return actions
+
+
+def rescale(fleet: Fleet, decided: Mapping[str, int]) -> list[Action]:
+    """The decided numbers alone, where nobody knows what the target is."""
+    return [
+        action
+        for hash_, workload in fleet.workloads.items()
+        if not workload.meta.deleting
+        for action in _scale(fleet.raws[hash_], workload, decided.get(hash_, 0))
+    ]
 
 
 def _change_target(found: Raw | None, target: Revision, replicas: int) -> list[Action]:
@@ -79,9 +97,9 @@ def _change_target(found: Raw | None, target: Revision, replicas: int) -> list[A
     return _scale(found, workload, replicas)
 
 
-def _change_other(found: Raw, workload: Workload, replicas: int) -> list[Action]:
+def _change_other(found: Raw, workload: Workload, replicas: int, *, spared: bool) -> list[Action]:
     """What shaped its pods is not known any more: only their number is changed."""
-    if replicas == 0 and workload.is_empty:
+    if replicas == 0 and workload.is_empty and not spared:
         return [_delete(found, workload)]
     return _scale(found, workload, replicas)
 

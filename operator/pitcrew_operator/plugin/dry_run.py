@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from pitcrew_operator.ask.asker import SilentAsker
 from pitcrew_operator.config import PREFIX, Config
 from pitcrew_operator.kinds import DEPLOYMENT, ENGINE, NODE, Kind, Raw, kind_of
 from pitcrew_operator.metrics import Metrics
@@ -104,7 +105,7 @@ async def plan(
             store.put(kind, raw if not _is(subject, raw) else subject.raw)
     store.put(subject.kind, subject.raw)
     key = Key(subject.kind, subject.raw["metadata"]["namespace"], subject.name)
-    await Reconciler(cluster, store, config, Metrics(), now).reconcile(key)
+    await Reconciler(cluster, store, config, Metrics(), SilentAsker(), now).reconcile(key)
     return [*_predicted(subject, store), *_step(subject, cluster)]
 
 

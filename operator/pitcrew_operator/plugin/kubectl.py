@@ -61,8 +61,7 @@ class Kubectl:
         program = shutil.which("kubectl")
         if program is None:
             raise PluginError("there is no kubectl on PATH; install it, or add its directory")
-        verb, *rest = words
-        return [program, *self.options, verb, *self.namespace, *rest]
+        return [program, *self.options, *self.namespace, *words]
 
 
 def _resource(kind: Kind) -> str:

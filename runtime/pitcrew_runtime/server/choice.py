@@ -20,26 +20,11 @@ class Delta:
     index: int
     text: str = ""
     token_ids: tuple[int, ...] = ()
-    """Generated."""
     sampled: tuple[Sampled, ...] = ()
-    """Those of them that stand in the text: all but those that end it."""
-    scores: tuple[Sampled, ...] = ()
-    """Tokens of an echoed prompt, before all others."""
+    """The tokens that stand in the text: all but those that end it."""
     finish: str | None = None
     """OpenAI's finish reason, in the last delta of a choice."""
     calls: tuple[CallPiece, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Echo:
-    """The prompt, where an answer begins with it."""
-
-    text: str = ""
-    scores: tuple[Sampled, ...] = ()
-    """Its first token, which has no log probability, where those of the others will come."""
-
-
-NO_ECHO = Echo()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +41,8 @@ class Ending:
 class Choice:
     """Detokenizes one sequence, ends it at a stop string and finds its calls.
 
-    `tokenizer` is None for an engine without one: its choices have token ids and no text. An echoed
-    prompt comes before the text and is not searched for stop strings.
+    `tokenizer` is None for an engine without one: its choices have token ids and no text. `prefix`
+    is an echoed prompt: it comes before the text and is not searched for stop strings.
     """
 
     def __init__(
@@ -65,12 +50,12 @@ class Choice:
         index: int,
         tokenizer: Tokenizer | None,
         ending: Ending,
-        echo: Echo = NO_ECHO,
+        prefix: str = "",
         guide: Guide | None = None,
         reader: CallReader | None = None,
     ) -> None:
         self.index = index
-        self._echo = echo
+        self._prefix = prefix
         self._guide = guide
         self._reader = reader
         self._called = False
@@ -96,13 +81,12 @@ class Choice:
         read = self._read(text, finish is not None)
         if finish == Finish.STOP and self._called:
             finish = TOOL_CALLS
-        echo, self._echo = self._echo, NO_ECHO
+        prefix, self._prefix = self._prefix, ""
         return Delta(
             self.index,
-            echo.text + read.text,
+            prefix + read.text,
             tuple(one.token for one in sampled),
             shown,
-            echo.scores + update.scores,
             finish,
             read.calls,
         )

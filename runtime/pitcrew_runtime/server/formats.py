@@ -98,8 +98,7 @@ class CompletionFormat:
         return choice
 
     def _logprobs(self, delta: Delta) -> Json:
-        told = (*delta.scores, *delta.sampled)
-        tokens = [_name(self.envelope.tokenizer, one.token) for one in told]
+        tokens = [_name(self.envelope.tokenizer, one.token) for one in delta.sampled]
         offset = self._offsets.get(delta.index, 0)
         offsets = []
         for token in tokens:
@@ -108,17 +107,15 @@ class CompletionFormat:
         self._offsets[delta.index] = offset
         return {
             "tokens": tokens,
-            "token_logprobs": [one.logprob for one in told],
-            "top_logprobs": [self._top(one) for one in told],
+            "token_logprobs": [one.logprob for one in delta.sampled],
+            "top_logprobs": [self._top(one) for one in delta.sampled],
             "text_offset": offsets,
         }
 
-    def _top(self, one: Sampled) -> dict[str, float] | None:
-        """None for the first token of a prompt, which nothing came before."""
-        if one.logprob is None:
-            return None
+    def _top(self, one: Sampled) -> dict[str, float]:
         top = {_name(self.envelope.tokenizer, token): logprob for token, logprob in one.top}
-        top.setdefault(_name(self.envelope.tokenizer, one.token), one.logprob)
+        if one.logprob is not None:
+            top.setdefault(_name(self.envelope.tokenizer, one.token), one.logprob)
         return top
 
 

@@ -94,5 +94,4 @@ class DraftProposer:
             sampling=sampling,
             slot=NO_ADAPTER,
             lookahead=0,
-            scored=None,
         )

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pitcrew_operator.errors import Gone, Rejected, Unavailable
-from pitcrew_operator.kinds import JOB, POD, WORKLOAD, Kind, Raw, kind_of
+from pitcrew_operator.kinds import JOB, POD, SERVICE, WORKLOAD, Kind, Raw, kind_of
 from pitcrew_operator.views import COMPONENT_LABEL, JOB_NAME_LABEL, Meta
 
 Object = dict[str, Any]
@@ -61,7 +61,8 @@ class SimulatedCluster:
             for key in ("labels", "annotations")
         }
         metadata = known["metadata"] | merged
-        return self.update(kind, name, spec=_copy(manifest["spec"]), metadata=metadata)
+        spec = _copy(manifest["spec"]) | _given(kind, known["spec"])
+        return self.update(kind, name, spec=spec, metadata=metadata)
 
     async def apply_status(self, manifest: Raw) -> Raw:
         self._write()
@@ -99,6 +100,8 @@ class SimulatedCluster:
         """Create an object, as a user or controller would."""
         found = _copy(dict(manifest))
         number = next(self._numbers)
+        if kind is SERVICE:
+            found["spec"] = found["spec"] | {"clusterIP": f"10.96.0.{number % 256}"}
         created = f"2026-11-01T11:00:00.{number:06}Z"
         stamp = {"uid": f"uid-{number}", "generation": 1}
         found["metadata"] = {"creationTimestamp": created} | found["metadata"] | stamp
@@ -220,6 +223,11 @@ class SimulatedCluster:
 
 def _copy(document: Any) -> Any:  # noqa: ANN401 (any JSON value)
     return json.loads(json.dumps(document))
+
+
+def _given(kind: Kind, spec: Object) -> Object:
+    """What the server gave an object, and nobody else owns."""
+    return {"clusterIP": spec["clusterIP"]} if kind is SERVICE else {}
 
 
 def _container(state: str, **fields: object) -> dict[str, Any]:

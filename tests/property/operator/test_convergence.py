@@ -16,6 +16,7 @@ from hypothesis.stateful import (
 )
 
 from pitcrew_operator.kinds import CLAIM, JOB, WORKLOAD, Kind
+from pitcrew_operator.plan.questions import Proven
 from pitcrew_operator.reconcile import Key
 from tests.property.operator.simulation import Object
 from tests.property.operator.world import (
@@ -33,6 +34,14 @@ ROUNDS = 40
 BATCHES = st.sampled_from([1, 2, 8])
 IMAGES = ("pitcrew/builder:1", "pitcrew/builder:2", "pitcrew/builder:3")
 """The second makes what the first makes; the third has another compiler."""
+
+
+ROLLOUTS: tuple[dict[str, object], ...] = (
+    {"strategy": "InPlace"},
+    {"paused": True},
+    {"canary": {"steps": [{"weight": 50, "holdSeconds": 60}]}, "maxSurge": 2},
+    {"canary": {"steps": [{"replicas": 1}], "analysis": {"minRequests": 10}}},
+)
 
 
 class Life(RuleBasedStateMachine):
@@ -173,6 +182,18 @@ class Life(RuleBasedStateMachine):
     def user_scales(self, replicas: int) -> None:
         self.world.change(CHAT, replicas=replicas)
 
+    @rule(rollout=st.sampled_from([{}, *ROLLOUTS]))
+    def user_changes_how_it_rolls(self, rollout: dict[str, object]) -> None:
+        self.world.change(CHAT, rollout=rollout)
+
+    @rule(image=st.sampled_from(["pitcrew/runtime:1", "pitcrew/runtime:2"]))
+    def user_changes_the_image(self, image: str) -> None:
+        self.world.change(CHAT, runtime={"image": image})
+
+    @rule(reached=st.booleans())
+    def service_is_or_is_not_reached(self, reached: bool) -> None:
+        self.world.asker.proven = Proven(None if reached else "no answer")
+
     @rule(world_size=st.sampled_from([1, 2]))
     def user_sets_the_world_size(self, world_size: int) -> None:
         self.world.change(CHAT, worldSize=world_size)
@@ -233,6 +254,9 @@ class Life(RuleBasedStateMachine):
             assert ids <= self.world.engines
         served = self.world.status(CHAT).get("engine")
         assert served is None or served["id"] in self.world.engines
+        for workload in self.world.cluster.workloads():
+            held = workload["metadata"]["annotations"]["pitcrew.dev/engine-id"]
+            assert held in self.world.engines or not workload["spec"]["replicas"]
 
     @invariant()
     def current_engine_is_one_of_the_versions(self) -> None:
@@ -292,7 +316,9 @@ class Life(RuleBasedStateMachine):
     def _calm_down(self) -> None:
         if (CLAIM, "checkpoints") not in self.world.cluster.objects:
             self.world.cluster.create(CLAIM, claim("checkpoints"))
-        self.world.change(CHAT, worldSize=1, engineRef={"name": "tiny"})
+        self.world.asker.proven = Proven(None)
+        again = {"trigger": "in the end"}
+        self.world.change(CHAT, worldSize=1, engineRef={"name": "tiny"}, rollout=again)
         for key in ENGINES:
             self.triggers += 1
             policy = {"pollSeconds": 0, "trigger": str(self.triggers)}

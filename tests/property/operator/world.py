@@ -4,7 +4,7 @@ The world knows nothing of what must hold; the tests do.
 """
 
 import itertools
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Hashable, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ from pitcrew_operator.metrics import Metrics
 from pitcrew_operator.reconcile import Key, Reconciler
 from pitcrew_operator.store import Store
 from pitcrew_operator.workqueue import RetryLater
+from tests.property.operator.fake_asker import FakeAsker
 from tests.property.operator.fake_builder import FakeBuilder
 from tests.property.operator.simulation import Object, SimulatedCluster
 from tests.unit.operator.factories import CONFIG, NAMESPACE, deployment_raw, engine_raw, failed
@@ -70,8 +71,9 @@ class World:
             self.config = self.config.model_copy(update={"builder_image": image})
         self.dirty: set[Key] = set(KEYS)
         self.store = Store(self._changed)
+        self.asker = FakeAsker(self._answered)
         self.reconciler = Reconciler(
-            self.cluster, self.store, self.config, Metrics(), now=lambda: self.now
+            self.cluster, self.store, self.config, Metrics(), self.asker, now=lambda: self.now
         )
         self.list_everything()
 
@@ -80,6 +82,10 @@ class World:
         for kind in self.config.watched:
             items, version = _run(self.cluster.list_all(kind, None))
             self.store.replace(kind, items, version, None)
+
+    def _answered(self, key: Hashable) -> None:
+        assert isinstance(key, Key)
+        self.dirty.add(key)
 
     def _changed(self, kind: Kind, raw: Raw) -> None:
         self.dirty.update(concerned(kind, raw, self.store, self.config))

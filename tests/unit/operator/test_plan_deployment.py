@@ -8,7 +8,6 @@ import pytest
 from pitcrew_operator import reasons
 from pitcrew_operator.api.deployment import LLMDeploymentStatus
 from pitcrew_operator.kinds import SERVICE, Raw
-from pitcrew_operator.manifests.names import DEPLOYMENT_LABEL
 from pitcrew_operator.manifests.pod_group import PodGroup
 from pitcrew_operator.manifests.revision import Revision
 from pitcrew_operator.plan import beside
@@ -27,6 +26,7 @@ from tests.unit.operator.factories import (
     deployment,
     engine,
     pod_raw,
+    revision,
     terminated,
     workload_manifest,
 )
@@ -51,7 +51,7 @@ def counts(n: int, **more: object) -> dict[str, object]:
 
 def seen(owner: Deployment, child: Raw, *pods: Pod) -> DeploymentSeen:
     target = target_of(owner, ENGINE, CONFIG)
-    return DeploymentSeen(target, (child,), in_place(owner), pods)
+    return DeploymentSeen(target, (child,), in_place(owner), pods, proves_service=False)
 
 
 def begun(owner: Deployment, source: Engine | None = None) -> DeploymentSeen:
@@ -65,7 +65,8 @@ def in_place(owner: Deployment) -> Beside:
 
 
 def pod(status: dict[str, Any]) -> Pod:
-    return pod_of(pod_raw("p", {DEPLOYMENT_LABEL: "chat"}, **status))
+    labels = revision(deployment()).selector
+    return pod_of(pod_raw("p", labels, **status))
 
 
 def plan(owner: Deployment, found: DeploymentSeen) -> list[Action]:
@@ -84,7 +85,7 @@ def status_of(actions: list[Action]) -> LLMDeploymentStatus:
 
 def told(actions: list[Action]) -> tuple[Health, str, str]:
     conditions = status_of(actions).conditions
-    (true,) = [c for c in conditions if c.status == "True"]
+    (true,) = [c for c in conditions if c.status == "True" and c.type in set(Health)]
     ready = find(conditions, Health.READY)
     assert ready is not None
     return Health(true.type), true.reason, ready.message
@@ -220,7 +221,7 @@ def test_groups_are_counted_as_replicas() -> None:
     status = {"observedGeneration": 1, "replicas": 2, "updatedReplicas": 2}
     for ready, reason in ((1, reasons.ROLLING_OUT), (2, reasons.SERVING)):
         counted = child | {"status": status | {"readyReplicas": ready}}
-        found = DeploymentSeen(target, (counted,), around, has_groups=True)
+        found = DeploymentSeen(target, (counted,), around, has_groups=True, proves_service=False)
         actions = plan(owner, found)
         assert applied(actions) == []
         assert told(actions)[1] == reason

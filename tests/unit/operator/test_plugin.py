@@ -61,7 +61,7 @@ def kubectl() -> SimulatedKubectl:
     return SimulatedKubectl()
 
 
-def settled(world: World, rounds: int = 6) -> World:
+def settled(world: World, rounds: int = 12) -> World:
     for _ in range(rounds):
         world.work_on()
     return world

@@ -15,6 +15,7 @@ from pitcrew_operator.reconcile import Key, Reconciler
 from pitcrew_operator.store import Store
 from pitcrew_operator.views import meta_of
 from pitcrew_operator.workqueue import RetryLater
+from tests.property.operator.fake_asker import FakeAsker
 from tests.property.operator.simulation import SimulatedCluster
 from tests.unit.operator.factories import (
     CONFIG,
@@ -52,7 +53,9 @@ class Bench:
         self.heard: set[Key] = set()
         self.store = Store(self._changed)
         self.now = NOW
-        self.reconciler = Reconciler(cluster, self.store, CONFIG, Metrics(), lambda: self.now)
+        self.reconciler = Reconciler(
+            cluster, self.store, CONFIG, Metrics(), FakeAsker(), lambda: self.now
+        )
         claim = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "spec": {}}
         for name in ("checkpoints", CONFIG.store_claim):
             cluster.create(CLAIM, claim | {"metadata": {"name": name, "namespace": NAMESPACE}})

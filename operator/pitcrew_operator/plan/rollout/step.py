@@ -52,6 +52,8 @@ class Count:
     """That serve, as far as was heard."""
     settled: bool = True
     """Its workload has taken notice of `wanted`."""
+    drops_idle_first: bool = True
+    """Whether a workload that is told to keep fewer takes away those that do not serve."""
 
     @property
     def occupied(self) -> int:
@@ -61,7 +63,17 @@ class Count:
     @property
     def serving(self) -> int:
         """Replicas that serve and were not told to go: what was heard may be older than that."""
-        return min(self.wanted, self.available)
+        going = 0 if self.drops_idle_first else max(0, self.present - self.wanted)
+        return min(self.wanted, max(0, self.available - going))
+
+    def spared(self, surplus: int, spare: int) -> tuple[int, int]:
+        """How many of a surplus may go where so many may cease to serve, and how many of them do."""
+        if not self.drops_idle_first:
+            taken = surplus if self.serving <= spare else min(surplus, spare)
+            return taken, min(taken, self.serving)
+        idle = min(surplus, self.wanted - self.serving)
+        active = min(surplus - idle, spare)
+        return idle + active, active
 
 
 def step(
@@ -85,10 +97,9 @@ def _weakened(
         surplus = kept[name] - goals.get(name, 0)
         if surplus <= 0:
             continue
-        idle = min(surplus, counts[name].wanted - counts[name].serving)
-        taken = min(surplus - idle, spare)
-        spare -= taken
-        kept[name] -= idle + taken
+        taken, active = counts[name].spared(surplus, spare)
+        spare -= active
+        kept[name] -= taken
     return kept
 
 

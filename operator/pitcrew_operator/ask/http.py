@@ -1,0 +1,61 @@
+"""Small requests to pods: bounded in time and size, through no proxy, without redirects."""
+
+import asyncio
+import json
+from typing import Any, Final
+
+import aiohttp
+
+_LIMIT_BYTES: Final = 1 << 20
+
+
+class NoAnswer(Exception):
+    """Nothing came back that could be used; the message says what happened."""
+
+
+class Http:
+    """A client whose session is opened when it is first needed."""
+
+    def __init__(self, timeout: float = 10.0) -> None:
+        self._timeout = timeout
+        self._session: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        """Release the connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def text(self, url: str, body: object = None) -> str:
+        """GET, or POST of a JSON body. Raises NoAnswer for anything but 200 in time."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await self._exchange(url, body)
+        except TimeoutError as error:
+            raise NoAnswer(f"no answer from {url} within {self._timeout:g} s") from error
+        except (aiohttp.ClientError, OSError, UnicodeDecodeError) as error:
+            raise NoAnswer(f"{url}: {type(error).__name__}: {error}") from error
+
+    async def json(self, url: str, body: object = None) -> Any:  # noqa: ANN401 (any JSON value)
+        """The same, parsed."""
+        text = await self.text(url, body)
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise NoAnswer(f"{url} answers with something that is no JSON") from error
+
+    async def _exchange(self, url: str, body: object) -> str:
+        if self._session is None:
+            # Each answer should come by a connection of its own: a kept one would always lead to
+            # the same pod of a Service.
+            connector = aiohttp.TCPConnector(force_close=True)
+            self._session = aiohttp.ClientSession(connector=connector, trust_env=False)
+        verb = "GET" if body is None else "POST"
+        async with self._session.request(verb, url, json=body, allow_redirects=False) as response:
+            raw = await response.content.read(_LIMIT_BYTES)
+            while len(raw) < _LIMIT_BYTES and (more := await response.content.read(_LIMIT_BYTES)):
+                raw += more
+            if len(raw) >= _LIMIT_BYTES:
+                raise NoAnswer(f"{url} answers with more than {_LIMIT_BYTES} bytes")
+            if response.status != 200:
+                raise NoAnswer(f"{url} answers {response.status}: {raw[:200].decode()}")
+            return raw.decode()

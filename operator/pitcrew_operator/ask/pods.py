@@ -1,0 +1,106 @@
+"""Measures the pods of a canary beside those of the stable revision.
+
+A canary's pods are young: all that they have counted belongs to the rollout. Of the stable ones
+counts what came after they were first looked at.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import takewhile
+
+from pitcrew_operator.ask.exposition import Totals, add_up, read_totals
+from pitcrew_operator.ask.http import Http, NoAnswer
+from pitcrew_operator.plan.questions import ComparePods
+from pitcrew_operator.plan.rollout.analysis import Agreement, Evidence
+
+
+@dataclass
+class PodWatch:
+    """Remembers, for one rollout, where the stable pods' counters stood and what the engines said."""
+
+    begun: dict[str, Totals] = field(default_factory=dict)
+    agreement: Agreement | None = None
+
+    async def compare(self, http: Http, question: ComparePods) -> Evidence:
+        """Look at every pod; ask the prompts once. What fails is told and tried again."""
+        problems: list[str] = []
+        canary = await _look(http, question.canary, problems)
+        stable = await _look(http, question.stable, problems)
+        for address, totals in stable.items():
+            self.begun.setdefault(address, totals)
+        later = [totals.since(self.begun[address]) for address, totals in stable.items()]
+        if question.prompts and self.agreement is None:
+            await self._ask_both(http, question, problems)
+        return Evidence(
+            canary=add_up(list(canary.values())),
+            stable=add_up(later),
+            agreement=self.agreement,
+            problem="; ".join(problems) or None,
+        )
+
+    async def _ask_both(self, http: Http, question: ComparePods, problems: list[str]) -> None:
+        try:
+            stable, canary = await asyncio.gather(
+                _continue(http, question.stable[0], question),
+                _continue(http, question.canary[0], question),
+            )
+        except NoAnswer as error:
+            text = f"the golden prompts cannot be asked: {error}"
+            keys = "; pods with API keys cannot be asked, so leave analysis.golden out"
+            problems.append(text + (keys if "answers 401" in str(error) else ""))
+        else:
+            self.agreement = agreement(stable, canary)
+
+
+async def _look(http: Http, addresses: Sequence[str], problems: list[str]) -> dict[str, Totals]:
+    """The counters of each pod."""
+
+    async def one(address: str) -> Totals | None:
+        try:
+            return read_totals(await http.text(f"{address}/metrics"))
+        except NoAnswer as error:
+            problems.append(f"metrics: {error}")
+            return None
+
+    found = await asyncio.gather(*(one(address) for address in addresses))
+    return {a: totals for a, totals in zip(addresses, found, strict=True) if totals is not None}
+
+
+async def _continue(http: Http, address: str, question: ComparePods) -> list[list[str]]:
+    """The tokens of one pod's greedy answer to each prompt, one prompt at a time."""
+    models = await http.json(f"{address}/v1/models")
+    answers = []
+    for prompt in question.prompts:
+        body = {
+            "model": _first_model(models, address),
+            "prompt": prompt,
+            "max_tokens": question.max_tokens,
+            "temperature": 0,
+            "logprobs": 0,
+        }
+        answers.append(_tokens(await http.json(f"{address}/v1/completions", body), address))
+    return answers
+
+
+def _first_model(document: object, address: str) -> str:
+    match document:
+        case {"data": [{"id": str(name)}, *_]}:
+            return name
+    raise NoAnswer(f"{address}/v1/models lists no model")
+
+
+def _tokens(document: object, address: str) -> list[str]:
+    match document:
+        case {"choices": [{"logprobs": {"tokens": list(tokens)}}, *_]}:
+            return [str(token) for token in tokens]
+    raise NoAnswer(f"{address}/v1/completions tells no tokens")
+
+
+def agreement(stable: Sequence[Sequence[str]], canary: Sequence[Sequence[str]]) -> Agreement:
+    """Tokens that the canary repeats before it differs for the first time, answer by answer."""
+    equal = sum(
+        len(list(takewhile(lambda pair: pair[0] == pair[1], zip(old, new, strict=False))))
+        for old, new in zip(stable, canary, strict=True)
+    )
+    return Agreement(equal, sum(map(len, stable)))

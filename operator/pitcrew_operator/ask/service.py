@@ -1,0 +1,23 @@
+"""One real request through a Service: from the front door to tokens and back."""
+
+from pitcrew_operator.ask.http import Http, NoAnswer
+from pitcrew_operator.plan.questions import Proven, ProveService
+
+_REMEDY = (
+    "let the operator's namespace reach the pods' port http (NetworkPolicy, service mesh), or set "
+    "operator.probeServices of the chart to false"
+)
+
+
+async def prove_service(http: Http, question: ProveService) -> Proven:
+    """Ask `/health/proof`, which needs no key, of whichever pod the Service leads to."""
+    try:
+        found = await http.json(f"{question.url}/health/proof")
+    except NoAnswer as error:
+        return Proven(f"no answer through the Service: {error}; {_REMEDY}")
+    if not isinstance(found, dict) or not found.get("tokens"):
+        return Proven("the Service leads to something else than this runtime: no tokens came back")
+    if found.get("engineId") != question.engine_id:
+        text = f"the Service leads to a pod with engine {str(found.get('engineId'))[:12]}"
+        return Proven(f"{text}, and not {question.engine_id[:12]}; it is asked again")
+    return Proven(None)

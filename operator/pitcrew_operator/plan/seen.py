@@ -1,0 +1,29 @@
+"""What a plan for an LLMDeployment looks at."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pitcrew_operator.kinds import Raw
+from pitcrew_operator.manifests.revision import Revision
+from pitcrew_operator.plan.beside import Beside
+from pitcrew_operator.plan.conditions import Situation
+from pitcrew_operator.plan.questions import Answer
+from pitcrew_operator.views import Pod
+
+
+@dataclass(frozen=True)
+class DeploymentSeen:
+    """What the cluster holds for one LLMDeployment."""
+
+    target: Revision | Situation
+    """What the spec asks for, by `target.target_of`."""
+    workloads: tuple[Raw, ...] = ()
+    """Those of its revisions, and a namesake of the target's, ours or not."""
+    beside: Beside = field(default_factory=Beside)
+    pods: tuple[Pod, ...] = ()
+    has_groups: bool = False
+    """Whether the cluster knows LeaderWorkerSets."""
+    answers: Mapping[str, Answer] = field(default_factory=dict)
+    """What pods have answered, by the subject of the question."""
+    proves_service: bool = True
+    """Whether an answer through the Service is asked for before Ready."""
