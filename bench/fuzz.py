@@ -47,7 +47,9 @@ def bodies(model: str) -> dict[str, Json]:
     """A valid body for each endpoint that takes one, with every field at hand."""
     message = {"role": "user", "content": "Hail"}
     return {
-        "/v1/completions": {"model": model, "prompt": "Hail", "logprobs": 2, **_SAMPLING},
+        "/v1/completions": {
+            "model": model, "prompt": "Hail", "logprobs": 2, "echo": True, "best_of": 3, **_SAMPLING,
+        },
         "/v1/chat/completions": {
             "model": model, "messages": [message], "tools": [_TOOL], "tool_choice": "auto",
             "logprobs": True, "top_logprobs": 2, **_SAMPLING,

@@ -10,6 +10,7 @@ at the end is within 5 % of what it was when a fifth of the time was over.
 import argparse
 import asyncio
 import contextlib
+import json
 import random
 import re
 import subprocess
@@ -24,6 +25,7 @@ from pathlib import Path
 import httpx
 from rich.console import Console
 from rich.table import Table
+from scheduler import machine
 
 from pitcrew_runtime.top.scrape import Scrape, parse
 
@@ -36,6 +38,7 @@ CLIENTS = 32
 CALIBRATION_SECONDS = 10.0
 OVERLOAD = 2.0
 LEAVING = 1 / 3
+DONE = "data: [DONE]"
 WARM = 1 / 5
 GROWTH_TOLERATED = 0.05
 BEGINNINGS = (
@@ -51,7 +54,9 @@ class Tally:
 
     statuses: Counter[int] = field(default_factory=Counter)
     choices: int = 0
-    """Sequences that were accepted."""
+    """Sequences that are known to be accepted."""
+    unknown: int = 0
+    """Sequences of clients that left before they were told whether they were accepted."""
     whole: int = 0
     left: int = 0
     cut: list[str] = field(default_factory=list)
@@ -164,6 +169,16 @@ async def overload(
             group.create_task(ask(client, tally, body(rng), patience))
 
 
+EXTRAS: tuple[dict[str, object], ...] = (
+    {},
+    {},
+    {},
+    {"echo": True, "logprobs": 2},
+    {"guided_regex": "[a-z ]{4,60}", "ignore_eos": False},
+    {"stop": ["the", ","], "presence_penalty": 0.5},
+)
+
+
 def body(rng: random.Random) -> dict[str, object]:
     """A request."""
     return {
@@ -174,6 +189,7 @@ def body(rng: random.Random) -> dict[str, object]:
         "temperature": rng.choice((0.0, 0.8)),
         "ignore_eos": True,
         "stream": True,
+        **rng.choice(EXTRAS),
     }
 
 
@@ -181,28 +197,41 @@ async def ask(
     client: httpx.AsyncClient, tally: Tally, asked: dict[str, object], patience: float | None
 ) -> None:
     """One client, who leaves after `patience` seconds if that is not None."""
+    told = asyncio.Event()
     try:
         async with asyncio.timeout(patience):
-            await read(client, tally, asked)
+            await read(client, tally, asked, told)
     except TimeoutError:
         tally.left += 1
+        tally.unknown += 0 if told.is_set() else int(str(asked["n"]))
     except httpx.HTTPError as error:
         tally.cut.append(f"{type(error).__name__}: {error}")
 
 
-async def read(client: httpx.AsyncClient, tally: Tally, asked: dict[str, object]) -> None:
-    """One stream, to its end."""
+async def read(
+    client: httpx.AsyncClient, tally: Tally, asked: dict[str, object], told: asyncio.Event
+) -> None:
+    """One stream, to its end; `told` is set once the server has said whether it was accepted."""
+    choices, ends = int(str(asked["n"])), Counter[object]()
     async with client.stream("POST", "/v1/completions", json=asked) as answer:
+        told.set()
         tally.statuses[answer.status_code] += 1
         if answer.status_code != 200:
             await answer.aread()
             return
-        tally.choices += int(str(asked["n"]))
-        ends = [line async for line in answer.aiter_lines() if line == "data: [DONE]"]
-        if len(ends) == 1:
-            tally.whole += 1
-        else:
-            tally.cut.append(f"a stream with {len(ends)} ends")
+        tally.choices += choices
+        async for line in answer.aiter_lines():
+            if line == DONE:
+                ends[DONE] += 1
+            elif line:
+                found = json.loads(line.removeprefix("data: "))
+                ends.update(
+                    one["index"] for one in found.get("choices", ()) if one["finish_reason"]
+                )
+    if ends == Counter([DONE, *range(choices)]):
+        tally.whole += 1
+    else:
+        tally.cut.append(f"a stream of {choices} with the ends {dict(ends)}")
 
 
 async def scrape(client: httpx.AsyncClient) -> Scrape:
@@ -251,6 +280,7 @@ def show(
 
     # Who left before the answer began does not know whether the request was accepted.
     ended, known = gained("pitcrew_requests_finished_total"), tally.choices
+    most = known + tally.unknown
     warm = next(one.resident for one in memory if one.at >= seconds * WARM)
     growth = memory[-1].resident / warm - 1
     alive = after.value("pitcrew_requests_running") + after.value("pitcrew_requests_waiting")
@@ -263,7 +293,11 @@ def show(
         ("clients that left", str(tally.left), tally.left > 0),
         ("streams read to their end", str(tally.whole), tally.whole > 0),
         ("streams cut, other faults", f"{len(tally.cut)} {tally.cut[:2] or ''}", not tally.cut),
-        ("sequences ended / known to be accepted", f"{ended:.0f} / {known}", ended >= known),
+        (
+            "sequences accepted, and ended",
+            f"from {known} to {most}, {ended:.0f}",
+            known <= ended <= most,
+        ),
         ("alive at the end", f"{alive:.0f}", alive == 0),
         (
             "KV pages in use at the end",
@@ -278,7 +312,8 @@ def show(
             growth <= GROWTH_TOLERATED,
         ),
     ]
-    table = Table(title=f"{seconds / 60:g} minutes at {OVERLOAD:g} times the capacity")
+    title = f"{seconds / 60:g} minutes at {OVERLOAD:g} times the capacity, on {machine()}"
+    table = Table(title=title)
     for heading in ("what", "seen", ""):
         table.add_column(heading)
     for what, seen, good in rows:

@@ -12,7 +12,7 @@ from typing import Any
 
 from devcluster import golang, node
 from devcluster.artefacts import Artefact, ensure
-from devcluster.cluster import import_program
+from devcluster.cluster import apply, import_program
 from devcluster.config import Config
 from devcluster.errors import CommandError, DevclusterError
 from devcluster.process import run, wait_until
@@ -23,19 +23,19 @@ _READY_SECONDS = 120
 
 @dataclass(frozen=True)
 class Addon:
-    """One add-on. `probe` is an object that the API server admits, dry, once the add-on serves."""
+    """One add-on: a chart and its program, or manifests alone, as its artefact holds them."""
 
     artefact: Callable[[str], Artefact]
-    namespace: str
-    program: str
     probe: dict[str, Any]
+    """An object that the API server admits, dry, once the add-on serves."""
+    namespace: str = ""
+    """Of the chart."""
 
 
 ADDONS = {
     "lws": Addon(
         artefact=golang.lws,
         namespace="lws-system",
-        program="manager",
         probe={
             "apiVersion": "leaderworkerset.x-k8s.io/v1",
             "kind": "LeaderWorkerSet",
@@ -46,7 +46,20 @@ ADDONS = {
                 }
             },
         },
-    )
+    ),
+    "inference-extension": Addon(
+        artefact=golang.inference_extension,
+        probe={
+            "apiVersion": "inference.networking.k8s.io/v1",
+            "kind": "InferencePool",
+            "metadata": {"name": "probe", "namespace": "default"},
+            "spec": {
+                "selector": {"matchLabels": {"app": "probe"}},
+                "targetPorts": [{"number": 8000}],
+                "endpointPickerRef": {"name": "probe", "port": {"number": 9002}},
+            },
+        },
+    ),
 }
 
 
@@ -63,11 +76,14 @@ def install(config: Config, name: str, go: str) -> None:
     addon = ADDONS[name]
     artefact = addon.artefact(go)
     made = ensure(config, artefact)
-    # The tag follows the build: pods of another build are replaced.
-    repository, tag = f"pitcrew.dev/devcluster/{name}", artefact.key[:12]
     with Stage(f"add-on {name} {artefact.version}"):
-        import_program(config, f"{repository}:{tag}", made / "bin" / addon.program)
-        _helm(config, name, addon, made / "chart", values(repository, tag))
+        if (made / "chart").is_dir():
+            # The tag follows the build: pods of another build are replaced.
+            repository, tag = f"pitcrew.dev/devcluster/{name}", artefact.key[:12]
+            import_program(config, f"{repository}:{tag}", made / "bin" / golang.LWS_PROGRAM)
+            _helm(config, name, addon, made / "chart", values(repository, tag))
+        else:
+            apply(config, made / "manifests")
         _await(config, name, addon)
 
 

@@ -104,7 +104,7 @@ def _converge(config: Config, started: Record, parts: node.Parts) -> None:
         _await(config, started, api.ready, 90, "kube-apiserver")
     _import_system_images(config, parts)
     with Stage("add-ons: DNS and storage"):
-        _apply(config, parts)
+        apply(config, DATA / "manifests")
     with Stage("node Ready"):
         _await(config, started, lambda: node_ready(api, started.started), 90, "kubelet")
     with Stage("cluster DNS"):
@@ -141,13 +141,10 @@ def _await(
     raise DevclusterError(f"{state}; the last of {config.logs / component}.log:\n{log}")
 
 
-def _apply(config: Config, parts: node.Parts) -> None:
-    kubectl: list[str | Path] = [
-        parts.kubernetes / "bin" / "kubectl",
-        "--kubeconfig",
-        config.kubeconfig,
-    ]
-    run([*kubectl, "apply", "--server-side", "--force-conflicts", "-f", DATA / "manifests"])
+def apply(config: Config, manifests: Path) -> None:
+    """Apply a file or a directory of them."""
+    kubectl: list[str | Path] = [config.tools / "kubectl", "--kubeconfig", config.kubeconfig]
+    run([*kubectl, "apply", "--server-side", "--force-conflicts", "-f", manifests])
 
 
 def _import_system_images(config: Config, parts: node.Parts) -> None:

@@ -23,6 +23,9 @@ COMPONENTS = (
 )
 HELM = "helm.sh/helm/v4"
 LWS = "sigs.k8s.io/lws"
+LWS_PROGRAM = "manager"
+"""The name that its chart calls it by."""
+INFERENCE_EXTENSION = "sigs.k8s.io/gateway-api-inference-extension"
 _MODULES = DATA / "go"
 # cgo would tie the binaries to this machine's C library; the node and the scratch images lack it.
 _ENVIRONMENT = {"CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false", "GOWORK": "off"}
@@ -65,13 +68,32 @@ def lws(go: str) -> Artefact:
     flags = f"-s -w -X {LWS}/pkg/version.GitVersion={version}"
 
     def make(into: Path, say: Say) -> None:
-        _build(module, flags, into / "bin" / "manager", [f"{LWS}/cmd"], say)
-        where = ["go", "list", "-m", "-f", "{{.Dir}}", LWS]
-        source = Path(run(where, cwd=module, env=_ENVIRONMENT).strip().splitlines()[-1])
-        shutil.copytree(source / "charts" / "lws", into / "chart")
+        _build(module, flags, into / "bin" / LWS_PROGRAM, [f"{LWS}/cmd"], say)
+        shutil.copytree(_source(module, LWS) / "charts" / "lws", into / "chart")
 
     hint = "first time: about 2 minutes on 2 cores"
     return Artefact("lws", version, _key(module, flags, go), make, hint)
+
+
+def inference_extension(go: str) -> Artefact:
+    """manifests/: the InferencePool's definition, which its module carries. Nothing is compiled."""
+    module = _MODULES / "inference-extension"
+    version = required(module / "go.mod", INFERENCE_EXTENSION)
+
+    def make(into: Path, say: Say) -> None:
+        definitions = _source(module, INFERENCE_EXTENSION) / "config" / "crd" / "bases"
+        (into / "manifests").mkdir()
+        for file in definitions.glob("inference.networking.k8s.io_*.yaml"):
+            shutil.copyfile(file, into / "manifests" / file.name)
+
+    return Artefact("inference-extension", version, _key(module, "", go), make)
+
+
+def _source(module: Path, name: str) -> Path:
+    """Where the source of a required module lies, fetched first if need be."""
+    run(["go", "mod", "download", name], cwd=module, env=_ENVIRONMENT)
+    listed = run(["go", "list", "-m", "-f", "{{.Dir}}", name], cwd=module, env=_ENVIRONMENT)
+    return Path(listed.strip().splitlines()[-1])
 
 
 def kubernetes_flags(version: str) -> str:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from devcluster import node
+from devcluster.cluster import apply
 from devcluster.config import NODE, Config
 from devcluster.errors import DevclusterError
-from devcluster.process import run
 
 Document = dict[str, Any]
 INSIDE = "/var/lib/volumes"
@@ -40,8 +40,7 @@ def offer(config: Config, name: str, directory: Path, namespace: str) -> int:
     manifest = config.state / f"volume-{namespace}-{name}.json"
     manifest.write_text(json.dumps(manifests(name, namespace)))
     try:
-        kubectl: list[str | Path] = [config.tools / "kubectl", "--kubeconfig", config.kubeconfig]
-        run([*kubectl, "apply", "--server-side", "--force-conflicts", "-f", manifest])
+        apply(config, manifest)
     finally:
         manifest.unlink()
     return size

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from pitcrew_operator.config import Config
-from pitcrew_operator.kinds import CLAIM, DEPLOYMENT, ENGINE, JOB, NODE, Kind, Raw
+from pitcrew_operator.kinds import CLAIM, DEPLOYMENT, ENGINE, JOB, NODE, Kind, Raw, at
 from pitcrew_operator.manifests.names import DEPLOYMENT_LABEL, WORKER_LABEL
 from pitcrew_operator.reconcile import Key
 from pitcrew_operator.store import Store
@@ -51,4 +51,4 @@ def _owners(job: Raw) -> Iterator[Key]:
 
 
 def _compiles_plans(engine: Raw) -> bool:
-    return str((engine.get("spec") or {}).get("target", "")).startswith("tensorrt")
+    return str(at(engine, "spec", "target")).startswith("tensorrt")

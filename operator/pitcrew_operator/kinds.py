@@ -14,6 +14,17 @@ MANAGED_BY: Final = "app.kubernetes.io/managed-by"
 MANAGER: Final = "pitcrew"
 
 
+def at(raw: Any, *way: str) -> Any:  # noqa: ANN401 (any JSON value)
+    """What stands at the end of the way; None where the way ends before.
+
+    Our own resources are read so before they are parsed: an API server may hold any shape of them
+    from the days of an older schema.
+    """
+    for key in way:
+        raw = raw.get(key) if isinstance(raw, Mapping) else None
+    return raw
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of object: its API version, names, and which objects of it concern us."""

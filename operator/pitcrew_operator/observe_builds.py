@@ -9,7 +9,7 @@ from pitcrew_builder.report import Progress
 from pitcrew_operator.api.version import Answer, Phase
 from pitcrew_operator.cluster import Cluster
 from pitcrew_operator.gpus import GpuNode, GpuPool, choose_pool, gpu_node
-from pitcrew_operator.kinds import DEPLOYMENT, ENGINE, JOB, NODE, POD, Raw
+from pitcrew_operator.kinds import DEPLOYMENT, ENGINE, JOB, NODE, POD, Raw, at
 from pitcrew_operator.logtails import LogTails
 from pitcrew_operator.manifests import store as stores
 from pitcrew_operator.manifests.builder_job import BUILD, COLLECT
@@ -155,13 +155,15 @@ def see_uses(engine: Engine, store: Store, place: stores.Store) -> Uses:
 
 def _named(deployments: list[Raw]) -> set[str]:
     """Ids, or their first digits, that deployments serve or ask for."""
-    found = set()
+    found = set[str]()
     for raw in deployments:
-        served = (raw.get("status") or {}).get("engine") or {}
-        asked = (raw.get("spec") or {}).get("engineRef") or {}
-        coming = (raw.get("status") or {}).get("rollout") or {}
-        found |= {served.get("id"), asked.get("version"), coming.get("engineId")}
-    return {each for each in found if isinstance(each, str) and each}
+        named = (
+            at(raw, "status", "engine", "id"),
+            at(raw, "status", "rollout", "engineId"),
+            at(raw, "spec", "engineRef", "version"),
+        )
+        found |= {each for each in named if isinstance(each, str) and each}
+    return found
 
 
 def _flat(read: Callable[[Raw], Iterator[str]], engines: list[Raw]) -> Iterator[str]:
@@ -171,9 +173,9 @@ def _flat(read: Callable[[Raw], Iterator[str]], engines: list[Raw]) -> Iterator[
 def _ids(raw: Raw) -> Iterator[str]:
     """Ids of the engines that an LLMEngine has or is about to have."""
     yield from (id_ for id_, phase in _versions(raw) if phase != Phase.RETIRED)
-    answer = ((raw.get("status") or {}).get("resolution") or {}).get("answer") or {}
-    if answer.get("engineId"):
-        yield answer["engineId"]
+    wanted = at(raw, "status", "resolution", "answer", "engineId")
+    if wanted:
+        yield wanted
 
 
 def _retired(raw: Raw) -> Iterator[str]:
@@ -183,6 +185,6 @@ def _retired(raw: Raw) -> Iterator[str]:
 
 def _versions(raw: Raw) -> Iterator[tuple[str, str]]:
     """Id and phase of each version whose id is known."""
-    for version in (raw.get("status") or {}).get("versions") or ():
+    for version in at(raw, "status", "versions") or ():
         if version.get("id"):
             yield version["id"], version.get("phase") or ""

@@ -8,7 +8,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from pitcrew_operator.kinds import CLAIM, DEPLOYMENT, ENGINE, JOB, NODE, POD, Kind, Raw
+from pitcrew_operator.kinds import CLAIM, DEPLOYMENT, ENGINE, JOB, NODE, POD, Kind, Raw, at
 from pitcrew_operator.manifests.names import DEPLOYMENT_LABEL, STORE_LABEL, WORKER_LABEL
 from pitcrew_operator.views import JOB_NAME_LABEL
 
@@ -113,15 +113,15 @@ class Store:
 
 def references(kind: Kind, raw: Raw) -> list[str]:
     """What an object can be found by: its owner by label, or the objects that its spec names."""
-    spec, found = raw.get("spec") or {}, list[str]()
+    found = list[str]()
     if kind is DEPLOYMENT:
-        return [f"engine={(spec.get('engineRef') or {}).get('name')}"]
+        return [f"engine={at(raw, 'spec', 'engineRef', 'name')}"]
     if kind is ENGINE:
-        claims = {
-            (spec.get("store") or {}).get("claimName"),
-            ((spec.get("model") or {}).get("volume") or {}).get("claimName"),
-        }
-        return [f"claim={claim}" for claim in claims]
+        claims = (
+            at(raw, "spec", "store", "claimName"),
+            at(raw, "spec", "model", "volume", "claimName"),
+        )
+        return sorted({f"claim={claim}" for claim in claims})
     if kind is JOB:
         owners = raw["metadata"].get("ownerReferences") or ()
         found = [f"engine={owner['name']}" for owner in owners if owner["kind"] == ENGINE.kind]

@@ -43,7 +43,7 @@ class Tuning:
     max_batch_size: int | None = None
     max_step_tokens: int = 512
     max_waiting: int = 256
-    policy: Policy = Policy.FCFS
+    policy: Policy = Policy.SHORTEST_FIRST
     kv_memory: int | None = None
     """Bytes for the KV pool."""
     threads: int | None = None
@@ -57,18 +57,33 @@ def assemble(
     directory: EngineDirectory, tuning: Tuning, draft: EngineDirectory | None = None
 ) -> Engine:
     """An engine ready to step; `draft` is the one that guesses for it. Raises a `StartupError`."""
+    limits = limits_for(directory.manifest, tuning)
+    executor = load_executor(directory, limits, tuning, draft)
+    scheduler = Scheduler(
+        within_pool(limits, executor.pages),
+        PageAllocator(executor.pages),
+        AdapterSlots(adapter_slots(directory.manifest, tuning)),
+        engine_id=directory.manifest.engine_id,
+    )
+    return Engine(scheduler, executor)
+
+
+def load_executor(
+    directory: EngineDirectory,
+    limits: Limits,
+    tuning: Tuning,
+    draft: EngineDirectory | None = None,
+) -> Executor:
+    """The weights in memory, and KV pools in what they leave of it. Raises a `StartupError`."""
     manifest = directory.manifest
-    limits = limits_for(manifest, tuning)
     bytes_per_token = manifest.kv_bytes_per_token
     if draft is not None:
         check_draft(directory, draft, limits)
         bytes_per_token += draft.manifest.kv_bytes_per_token
     threads = tuning.threads or usable_cpus()
-    slots = adapter_slots(manifest, tuning)
-    network = _loaded(directory, threads, slots)
+    network = _loaded(directory, threads, adapter_slots(manifest, tuning))
     drafting = _loaded(draft, threads, 0) if draft is not None else None
     pages = pool_pages(bytes_per_token, limits, tuning.kv_memory, free_memory())
-    limits = within_pool(limits, pages)
     executor: Executor = NetworkExecutor(network(pages))
     if drafting is not None:
         drafter = NetworkExecutor(drafting(pages))
@@ -85,10 +100,7 @@ def assemble(
         limits.max_running,
         limits.max_step_tokens,
     )
-    scheduler = Scheduler(
-        limits, PageAllocator(pages), AdapterSlots(slots), engine_id=manifest.engine_id
-    )
-    return Engine(scheduler, executor)
+    return executor
 
 
 def limits_for(manifest: Manifest, tuning: Tuning) -> Limits:

@@ -149,6 +149,17 @@ class Frontend:
         """Requests that have not ended."""
         return len(self._tickets)
 
+    def check_room(self) -> None:
+        """Raises what `start` would for any prompt: asked before work is put into one.
+
+        Under overload, most of the work would be for requests that are refused.
+        """
+        if trouble := self.trouble():
+            raise trouble
+        engine = self._loop.engine
+        if (waiting := engine.gauges().waiting) >= engine.limits.max_waiting:
+            raise self._full(f"{waiting} requests are waiting already; retry later")
+
     def start(self, prompts: Sequence[Prompt], terms: Terms = STANDARD) -> Generation:
         """Submit all prompts or none. Raises `NotReady`, `Draining`, `QueueFull`, `InvalidRequest`."""
         if trouble := self.trouble():
@@ -160,17 +171,12 @@ class Frontend:
                 "fewer prompts or choices",
                 param="n",
             )
-        generation = Generation(self)
-        alike: dict[tuple[int, ...], int] = {}
+        requests = self._requests(prompts, terms)
         try:
-            for index, prompt in enumerate(prompts):
-                request = self._request(prompt, terms, alike.get(prompt.tokens))
-                self._submit(generation, index, request)
-                alike.setdefault(prompt.tokens, request.id)
-        except BaseException:
-            generation.close()
-            raise
-        return generation
+            self._loop.submit(*requests)
+        except QueueFull as full:
+            raise self._full(str(full)) from None
+        return self._accept(requests)
 
     def cancel(self, request_id: int, reason: Finish = Finish.CANCELLED) -> None:
         """End a request within a step."""
@@ -221,6 +227,15 @@ class Frontend:
             return NotReady("the engine is warming up; wait for /health/ready")
         return None
 
+    def _requests(self, prompts: Sequence[Prompt], terms: Terms) -> list[Request]:
+        """One for each prompt; equal ones fork from the first of them."""
+        requests: list[Request] = []
+        alike: dict[tuple[int, ...], int] = {}
+        for prompt in prompts:
+            requests.append(self._request(prompt, terms, alike.get(prompt.tokens)))
+            alike.setdefault(prompt.tokens, requests[-1].id)
+        return requests
+
     def _request(self, prompt: Prompt, terms: Terms, fork_of: int | None) -> Request:
         now = self._clock()
         return Request(
@@ -237,15 +252,14 @@ class Frontend:
             fork_of=fork_of,
         )
 
-    def _submit(self, generation: Generation, index: int, request: Request) -> None:
-        try:
-            self._loop.submit(request)
-        except QueueFull as full:
-            raise QueueFull(str(full), retry_after=self._retry_after()) from None
-        generation.indices[request.id] = index
-        self._tickets[request.id] = _Ticket(generation, request.arrival)
+    def _accept(self, requests: Sequence[Request]) -> Generation:
+        """Follow what was submitted. Its news comes to this thread, so none has come yet."""
+        generation = Generation(self, {one.id: index for index, one in enumerate(requests)})
+        for request in requests:
+            self._tickets[request.id] = _Ticket(generation, request.arrival)
+            self._metrics.prompt_tokens.inc(len(request.prompt))
         self._emptied.clear()
-        self._metrics.prompt_tokens.inc(len(request.prompt))
+        return generation
 
     def _count(self, ticket: _Ticket, update: Update, now: float) -> None:
         if update.sampled is not None:
@@ -269,6 +283,9 @@ class Frontend:
         self._metrics.finished.labels(finish.value).inc()
         if not self._tickets:
             self._emptied.set()
+
+    def _full(self, why: str) -> QueueFull:
+        return QueueFull(why, retry_after=self._retry_after())
 
     def _retry_after(self) -> int:
         """Seconds until the queue, at the pace of the last requests, should have moved on."""

@@ -65,9 +65,9 @@ class EngineLoop:
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
-    def submit(self, request: Request) -> None:
-        """Queue a request, from any thread; raises `QueueFull` or `InvalidRequest`."""
-        self.engine.submit(request)
+    def submit(self, *requests: Request) -> None:
+        """Queue all or none, from any thread; raises `QueueFull` or `InvalidRequest`."""
+        self.engine.submit(*requests)
         self._wake.set()
 
     def cancel(self, request_id: int) -> None:

@@ -137,7 +137,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--policy",
         choices=[policy.value for policy in Policy],
-        default=Policy.FCFS.value,
+        default=Policy.SHORTEST_FIRST.value,
         help="order of admission (default: %(default)s)",
     )
     add(

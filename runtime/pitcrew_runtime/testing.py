@@ -32,6 +32,11 @@ def continuation(prompt: Sequence[int], count: int, adapter: str = "") -> list[i
     return tokens[len(prompt) :]
 
 
+def score_of(before: Sequence[int], token: int) -> Sampled:
+    """A token of a prompt, given those before it: its "log probability" tells which these were."""
+    return Sampled(token, -1.0 - next_token(before))
+
+
 @dataclass(frozen=True, slots=True)
 class NamedAdapter:
     """An adapter without weights."""
@@ -66,12 +71,19 @@ class EchoExecutor:
                 self._pool[row.pages[position // self._page_size]][position % self._page_size] = (
                     token
                 )
-        return [self._answer(row) if row.sampling else () for row in batch.rows]
+        return [
+            [*self._scores(row), *(self._answer(row) if row.sampling else ())] for row in batch.rows
+        ]
+
+    def _scores(self, row: Row) -> Chosen:
+        """Tokens of the prompt, as `score_of` scores them."""
+        following = range(row.start + 1, row.start + 1 + row.scores)
+        return [score_of(self._read(row, place), row.history[place]) for place in following]
 
     def _answer(self, row: Row) -> Chosen:
         """The next token, and one more after each guess that is right."""
-        size, adapter = self._page_size, self._slots[row.slot]
-        tokens = [self._pool[row.pages[p // size]][p % size] for p in range(row.end)]
+        adapter = self._slots[row.slot]
+        tokens = self._read(row, row.end)
         chosen = []
         for end in range(row.end - row.drafts, row.end + 1):
             token = next_token(tokens[:end], adapter)
@@ -79,6 +91,11 @@ class EchoExecutor:
             if tokens[end : end + 1] != [token]:
                 break
         return chosen
+
+    def _read(self, row: Row, count: int) -> list[int]:
+        """The first tokens of a sequence, from its pages."""
+        size = self._page_size
+        return [self._pool[row.pages[p // size]][p % size] for p in range(count)]
 
 
 class NullExecutor:

@@ -44,8 +44,8 @@ def served(
     eventually: Callable[..., Any],
 ) -> str:
     """A namespace in which an engine is served."""
-    cluster.volume("models", MODEL, namespace)
-    apply(kubectl, namespace, engine("tiny", "models", "."))
+    cluster.volume("models", MODEL.parent, namespace)
+    apply(kubectl, namespace, engine("tiny", "models", MODEL.name))
     apply(kubectl, namespace, deployment("chat", "tiny"))
     eventually(lambda: ready(kubectl, namespace, "llmdeployment", "chat"), seconds=240)
     return namespace
@@ -65,7 +65,7 @@ def test_every_command_answers_from_the_real_cluster(
     assert "Events" in explained
 
     assert "nothing is to be done" in plugin("plan", "llmd/chat").stdout
-    larger = json.dumps(engine("tiny", "models", ".", shapes={"maxBatchSize": 2}))
+    larger = json.dumps(engine("tiny", "models", MODEL.name, shapes={"maxBatchSize": 2}))
     planned = plugin("plan", "-f", "-", stdin=larger).stdout
     assert "create Job tiny-resolve-" in planned
     assert "Predicted at" in planned

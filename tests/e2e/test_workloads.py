@@ -153,6 +153,24 @@ def test_with_one_replica_nothing_keeps_a_node_from_being_drained(
     eventually(lambda: f"{shaped}-headless" not in left(), seconds=60)
 
 
+def test_a_pool_is_made_once_the_cluster_knows_pools(
+    shaped: str, space: str, kubectl: Tool, eventually: Tool
+) -> None:
+    crd = "inferencepools.inference.networking.k8s.io"
+    kubectl("delete", "crd", crd, "--ignore-not-found", "--timeout=60s")
+    pool = {"endpointPickerRef": {"name": "picker", "failureMode": "FailOpen"}}
+    patch = json.dumps({"spec": {"inferencePool": pool}})
+    kubectl("-n", space, "patch", "llmdeployment", shaped, "--type=merge", "-p", patch)
+    found = eventually(lambda: stalled(kubectl, space, "llmdeployment", shaped), seconds=180)
+    assert found["reason"] == "InferencePoolMissing"
+    devcluster("addon", "inference-extension")
+    eventually(lambda: ready(kubectl, space, "llmdeployment", shaped), seconds=90)
+    made = kubectl("-n", space, "get", "inferencepool", shaped, "-o", "json")["spec"]
+    assert made["selector"]["matchLabels"] == {"pitcrew.dev/deployment": shaped}
+    assert made["targetPorts"] == [{"number": 8000}]
+    assert made["endpointPickerRef"]["port"] == {"number": 9002}
+
+
 def refused(kubectl: Tool, space: str, **spec: object) -> str:
     with pytest.raises(AssertionError) as error:
         apply(kubectl, space, deployment("never", "tiny", **spec))

@@ -11,6 +11,7 @@ from pitcrew_operator.api.common import (
     Quantity,
     ResourceStatus,
     Rule,
+    SecretKey,
     StatusModel,
     cel,
 )
@@ -53,6 +54,11 @@ class RuntimeSettings(PodSettings):
         ge=10,
         le=86400,
         description="Seconds that a pod gets to load, warm up and prove its engine.",
+    )
+    rank_token_secret_ref: SecretKey | None = Field(
+        default=None,
+        description="Secret that the pods of a group prove to each other that they know. Default: "
+        "none; whoever reaches port 8002 first is taken for one of them.",
     )
     topology_spread_constraints: tuple[TopologySpread, ...] | None = Field(
         default=None,

@@ -43,8 +43,8 @@ _RUNTIME: Final = {
 _ENGINE_MAY: Final = frozenset(
     {"name", "env", "envFrom", "resources", "securityContext", "volumeMounts"}
 )
-_VOLUMES: Final = frozenset({"engine", "adapters", "tmp"})
-_PATHS: Final = ("/engine", "/adapters", "/tmp", "/pulled")  # noqa: S108 (paths inside a pod)
+_VOLUMES: Final = frozenset({"engine", "adapters", "ranks", "tmp"})
+_PATHS: Final = ("/engine", "/adapters", "/ranks", "/tmp", "/pulled")  # noqa: S108 (paths inside a pod)
 _PORTS: Final = {"containerPort": (8000, 8002), "name": ("http", "ranks")}
 _LABELS: Final = (f"{GROUP}/", "app.kubernetes.io/", "leaderworkerset.sigs.k8s.io/")
 

@@ -14,9 +14,10 @@ from pitcrew_operator.api.pod_template import PodTemplate
 from pitcrew_operator.api.version import EngineStatus
 from pitcrew_operator.config import Config
 from pitcrew_operator.kinds import DEPLOYMENT
-from pitcrew_operator.manifests import names
+from pitcrew_operator.manifests import names, ranks
 from pitcrew_operator.manifests.overlay import overlaid
-from pitcrew_operator.manifests.serving_pod import Role, pod_spec, pods_per_replica
+from pitcrew_operator.manifests.ranks import Role
+from pitcrew_operator.manifests.serving_pod import pod_spec
 from pitcrew_operator.views import Deployment, Meta
 
 
@@ -71,7 +72,7 @@ def revision_of(
         spec = pod_spec(owner, engine, default_model_name, config, role)
         return _template(owner, engine, role, spec)
 
-    pods = pods_per_replica(owner, engine)
+    pods = ranks.pods(owner, engine)
     if pods == 1:
         return _named(owner, engine, template(Role.ONLY), None, pods)
     return _named(owner, engine, template(Role.LEADER), template(Role.WORKER), pods)

@@ -1,7 +1,6 @@
 """The pods that serve one engine: what every workload of a revision has as its template."""
 
 from decimal import ROUND_CEILING
-from enum import Enum
 from typing import Any, Final
 
 from pitcrew_operator.api.common import dump
@@ -9,13 +8,12 @@ from pitcrew_operator.api.placement import TopologySpread
 from pitcrew_operator.api.pod_template import RUNTIME_CONTAINER
 from pitcrew_operator.api.version import EngineStatus
 from pitcrew_operator.config import Config
-from pitcrew_operator.manifests import adapters, engine_source, gpu, names, pod
+from pitcrew_operator.manifests import adapters, engine_source, gpu, names, pod, ranks
+from pitcrew_operator.manifests.ranks import Role
 from pitcrew_operator.quantity import parse_quantity
 from pitcrew_operator.views import Deployment
 
 PORT: Final = 8000
-RANK_PORT: Final = 8002
-"""Where the leader of a group of pods awaits the ranks of the others."""
 _HOST: Final = "kubernetes.io/hostname"
 _LIVE: Final = "/health/live"
 _READY: Final = "/health/ready"
@@ -23,27 +21,6 @@ _READY: Final = "/health/ready"
 _WITHDRAW_SECONDS: Final = 5
 # On top of the drain: time for the server itself to end.
 _EXIT_GRACE: Final = 10
-
-
-class Role(Enum):
-    """What a pod is in its replica."""
-
-    ONLY = "only"
-    """All of it."""
-    LEADER = "leader"
-    """The one that answers requests, and holds the first ranks."""
-    WORKER = "worker"
-    """One that holds other ranks."""
-
-
-def ranks_per_pod(owner: Deployment, engine: EngineStatus) -> int:
-    """Ranks that one pod holds."""
-    return min(owner.spec.ranks_per_pod or engine.world_size, engine.world_size)
-
-
-def pods_per_replica(owner: Deployment, engine: EngineStatus) -> int:
-    """Pods that hold all ranks."""
-    return -(-engine.world_size // ranks_per_pod(owner, engine))
 
 
 def pod_spec(
@@ -66,6 +43,7 @@ def pod_spec(
         "volumes": [
             *engine_source.volumes(engine, _cache(owner)),
             *adapters.volumes(owner.spec.adapters),
+            *ranks.volumes(owner, role),
             pod.scratch("tmp"),
         ],
     }
@@ -116,7 +94,7 @@ def _container(
         "image": _image(owner, config),
         "imagePullPolicy": config.runtime_pull_policy,
         "command": ["pitcrew-serve"],
-        "args": [*_arguments(owner, engine, default_model_name), *_rank_arguments(owner, engine)],
+        "args": [*_arguments(owner, engine, default_model_name), *ranks.arguments(owner, engine)],
         "env": [{"name": "HOME", "value": "/tmp"}],  # noqa: S108 (an emptyDir of the pod)
         "ports": _ports(role),
         "securityContext": pod.CONTAINER_SECURITY,
@@ -124,6 +102,7 @@ def _container(
         "volumeMounts": [
             engine_source.mount(engine, _cache(owner)),
             *adapters.mounts(owner.spec.adapters),
+            *ranks.mounts(owner, role),
             pod.mount("tmp", "/tmp"),  # noqa: S108 (an emptyDir of the pod)
         ],
         **_probes(owner, role),
@@ -132,14 +111,13 @@ def _container(
 
 
 def _resources(owner: Deployment, engine: EngineStatus) -> dict[str, Any]:
-    found = gpu.resources(engine, owner.spec.runtime, ranks_per_pod(owner, engine))
+    found = gpu.resources(engine, owner.spec.runtime, ranks.held(owner, engine))
     return {"resources": found} if found else {}
 
 
 def _ports(role: Role) -> list[dict[str, Any]]:
     http = {"name": "http", "containerPort": PORT, "protocol": "TCP"}
-    ranks = {"name": "ranks", "containerPort": RANK_PORT, "protocol": "TCP"}
-    return {Role.ONLY: [http], Role.LEADER: [http, ranks], Role.WORKER: []}[role]
+    return [*([] if role is Role.WORKER else [http]), *ranks.ports(role)]
 
 
 def _probes(owner: Deployment, role: Role) -> dict[str, Any]:
@@ -168,14 +146,6 @@ def _arguments(owner: Deployment, engine: EngineStatus, default_model_name: str)
         options["--kv-memory"] = str(int(size.to_integral_value(ROUND_CEILING)))
     words = [word for pair in options.items() for word in pair]
     return [*words, *adapters.arguments(owner.spec.adapters)]
-
-
-def _rank_arguments(owner: Deployment, engine: EngineStatus) -> list[str]:
-    """Which ranks are whose: the pod's place in its group comes from the environment."""
-    if pods_per_replica(owner, engine) == 1:
-        return []
-    held = str(ranks_per_pod(owner, engine))
-    return ["--ranks-per-pod", held, "--rank-port", str(RANK_PORT)]
 
 
 def _probe(path: str, *, period: int, failures: int) -> dict[str, Any]:

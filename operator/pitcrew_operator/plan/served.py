@@ -2,8 +2,8 @@
 
 from pitcrew_operator import reasons
 from pitcrew_operator.api.version import EngineStatus, Phase
+from pitcrew_operator.manifests import ranks
 from pitcrew_operator.manifests.gpu import GPU
-from pitcrew_operator.manifests.serving_pod import ranks_per_pod
 from pitcrew_operator.plan.conditions import Health, Situation, find, reconciling, stalled
 from pitcrew_operator.quantity import parse_quantity
 from pitcrew_operator.views import Deployment, Engine
@@ -27,10 +27,10 @@ def _version(engine: Engine, asked: str) -> EngineStatus | None:
 
 def _disagreement(owner: Deployment, engine: EngineStatus) -> Situation | None:
     """Ranks of the engine, of the spec, and the GPUs of a pod are one number."""
-    ranks, gpus = owner.spec.world_size, _gpus(owner)
-    if ranks not in (None, engine.world_size):
+    gpus = _gpus(owner)
+    if owner.spec.world_size not in (None, engine.world_size):
         return _world_size_mismatch(owner, engine)
-    held = ranks_per_pod(owner, engine)
+    held = ranks.held(owner, engine)
     if engine.world_size % held:
         return _uneven(held, engine)
     if gpus is not None and engine.cuda is not None and gpus != held:

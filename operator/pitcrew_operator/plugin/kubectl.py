@@ -61,7 +61,8 @@ class Kubectl:
         program = shutil.which("kubectl")
         if program is None:
             raise PluginError("there is no kubectl on PATH; install it, or add its directory")
-        return [program, *self.options, *self.namespace, *words]
+        verb, *rest = words
+        return [program, *self.options, verb, *self.namespace, *rest]
 
 
 def _resource(kind: Kind) -> str:

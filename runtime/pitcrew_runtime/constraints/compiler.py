@@ -17,10 +17,12 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from pitcrew_runtime.constraints.constraint import Constraint, Kind
 from pitcrew_runtime.constraints.guide import GrammarGuide, in_words
-from pitcrew_runtime.errors import InvalidRequest
+from pitcrew_runtime.errors import InvalidRequest, QueueFull
 
 MAX_SOURCE = 1 << 16
 """Characters of a constraint."""
+MAX_QUEUED = 64
+"""Constraints that may be compiled or wait for it; more are refused with 429."""
 _REMEMBERED = 64
 _AT_ONCE = 2
 _LIMITS = LLParserLimits(
@@ -51,7 +53,7 @@ class Compiled:
 
 
 class Compiler:
-    """Grammars over one tokenizer. Thread-safe.
+    """Grammars over one tokenizer. `build` may be called on any thread, `compile` on one event loop.
 
     `tokenizer` is the text of tokenizer.json, `ends` are the tokens that end a text, and
     `vocabulary` is the width of the logits.
@@ -63,15 +65,28 @@ class Compiler:
         self._vocabulary = vocabulary
         self._known: OrderedDict[tuple[Kind, str], Compiled] = OrderedDict()
         self._lock = threading.Lock()
+        self._under_way: dict[Constraint, asyncio.Future[Compiled]] = {}
         self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="grammar")
 
     async def compile(self, constraint: Constraint) -> Compiled:
-        """Off the event loop. Raises `InvalidRequest` that says what is wrong with it."""
+        """Off the event loop; those who ask for the same at once wait for one compilation.
+
+        Raises `InvalidRequest` that says what is wrong with it, or `QueueFull`.
+        """
         known = self._recall(constraint)
         if known is not None:
             return known
         _check_size(constraint)
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self.build, constraint)
+        return await asyncio.shield(self._under_way.get(constraint) or self._begin(constraint))
+
+    def _begin(self, constraint: Constraint) -> asyncio.Future[Compiled]:
+        if len(self._under_way) >= MAX_QUEUED:
+            raise QueueFull(f"{len(self._under_way)} constraints are to be compiled; retry later")
+        events = asyncio.get_running_loop()
+        task = events.run_in_executor(self._pool, self.build, constraint)
+        self._under_way[constraint] = task
+        task.add_done_callback(lambda _: self._under_way.pop(constraint))
+        return task
 
     def build(self, constraint: Constraint) -> Compiled:
         """Compile on this thread; raises `InvalidRequest`."""

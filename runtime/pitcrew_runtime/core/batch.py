@@ -35,11 +35,21 @@ class Row:
     """So many tokens beyond the next one would be welcome; the pages have room for them."""
     drafts: int = 0
     """The last so many of `tokens` are guesses, to be checked and not yet in `history`."""
+    scored: int | None = None
+    """Log probabilities of the prompt's tokens after the first of these are wanted, each with so many
+    alternatives."""
 
     @property
     def end(self) -> int:
         """The position after the last new token: where a sampled token will stand."""
         return self.start + len(self.tokens)
+
+    @property
+    def scores(self) -> int:
+        """How many tokens of the prompt are to be scored: those that follow the row's own."""
+        if self.scored is None:
+            return 0
+        return max(0, min(self.end, self.prompt_length - 1) - self.start)
 
 
 @dataclass(frozen=True, slots=True)

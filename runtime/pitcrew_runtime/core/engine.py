@@ -67,10 +67,10 @@ class Engine:
         self._failures = 0
         self._barren = 0
 
-    def submit(self, request: Request) -> None:
-        """Queue a request; raises `QueueFull` or `InvalidRequest`."""
+    def submit(self, *requests: Request) -> None:
+        """Queue all of them or none; raises `QueueFull` or `InvalidRequest`."""
         with self._lock:
-            self._scheduler.add(request)
+            self._scheduler.add(*requests)
 
     def cancel(self, request_id: int) -> None:
         """End a request at the next step boundary; ended ones are ignored."""

@@ -9,7 +9,8 @@ from pitcrew_runtime.core.request import Sampled
 
 Chosen = Sequence[Sampled]
 """The tokens that follow a row: none where it has no sampling, else one, and after it at most
-`Row.lookahead` more, each of which is what the row's sampling picks after the ones before it."""
+`Row.lookahead` more, each of which is what the row's sampling picks after the ones before it. Before
+them stand `Row.scores` tokens of the prompt with their log probabilities."""
 
 
 @dataclass(slots=True)

@@ -21,7 +21,7 @@ class Limits:
     """Prompt and output tokens of one sequence."""
     page_size: int
     """Tokens in a page."""
-    policy: Policy = Policy.FCFS
+    policy: Policy = Policy.SHORTEST_FIRST
     prefix_cache: bool = True
     """Keep full pages for later prompts that begin alike, as long as nobody needs the room."""
     lookahead: int = 0
@@ -47,8 +47,8 @@ class Limits:
         """Raise `InvalidRequest` where a request could never run in a pool of so many pages."""
         prompt, wanted = len(request.prompt), request.max_tokens
         length = prompt + wanted
-        if not prompt or wanted < 1:
-            raise InvalidRequest("a request needs at least one prompt token and one to generate")
+        if not prompt or wanted < 0:
+            raise InvalidRequest("a request needs at least one prompt token, and max_tokens from 0")
         if length > self.max_sequence_length:
             raise InvalidRequest(
                 f"{prompt} prompt tokens and {wanted} to generate make {length}, but a sequence "

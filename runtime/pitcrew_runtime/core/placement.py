@@ -34,6 +34,8 @@ class Placement:
 
     def head_start(self, sequence: Sequence) -> HeadStart:
         """The most that can be had without computing."""
+        if sequence.unscored:
+            return HeadStart((), 0)
         parent, common = sequence.parent, len(sequence.request.prompt) - 1
         if parent is not None and parent.running and parent.computed >= common:
             pages = self._pages.pages_of(parent.id)

@@ -155,15 +155,16 @@ class Planner:
 
 def next_row(sequence: Sequence, count: int, pages: Seq[int]) -> Row:
     """The next `count` tokens that are not computed."""
-    tokens, start = sequence.tokens, sequence.computed
-    last = start + count == len(tokens)
+    tokens, start, sampling = sequence.tokens, sequence.computed, sequence.request.sampling
+    last = start + count == len(tokens) < sequence.longest
     return Row(
         sequence_id=sequence.id,
         tokens=tokens[start : start + count],
         start=start,
         pages=pages,
-        sampling=sequence.request.sampling if last else None,
+        sampling=sampling if last else None,
         history=tokens,
         prompt_length=len(sequence.request.prompt),
         slot=sequence.slot,
+        scored=sampling.prompt_logprobs if sequence.unscored else None,
     )

@@ -43,6 +43,8 @@ class Sampling:
     seed: int = 0
     logprobs: int | None = None
     """None: none wanted. Else the token's own and that many of the best alternatives."""
+    prompt_logprobs: int | None = None
+    """The same for the prompt's tokens, each given those before it; the first has none."""
 
     @property
     def shapes_logits(self) -> bool:
@@ -68,6 +70,7 @@ class Request:
     """Unique among live requests."""
     prompt: tuple[int, ...]
     max_tokens: int
+    """0: the prompt is computed and nothing generated."""
     arrival: float
     """Seconds, on the clock whose readings `Engine.step` is given."""
     sampling: Sampling = GREEDY
@@ -117,14 +120,22 @@ class Sampled(NamedTuple):
     """The best (token, log probability) pairs, best first."""
 
 
+Scores = tuple[Sampled, ...]
+"""Tokens of a prompt with their log probabilities, in the prompt's order."""
+
+
 class Update(NamedTuple):
-    """News of one request: a token, its end, or both."""
+    """News of one request: a token, its end, scores of its prompt, or several of these."""
 
     request_id: int
     sampled: Sampled | None = None
     finish: Finish | None = None
+    scores: Scores = ()
+    """The next so many of the prompt's tokens, from the second on."""
 
 
-news: Callable[[tuple[int, Sampled | None, Finish | None]], Update] = partial(tuple.__new__, Update)
+news: Callable[[tuple[int, Sampled | None, Finish | None, Scores]], Update] = partial(
+    tuple.__new__, Update
+)
 """An `Update` of a tuple of its fields, in half the time that its own constructor takes: every row
 of every step makes one."""

@@ -64,19 +64,27 @@ class Scheduler:
         """Nothing waits, runs or is to be reaped."""
         return not self._roster.live
 
-    def add(self, request: Request) -> None:
-        """Queue a request; raises `QueueFull`, or `InvalidRequest` where it can never run."""
+    def add(self, *requests: Request) -> None:
+        """Queue all of them or, where it raises, none.
+
+        Raises `QueueFull`, or `InvalidRequest` where one can never run.
+        """
+        for request in requests:
+            self._check(request)
+        if self.waiting + len(requests) > self.limits.max_waiting:
+            raise QueueFull(f"{self.waiting} requests are waiting already; retry later")
+        for request in requests:
+            self._serial += 1
+            root = root_key(self._engine_id, _identity(request), request.tenant)
+            sequence = Sequence(request, self._serial, KeyChain(root, self.limits.page_size))
+            self._roster.arrive(sequence)
+
+    def _check(self, request: Request) -> None:
         if request.adapter is not None and not self.slots.count:
             raise InvalidRequest("this engine takes no adapters; name its own model", param="model")
         self.limits.check(request, self.pages.total)
-        if self.waiting >= self.limits.max_waiting:
-            raise QueueFull(f"{self.waiting} requests are waiting already; retry later")
         if request.id in self._roster.live:
             raise ValueError(f"request {request.id} is already here")
-        self._serial += 1
-        root = root_key(self._engine_id, _identity(request), request.tenant)
-        sequence = Sequence(request, self._serial, KeyChain(root, self.limits.page_size))
-        self._roster.arrive(sequence)
 
     def cancel(self, request_id: int) -> None:
         """End a request at the next plan; unknown and ended ones are ignored."""
@@ -110,7 +118,7 @@ class Scheduler:
                 updates.append(Update(sequence.id, sampled, sequence.finish))
                 self._roster.end(sequence)
             else:
-                updates.append(news((sequence.id, sampled, None)))
+                updates.append(news((sequence.id, sampled, None, ())))
         return updates
 
     def rollback(self, plan: Plan) -> None:
@@ -136,7 +144,8 @@ class Scheduler:
             self._placement.withdraw(sequence)
             self._roster.end(sequence)
             return [Update(sequence.id, None, Finish.ERROR)]
-        updates = []
+        updates = self._score(sequence, row, chosen[: row.scores])
+        chosen = chosen[row.scores :]
         for sampled in chosen:
             sequence.tokens.append(sampled.token)
             updates.append(Update(sequence.id, sampled, sequence.finish))
@@ -149,9 +158,18 @@ class Scheduler:
         elif row is sequence.row:
             row.start, row.tokens = sequence.computed, sequence.tokens[-1:]
             self._give_back_unused(sequence)
-        else:
+        elif row.end < sequence.longest:
             self._finish_chunk(sequence, row)
+        else:
+            updates.append(Update(sequence.id, None, Finish.LENGTH))
+            self._roster.end(sequence)
         return updates
+
+    def _score(self, sequence: Sequence, row: Row, scores: Chosen) -> list[Update]:
+        """The news of a prompt's log probabilities, each told once however often it is computed."""
+        fresh = tuple(scores[sequence.scored - row.start - 1 :])
+        sequence.scored += len(fresh)
+        return [Update(sequence.id, scores=fresh)] if fresh else []
 
     def _finish_chunk(self, sequence: Sequence, row: Row) -> None:
         """A part of its prompt is computed, or the whole and the first token chosen."""

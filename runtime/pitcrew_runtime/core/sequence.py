@@ -40,6 +40,7 @@ class Sequence:
         "published",
         "request",
         "row",
+        "scored",
         "serial",
         "slot",
         "started",
@@ -73,6 +74,9 @@ class Sequence:
         """Tokens that its pages have room for."""
         self.published = 0
         """Its first so many pages can be found by others."""
+        wanted = request.sampling.prompt_logprobs is not None
+        self.scored = 1 if wanted else len(request.prompt)
+        """Its first so many tokens need no log probability, or have been given it."""
         self.row = NO_ROW
         """While it decodes: the row that it has in every step."""
 
@@ -85,6 +89,11 @@ class Sequence:
     def remaining(self) -> int:
         """Tokens known but not computed; 1 while decoding."""
         return len(self.tokens) - self.computed
+
+    @property
+    def unscored(self) -> bool:
+        """Log probabilities of its prompt are still wanted: no page of it may be found instead."""
+        return self.scored < len(self.request.prompt)
 
     @property
     def finish(self) -> Finish | None:

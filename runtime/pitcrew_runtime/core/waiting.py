@@ -3,6 +3,10 @@
 Shortest-first with ageing needs no clock: a prompt of n tokens that came at time a has, at time t,
 the urgency n - rate * (t - a). As t is the same for all, sorting by n + rate * a is sorting by
 urgency, and that key never changes. First-come-first-served is the key without its prompt.
+
+However long a prompt is, only so much of it counts that ageing makes up for it in `PATIENCE` seconds:
+nobody is passed by one that came later than that, so each has a finite number before it and starves
+under no load.
 """
 
 from enum import StrEnum
@@ -12,6 +16,8 @@ from pitcrew_runtime.core.sequence import Sequence
 
 AGEING_TOKENS_PER_SECOND = 256.0
 """A second of waiting counts as much as a prompt that is this much shorter."""
+PATIENCE = 30.0
+"""Seconds after which nobody who comes is let in before one who waits, priorities apart."""
 
 
 class Policy(StrEnum):
@@ -76,5 +82,6 @@ class WaitingRoom:
             return (priority, 0, 0.0, sequence.serial)
         if self._policy is Policy.FCFS:
             return (priority, 1, 0.0, sequence.serial)
-        aged = len(sequence.request.prompt) + self._ageing * sequence.request.arrival
+        length = min(len(sequence.request.prompt), self._ageing * PATIENCE)
+        aged = length + self._ageing * sequence.request.arrival
         return (priority, 1, aged, sequence.serial)

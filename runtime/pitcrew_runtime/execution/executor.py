@@ -3,12 +3,17 @@
 import time
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pitcrew_runtime.core.batch import Row, StepBatch
 from pitcrew_runtime.core.executor import Chosen, Work
+from pitcrew_runtime.core.request import Sampled
 from pitcrew_runtime.execution.choosing import choose
 from pitcrew_runtime.execution.grouping import group
 from pitcrew_runtime.execution.network import Network
 from pitcrew_runtime.execution.packing import pack
+from pitcrew_runtime.execution.scoring import pieces, scores_of
 
 
 class NetworkExecutor:
@@ -38,13 +43,27 @@ class NetworkExecutor:
         self._network.copy(batch.copies)
         self._network.hold(batch.adapters)
         results: list[Chosen] = [()] * len(batch.rows)
-        for indices in group(batch.rows):
+        plain = [index for index, row in enumerate(batch.rows) if not row.scores]
+        for places in group([batch.rows[index] for index in plain]):
+            indices = [plain[place] for place in places]
             rows = [batch.rows[index] for index in indices]
-            for index, chosen in zip(indices, self._run(rows), strict=True):
+            for index, chosen in zip(indices, choose(rows, self._run(rows)), strict=True):
                 results[index] = chosen
+        for index, row in enumerate(batch.rows):
+            if row.scores:
+                results[index] = self._score(row)
         return results
 
-    def _run(self, rows: Sequence[Row]) -> Sequence[Chosen]:
+    def _score(self, row: Row) -> Chosen:
+        """What follows a row whose tokens are scored, computed by itself."""
+        found: list[Sampled] = []
+        for piece in pieces(row):
+            logits = self._run([piece])
+            found += scores_of(piece, logits[0])
+        return [*found, *choose([row], logits[:, -1:])[0]]
+
+    def _run(self, rows: Sequence[Row]) -> NDArray[np.float32]:
+        """Logits [B, K, vocabulary], as `pack` asks for them."""
         packed = pack(rows, self._network.page_size)
         begin = time.perf_counter()
         logits = self._network.run(packed)
@@ -53,4 +72,4 @@ class NetworkExecutor:
         self._work.runs += 1
         self._work.positions += computed
         self._work.padding += computed - wanted
-        return choose(rows, logits)
+        return logits

@@ -64,7 +64,7 @@ class Inference:
     @property
     def choices(self) -> int:
         """Texts for each prompt."""
-        return self.body.n or 1
+        return self.body.choices
 
 
 def parse(
@@ -91,6 +91,10 @@ def parse(
             "exclude_input_in_output: must be true for a stream", param="exclude_input_in_output"
         )
     body = _body(model, texts, echo, _sampling(given), parameters)
+    if stream and body.candidates > body.choices:
+        raise InvalidRequest(
+            "best_of: which are best is known at the end; leave out stream", param="best_of"
+        )
     return Inference(
         body=body,
         terms=_terms(body, parameters, key),

@@ -12,6 +12,7 @@ from pitcrew_runtime.kserve.tensors import Tensor
 from pitcrew_runtime.server.answer import deltas, joined
 from pitcrew_runtime.server.choice import Choice, Delta
 from pitcrew_runtime.server.completing import completion
+from pitcrew_runtime.server.contest import Contest
 from pitcrew_runtime.server.served import Served
 
 SERVER = "pitcrew"
@@ -54,7 +55,8 @@ class Service:
             async for delta in pieces:
                 found[delta.index].append(delta)
         texts = [joined(index, pieces) for index, pieces in enumerate(found)]
-        return Response(outputs(asked, texts, run.counts), final=True)
+        best = Contest(asked.body.candidates, asked.body.choices).best(texts)
+        return Response(outputs(asked, best, run.counts), final=True)
 
     async def stream(self, asked: Inference, size: int) -> AsyncGenerator[Response]:
         """A response for each piece of text; the last is marked. Raises a `RequestError`."""
@@ -73,8 +75,9 @@ class Service:
             yield Response([], final=True)
 
     async def _start(self, asked: Inference, size: int) -> "_Run":
+        self.served.frontend.check_room()
         prompts, choices = await completion(self.served.language, asked.body, size)
-        counted = prompts[:: asked.choices]
+        counted = prompts[:: asked.body.candidates]
         terms = replace(asked.terms, adapter=self.served.adapter(asked.body.model))
         generation = self.served.frontend.start(prompts, terms)
         return _Run(generation, choices, sum(len(prompt.tokens) for prompt in counted))

@@ -20,6 +20,7 @@ from pitcrew_runtime.errors import RequestError
 from pitcrew_runtime.frontend import Generation
 from pitcrew_runtime.server import problems
 from pitcrew_runtime.server.choice import Choice, Delta
+from pitcrew_runtime.server.contest import NO_CONTEST, Contest
 from pitcrew_runtime.server.formats import Format, Json, Usage
 from pitcrew_runtime.text.tool_calls import CallPiece
 
@@ -39,11 +40,13 @@ class Answer:
         choices: list[Choice],
         form: Format,
         prompt_tokens: int,
+        contest: Contest = NO_CONTEST,
     ) -> None:
         self._generation = generation
         self._choices = choices
         self._format = form
         self._prompt_tokens = prompt_tokens
+        self._contest = contest
 
     async def whole(self, http: HttpRequest) -> Response:
         """Wait for everything; stops early where the client has gone."""
@@ -51,7 +54,9 @@ class Answer:
             found = await or_disconnect(http, self._gather())
             if found is None:
                 return problems.client_closed()
-            return problems.json_response(self._format.whole(found, self._usage()))
+            return problems.json_response(
+                self._format.whole(self._contest.best(found), self._usage())
+            )
         finally:
             self._generation.close()
 
@@ -88,7 +93,8 @@ class Answer:
         """Whether a delta without text still has something that was asked for."""
         envelope = self._format.envelope
         return bool(
-            (envelope.logprobs and delta.sampled) or (envelope.token_ids and delta.token_ids)
+            (envelope.logprobs and (delta.scores or delta.sampled))
+            or (envelope.token_ids and delta.token_ids)
         )
 
     def _usage(self) -> Usage:
@@ -125,6 +131,7 @@ def joined(index: int, pieces: Sequence[Delta]) -> Delta:
         "".join(delta.text for delta in pieces),
         tuple(token for delta in pieces for token in delta.token_ids),
         tuple(one for delta in pieces for one in delta.sampled),
+        tuple(one for delta in pieces for one in delta.scores),
         pieces[-1].finish if pieces else None,
         _whole_calls(piece for delta in pieces for piece in delta.calls),
     )

@@ -20,11 +20,26 @@ class Delta:
     index: int
     text: str = ""
     token_ids: tuple[int, ...] = ()
+    """Generated."""
     sampled: tuple[Sampled, ...] = ()
-    """The tokens that stand in the text: all but those that end it."""
+    """Those of them that stand in the text: all but those that end it."""
+    scores: tuple[Sampled, ...] = ()
+    """Tokens of an echoed prompt, before all others."""
     finish: str | None = None
     """OpenAI's finish reason, in the last delta of a choice."""
     calls: tuple[CallPiece, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """The prompt, where an answer begins with it."""
+
+    text: str = ""
+    scores: tuple[Sampled, ...] = ()
+    """Its first token, which has no log probability, where those of the others will come."""
+
+
+NO_ECHO = Echo()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +56,8 @@ class Ending:
 class Choice:
     """Detokenizes one sequence, ends it at a stop string and finds its calls.
 
-    `tokenizer` is None for an engine without one: its choices have token ids and no text. `prefix`
-    is an echoed prompt: it comes before the text and is not searched for stop strings.
+    `tokenizer` is None for an engine without one: its choices have token ids and no text. An echoed
+    prompt comes before the text and is not searched for stop strings.
     """
 
     def __init__(
@@ -50,12 +65,12 @@ class Choice:
         index: int,
         tokenizer: Tokenizer | None,
         ending: Ending,
-        prefix: str = "",
+        echo: Echo = NO_ECHO,
         guide: Guide | None = None,
         reader: CallReader | None = None,
     ) -> None:
         self.index = index
-        self._prefix = prefix
+        self._echo = echo
         self._guide = guide
         self._reader = reader
         self._called = False
@@ -81,12 +96,13 @@ class Choice:
         read = self._read(text, finish is not None)
         if finish == Finish.STOP and self._called:
             finish = TOOL_CALLS
-        prefix, self._prefix = self._prefix, ""
+        echo, self._echo = self._echo, NO_ECHO
         return Delta(
             self.index,
-            prefix + read.text,
+            echo.text + read.text,
             tuple(one.token for one in sampled),
             shown,
+            echo.scores + update.scores,
             finish,
             read.calls,
         )

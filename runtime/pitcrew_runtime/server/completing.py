@@ -2,8 +2,9 @@
 
 import asyncio
 
+from pitcrew_runtime.core.request import Sampled
 from pitcrew_runtime.frontend import Prompt
-from pitcrew_runtime.server.choice import Choice, Ending
+from pitcrew_runtime.server.choice import NO_ECHO, Choice, Echo, Ending
 from pitcrew_runtime.server.schemas import ChatBody, CompletionBody
 from pitcrew_runtime.server.translate import Language
 
@@ -28,11 +29,17 @@ async def completion(
             index,
             language.tokenizer,
             ending(body),
-            language.tokenizer.decode(prompt.tokens) if body.echo and language.tokenizer else "",
+            _echo(language, prompt) if body.echo else NO_ECHO,
             prompt.sampling.guide,
         )
         for index, prompt in enumerate(prompts)
     ]
+
+
+def _echo(language: Language, prompt: Prompt) -> Echo:
+    text = language.tokenizer.decode(prompt.tokens) if language.tokenizer else ""
+    scored = prompt.sampling.prompt_logprobs is not None
+    return Echo(text, (Sampled(prompt.tokens[0]),) if scored else ())
 
 
 def ending(body: CompletionBody | ChatBody) -> Ending:

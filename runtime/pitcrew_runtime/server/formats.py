@@ -98,7 +98,8 @@ class CompletionFormat:
         return choice
 
     def _logprobs(self, delta: Delta) -> Json:
-        tokens = [_name(self.envelope.tokenizer, one.token) for one in delta.sampled]
+        told = (*delta.scores, *delta.sampled)
+        tokens = [_name(self.envelope.tokenizer, one.token) for one in told]
         offset = self._offsets.get(delta.index, 0)
         offsets = []
         for token in tokens:
@@ -107,15 +108,17 @@ class CompletionFormat:
         self._offsets[delta.index] = offset
         return {
             "tokens": tokens,
-            "token_logprobs": [one.logprob for one in delta.sampled],
-            "top_logprobs": [self._top(one) for one in delta.sampled],
+            "token_logprobs": [one.logprob for one in told],
+            "top_logprobs": [self._top(one) for one in told],
             "text_offset": offsets,
         }
 
-    def _top(self, one: Sampled) -> dict[str, float]:
+    def _top(self, one: Sampled) -> dict[str, float] | None:
+        """None for the first token of a prompt, which nothing came before."""
+        if one.logprob is None:
+            return None
         top = {_name(self.envelope.tokenizer, token): logprob for token, logprob in one.top}
-        if one.logprob is not None:
-            top.setdefault(_name(self.envelope.tokenizer, one.token), one.logprob)
+        top.setdefault(_name(self.envelope.tokenizer, one.token), one.logprob)
         return top
 
 

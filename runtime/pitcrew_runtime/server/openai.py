@@ -15,6 +15,7 @@ from pitcrew_runtime.server.answer import Answer
 from pitcrew_runtime.server.bodies import read_model
 from pitcrew_runtime.server.choice import Choice
 from pitcrew_runtime.server.completing import completion, ending
+from pitcrew_runtime.server.contest import Contest
 from pitcrew_runtime.server.formats import ChatFormat, CompletionFormat, Envelope
 from pitcrew_runtime.server.keys import tenant
 from pitcrew_runtime.server.schemas import ChatBody, CompletionBody
@@ -40,6 +41,7 @@ class OpenAI:
         """Text or token ids, continued."""
         body, size = await read_model(http, CompletionBody, self.max_body_bytes)
         self.served.check_model(body.model)
+        self.served.frontend.check_room()
         prompts, choices = await completion(self.served.language, body, size)
         form = CompletionFormat(self._envelope("cmpl", body))
         return await self._answer(http, body, prompts, choices, form)
@@ -48,6 +50,7 @@ class OpenAI:
         """The assistant's next message."""
         body, _ = await read_model(http, ChatBody, self.max_body_bytes)
         self.served.check_model(body.model)
+        self.served.frontend.check_room()
         language = self.served.language
         held_to = await language.compiled(body)
         # Off the event loop whatever the size: a template may take its time.
@@ -81,7 +84,7 @@ class OpenAI:
         form: CompletionFormat | ChatFormat,
     ) -> Response:
         # Choices of one prompt stand together: it is counted once.
-        prompt_tokens = sum(len(prompt.tokens) for prompt in prompts[:: body.n or 1])
+        prompt_tokens = sum(len(prompt.tokens) for prompt in prompts[:: body.candidates])
         terms = Terms(
             tenant(http.scope, body.cache_salt),
             body.priority,
@@ -89,7 +92,8 @@ class OpenAI:
             self.served.adapter(body.model),
         )
         generation = self.served.frontend.start(prompts, terms)
-        answer = Answer(generation, choices, form, prompt_tokens)
+        contest = Contest(body.candidates, body.choices)
+        answer = Answer(generation, choices, form, prompt_tokens, contest)
         if body.stream:
             options = body.stream_options
             return answer.streamed(options is not None and options.include_usage)

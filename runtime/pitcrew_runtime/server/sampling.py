@@ -26,8 +26,16 @@ def sampling(body: CompletionBody | ChatBody, vocabulary: int, ends: Collection[
         min_tokens=body.min_tokens,
         withheld=tuple(sorted(token for token in ends if token < vocabulary)),
         seed=secrets.randbits(63) if body.seed is None else body.seed,
-        logprobs=body.wanted_logprobs,
+        logprobs=_logprobs(body),
+        prompt_logprobs=body.prompt_logprobs,
     )
+
+
+def _logprobs(body: CompletionBody | ChatBody) -> int | None:
+    """What was asked for, and where the best of several are to be found at least each token's own."""
+    if body.wanted_logprobs is None and body.candidates > body.choices:
+        return 0
+    return body.wanted_logprobs
 
 
 def _biases(given: dict[str, float], vocabulary: int) -> tuple[tuple[int, float], ...]:

@@ -44,7 +44,6 @@ class SamplingBody(ConstraintBody):
     """What both endpoints share."""
 
     model: ModelName
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
     min_tokens: Annotated[int, Field(ge=0)] = 0
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -81,6 +80,11 @@ class SamplingBody(ConstraintBody):
         return self
 
     @property
+    def choices(self) -> int:
+        """Answers to each prompt."""
+        return self.n or 1
+
+    @property
     def stops(self) -> tuple[str, ...]:
         """The stop strings."""
         if self.stop is None:
@@ -97,17 +101,32 @@ class CompletionBody(SamplingBody):
         | Annotated[list[TokenId], Field(min_length=1)]
         | Annotated[list[list[TokenId]], Field(min_length=1, max_length=MAX_CHOICES)]
     )
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     echo: bool | None = None
+    best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
 
-    best_of: Annotated[Any, neutral(None, 1)] = None
     suffix: Annotated[Any, neutral(None, "")] = None
 
     @model_validator(mode="after")
-    def _echo_has_no_logprobs(self) -> Self:
-        if self.echo and self.logprobs is not None:
-            raise ValueError("echo: not supported together with logprobs; ask for one of them")
+    def _the_best_are_chosen_at_the_end(self) -> Self:
+        if self.best_of is None:
+            return self
+        if self.best_of < self.choices:
+            raise ValueError("best_of: less than n; at least as many are needed as are answered")
+        if self.stream and self.best_of > self.choices:
+            raise ValueError("best_of: which are best is known at the end; leave out stream")
         return self
+
+    @property
+    def candidates(self) -> int:
+        """Sequences that are generated for each prompt; `choices` of them are answered."""
+        return self.best_of or self.choices
+
+    @property
+    def prompt_logprobs(self) -> int | None:
+        """Alternatives for each token of the prompt; None for no log probabilities of it."""
+        return self.logprobs if self.echo else None
 
     @property
     def wanted_logprobs(self) -> int | None:
@@ -119,6 +138,7 @@ class ChatBody(SamplingBody):
     """`POST /v1/chat/completions`."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
@@ -164,6 +184,16 @@ class ChatBody(SamplingBody):
     def wanted_logprobs(self) -> int | None:
         """Alternatives for each token; None for no log probabilities at all."""
         return (self.top_logprobs or 0) if self.logprobs else None
+
+    @property
+    def candidates(self) -> int:
+        """Sequences that are generated; all are answered."""
+        return self.choices
+
+    @property
+    def prompt_logprobs(self) -> None:
+        """A chat does not repeat its prompt."""
+        return None
 
     @property
     def offered(self) -> list[Tool]:

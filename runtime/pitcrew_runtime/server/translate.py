@@ -54,14 +54,14 @@ class Language:
     def completion(self, body: CompletionBody, held_to: Compiled | None) -> list[Prompt]:
         """One prompt for each choice, in the order of their indices."""
         prompts = [self._ids(prompt) for prompt in _prompts(body)]
-        if len(prompts) * (body.n or 1) > MAX_CHOICES:
+        if len(prompts) * body.candidates > MAX_CHOICES:
             raise InvalidRequest(
-                f"n: {len(prompts)} prompts with {body.n} choices each are more than "
+                f"n: {len(prompts)} prompts with {body.candidates} choices each are more than "
                 f"{MAX_CHOICES} sequences; send fewer at a time",
                 param="n",
             )
-        wanted = body.max_tokens or DEFAULT_COMPLETION_TOKENS
         default = body.max_tokens is None
+        wanted = DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens
         return [
             one for ids in prompts for one in self._choices(body, ids, wanted, default, held_to)
         ]
@@ -137,7 +137,7 @@ class Language:
         held_to: Compiled | None,
     ) -> list[Prompt]:
         self._check_text_is_asked_of_a_tokenizer(body)
-        room = self._room(ids)
+        room = self._room(ids, min(wanted, 1))
         if wanted > room and not default:
             raise InvalidRequest(
                 f"max_tokens: {len(ids)} prompt tokens and {wanted} to generate make "
@@ -163,29 +163,30 @@ class Language:
                 ),
                 stops,
             )
-            for choice in range(body.n or 1)
+            for choice in range(body.candidates)
         ]
 
     def _check_text_is_asked_of_a_tokenizer(self, body: CompletionBody | ChatBody) -> None:
         if self.tokenizer is not None:
             return
         for field in ("stop", "echo"):
-            if getattr(body, field, None):
+            scored = field == "echo" and body.prompt_logprobs is not None
+            if getattr(body, field, None) and not scored:
                 raise InvalidRequest(
                     f"{field}: this engine has no tokenizer, only token ids are served; use "
                     "stop_token_ids and return_token_ids",
                     param=field,
                 )
 
-    def _room(self, ids: Sequence[int]) -> int:
-        """Tokens that can be generated after a prompt."""
+    def _room(self, ids: Sequence[int], least: int) -> int:
+        """Tokens that can be generated after a prompt; raises `InvalidRequest` if fewer than `least`."""
         if not ids:
             raise InvalidRequest("prompt: there is no token in it; send some text", param="prompt")
         room = self.max_length - len(ids)
-        if room < 1:
+        if room < least:
             raise InvalidRequest(
                 f"the prompt has {len(ids)} tokens, but a sequence may have {self.max_length} and "
-                "at least one must be generated; shorten the prompt",
+                f"{least} must be generated at least; shorten the prompt",
                 param="prompt",
             )
         return room

@@ -94,4 +94,5 @@ class DraftProposer:
             sampling=sampling,
             slot=NO_ADAPTER,
             lookahead=0,
+            scored=None,
         )

@@ -4,12 +4,15 @@ The scheduler only knows that a row may be given several tokens (`Row.lookahead`
 decided where the logits are; no guess, however wrong, changes a token. Knows no tensors.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
 from pitcrew_runtime.core.batch import Row, StepBatch
-from pitcrew_runtime.core.executor import Chosen, Executor, Work
+from pitcrew_runtime.core.executor import Chosen, Executor, ExecutorBroken, Work
+
+logger = logging.getLogger(__name__)
 
 Guess = Sequence[int]
 """Tokens that may follow a row, in order; at most `Row.lookahead`."""
@@ -72,14 +75,24 @@ class SpeculativeExecutor:
 
     def execute(self, batch: StepBatch) -> Sequence[Chosen]:
         """See `Executor`."""
-        guesses = self._proposer.propose(batch)
+        guesses = self._guesses(batch)
         rows = [_guessing(row, guess) for row, guess in zip(batch.rows, guesses, strict=True)]
         results = self._executor.execute(replace(batch, rows=rows))
         self._proposer.settle(batch.rows, guesses, results)
         for guess, chosen in zip(guesses, results, strict=True):
             self._proposed += len(guess)
-            self._accepted += max(0, len(chosen) - 1)
+            self._accepted += max(0, len(chosen) - 1) if guess else 0
         return results
+
+    def _guesses(self, batch: StepBatch) -> Sequence[Guess]:
+        """None where the proposer failed: who cannot guess must not fail what can be computed."""
+        try:
+            return self._proposer.propose(batch)
+        except ExecutorBroken:
+            raise
+        except Exception:
+            logger.exception("No guesses for a batch of %d rows", len(batch.rows))
+            return [()] * len(batch.rows)
 
 
 def _guessing(row: Row, guess: Guess) -> Row:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
+_BLANK = " \t\n\r"
+
 
 class CallFormat(StrEnum):
     """How a model writes calls when it chooses to make them."""
@@ -36,6 +38,12 @@ class Read:
 
     text: str = ""
     calls: tuple[CallPiece, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    name: str
+    arguments: str
 
 
 class CallReader(Protocol):
@@ -182,30 +190,39 @@ class OneCall:
 
 
 class CallList:
-    """The text is a JSON array of calls."""
+    """The text is a JSON array of calls. Each comes out as soon as it is whole."""
 
     chosen = True
 
     def __init__(self) -> None:
         self._held = ""
+        self._count = 0
 
     def feed(self, text: str) -> Read:
         """See `CallReader`."""
         self._held += text
-        return Read()
+        calls: list[CallPiece] = []
+        while "}" in text and (made := self._next()) is not None:
+            calls.append(_call(self._count, made))
+            self._count += 1
+        return Read("", tuple(calls))
 
     def flush(self) -> Read:
-        """An array that was cut off (by max_tokens) is given back as text."""
-        found = _parse(self._held)
-        if found is None:
-            return Read(self._held)
-        return Read("", tuple(_call(index, call) for index, call in enumerate(found)))
+        """What was cut off (by max_tokens) is given back as text."""
+        return Read("" if self._count and self._held.strip() == "]" else self._held)
 
-
-@dataclass(frozen=True, slots=True)
-class _Made:
-    name: str
-    arguments: str
+    def _next(self) -> _Made | None:
+        """The call that the text goes on with, taken out of it; None where it is not whole yet."""
+        start = self._held.lstrip(_BLANK).removeprefix("," if self._count else "[").lstrip(_BLANK)
+        try:
+            document, end = json.JSONDecoder().raw_decode(start)
+        except (ValueError, RecursionError):
+            return None
+        made = _made([document])
+        if made is None:
+            return None
+        self._held = start[end:]
+        return made[0]
 
 
 def _call(index: int, made: _Made) -> CallPiece:

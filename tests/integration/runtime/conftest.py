@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[3]
 CHECKPOINTS = {
     "tiny-kjv": ROOT / "samples/models/tiny-kjv",
     "llama3": ROOT / "tests/golden/data/llama3",
+    "llama-tied": ROOT / "tests/golden/data/llama-tied",
     "mixtral": ROOT / "tests/golden/data/mixtral",
 }
 

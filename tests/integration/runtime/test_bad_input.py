@@ -18,7 +18,7 @@ BAD_COMPLETIONS: list[tuple[dict[str, Any], str | None, str]] = [
     ({"prompt": [[1], [-1]]}, "prompt", "greater than or equal to 0"),
     ({"prompt": [1] * 1024}, "prompt", "1024 tokens, but a sequence may have 1024"),
     ({"prompt": [1] * 20, "max_tokens": 1005}, "max_tokens", "at most 1004"),
-    ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
+    ({"max_tokens": -1}, "max_tokens", "greater than or equal to 0"),
     ({"max_tokens": 10**30}, "max_tokens", "at most"),
     ({"max_tokens": "7"}, "max_tokens", "integer"),
     ({"n": 129}, "n", "less than or equal to 128"),
@@ -30,8 +30,9 @@ BAD_COMPLETIONS: list[tuple[dict[str, Any], str | None, str]] = [
     ({"stop": [""]}, "stop", "at least 1 character"),
     ({"stop": ["x"] * 17}, "stop", "at most 16"),
     ({"logprobs": 21}, "logprobs", "less than or equal to 20"),
-    ({"echo": True, "logprobs": 1}, None, "echo: not supported together with logprobs"),
-    ({"best_of": 3}, "best_of", "not supported"),
+    ({"best_of": 1, "n": 2}, "best_of", "less than n"),
+    ({"best_of": 2, "stream": True}, "best_of", "leave out stream"),
+    ({"best_of": 100, "prompt": ["a", "b"]}, "n", "more than 128"),
     ({"suffix": "end"}, "suffix", "not supported"),
     ({"presence_penalty": 2.5}, "presence_penalty", "less than or equal to 2"),
     ({"repetition_penalty": 0}, "repetition_penalty", "greater than or equal to 0.01"),
@@ -58,6 +59,7 @@ BAD_COMPLETIONS: list[tuple[dict[str, Any], str | None, str]] = [
 ]
 BAD_CHATS: list[tuple[dict[str, Any], str | None, str]] = [
     ({"messages": []}, "messages", "at least 1"),
+    ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
     ({"messages": [{"role": "king", "content": "x"}]}, "messages.0.role", "'system'"),
     ({"messages": [{"role": "user"}]}, "messages.0.content", "required"),
     ({"tools": [{"type": "function"}]}, "tools", "required"),

@@ -143,6 +143,21 @@ def test_calls_that_the_model_writes_itself_are_found(prophet: Server) -> None:
     assert call in chat(prophet, **asked, tool_choice="none").message.content
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_several_calls_are_told_apart(prophet: Server, stream: bool) -> None:
+    calls = [
+        f'<tool_call>{{"name": "smite", "arguments": {{"whom": "{whom}"}}}}</tool_call>'
+        for whom in ("Saul", "Goliath")
+    ]
+    asked = {"tools": [SMITE], "stream": stream}
+    asked["extra_body"] = {"guided_choice": ["\n".join(calls)]}
+    read = joined if stream else whole
+    both = read(chat(prophet, **asked))
+    assert both == (["smite"] * 2, ['{"whom": "Saul"}', '{"whom": "Goliath"}'], "tool_calls")
+    one = read(chat(prophet, **asked, parallel_tool_calls=False))
+    assert one == (["smite"], ['{"whom": "Saul"}'], "tool_calls")
+
+
 def test_the_template_sees_tools_calls_and_results(prophet: Server) -> None:
     call = {
         "id": "1",

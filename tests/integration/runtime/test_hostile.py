@@ -3,7 +3,9 @@
 One test for each class of vulnerability that LLM servers have had; each names its example.
 """
 
+import hmac
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -18,6 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis.checks import not_a_server_error
 
 from bench.fuzz import cases, run
+from pitcrew_runtime.errors import Unauthorized
+from pitcrew_runtime.server.keys import Keyring
 from tests.integration.runtime.conftest import Engines
 from tests.integration.runtime.servers import DEADLINE, Server, serving, wait_until
 
@@ -180,11 +184,59 @@ def test_the_log_is_not_written_by_clients(server: Server, text: str) -> None:
     assert server.log.read_bytes() == before
 
 
-def test_keys_are_compared_by_digest_and_in_constant_time() -> None:
-    """CVE-2025-59425: the clock told how much of a key was right."""
-    source = (ROOT / "runtime/pitcrew_runtime/server/keys.py").read_text()
-    assert "hmac.compare_digest(given, digest)" in source
-    assert "for digest in self._digests" in source
+@pytest.mark.parametrize(
+    "sent", [b"", b"Bearer first", b"Bearer third", b"Bearer f", b"Bearer " + b"x" * 9000]
+)
+def test_keys_are_compared_by_digest_and_in_constant_time(
+    sent: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CVE-2025-59425: the clock told how much of a key was right.
+
+    Whatever is sent, and wherever the right key stands, the same is done: each key is compared, by
+    the standard library's constant-time comparison, with something as long as itself.
+    """
+    lengths: list[tuple[int, int]] = []
+    genuine = hmac.compare_digest
+
+    def compare(one: bytes, other: bytes) -> bool:
+        lengths.append((len(one), len(other)))
+        return genuine(one, other)
+
+    monkeypatch.setattr(hmac, "compare_digest", compare)
+    keyring = Keyring(["first", "second" * 50, "third"])
+    try:
+        known = bool(keyring.number(sent))
+    except Unauthorized:
+        known = False
+    assert known == (sent in (b"Bearer first", b"Bearer third"))
+    assert lengths == [(32, 32)] * 3
+
+
+@pytest.mark.parametrize("scheme", ["http", "https", "file"])
+def test_no_address_in_a_request_is_fetched(server: Server, scheme: str) -> None:
+    """CVE-2025-6242: the address of an image led the server into its own network."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"{scheme}://127.0.0.1:{listener.getsockname()[1]}/etc/passwd"
+        image = {"type": "image_url", "image_url": {"url": address}}
+        chat = {"model": "model", "messages": [{"role": "user", "content": [image]}]}
+        assert httpx.post(f"{server.url}/v1/chat/completions", json=chat).status_code == 400
+        complete(server, guided_json={"$ref": address})
+        complete(server, prompt=address)
+        listener.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+
+
+def test_code_that_lies_in_an_engine_is_not_run(engines: Engines, tmp_path: Path) -> None:
+    """CVE-2026-22807 too: not as a module, and not because a configuration names it."""
+    engine = Path(shutil.copytree(engines("tiny-kjv"), tmp_path / "engine"))
+    mark = tmp_path / "it-ran"
+    for name in ("sitecustomize.py", "modeling_tiny.py", "tokenization_tiny.py", "json.py"):
+        for folder in (engine, engine / "tokenizer"):
+            (folder / name).write_text(f"open({str(mark)!r}, 'w')")
+    with serving(engine, tmp_path) as found:
+        assert complete(found).status_code == 200
+    assert not mark.exists()
 
 
 def test_no_code_comes_with_an_engine(server: Server) -> None:

@@ -14,12 +14,12 @@ from pitcrew_runtime.core.executor import Chosen, Work
 from pitcrew_runtime.core.limits import Limits
 from pitcrew_runtime.core.pages import PageAllocator
 from pitcrew_runtime.core.plan import Plan
-from pitcrew_runtime.core.request import Finish, Request
+from pitcrew_runtime.core.request import GREEDY, Finish, Request, Sampled
 from pitcrew_runtime.core.scheduler import Scheduler
 from pitcrew_runtime.core.waiting import Policy
 from pitcrew_runtime.errors import QueueFull
 from pitcrew_runtime.speculation.executor import Guess, SpeculativeExecutor
-from pitcrew_runtime.testing import EchoExecutor, NamedAdapter, continuation
+from pitcrew_runtime.testing import EchoExecutor, NamedAdapter, continuation, score_of
 
 MAX_LENGTH = 24
 SLOTS = 2
@@ -45,6 +45,8 @@ class Life:
     priority: int = 0
     forks: tuple[int, ...] = ()
     """Their tokens."""
+    scored: bool = False
+    """Log probabilities of the prompt are wanted."""
 
     def request(self, number: int) -> Request:
         """The request of that number; its forks have the numbers after it."""
@@ -54,6 +56,7 @@ class Life:
             self.prompt,
             self.forks[fork - 1] if fork else self.max_tokens,
             float(self.arrives),
+            replace(GREEDY, prompt_logprobs=0) if self.scored else GREEDY,
             stop_tokens=self.stop,
             adapter=NamedAdapter(self.adapter) if self.adapter else None,
             tenant=self.tenant,
@@ -68,7 +71,7 @@ def lives(draw: st.DrawFn) -> Life:
     begin = draw(st.sampled_from(BEGINNINGS))
     length = st.integers(0 if begin else 1, MAX_LENGTH - 1 - len(begin))
     end = draw(length.flatmap(lambda n: st.lists(st.integers(0, 255), min_size=n, max_size=n)))
-    tokens = st.integers(1, MAX_LENGTH - len(begin) - len(end))
+    tokens = st.integers(0, MAX_LENGTH - len(begin) - len(end))
     return Life(
         (*begin, *end),
         draw(tokens),
@@ -80,6 +83,7 @@ def lives(draw: st.DrawFn) -> Life:
         draw(st.sampled_from(("", "another"))),
         draw(st.integers(-1, 1)),
         tuple(draw(st.lists(tokens, max_size=FORKS))),
+        draw(st.booleans()),
     )
 
 
@@ -111,7 +115,7 @@ class Guesser:
     ) -> None:
         for row, guess, chosen in zip(rows, guesses, results, strict=True):
             assert len(guess) <= max(0, row.lookahead)
-            assert len(chosen) <= len(guess) + 1
+            assert len(chosen) - row.scores <= len(guess) + 1
 
     def _guess(self, row: Row) -> Guess:
         right = continuation(row.history, row.lookahead)
@@ -152,6 +156,7 @@ class World:
         self.engine = Engine(self.scheduler, SpeculativeExecutor(executor, Guesser()))
         self.requests: dict[int, Request] = {}
         self.tokens: dict[int, list[int]] = {}
+        self.scores: dict[int, list[Sampled]] = {}
         self.ends: dict[int, list[Finish]] = {}
 
     def run(self, everyone: list[Life]) -> None:
@@ -178,6 +183,7 @@ class World:
             return
         self.requests[request.id] = request
         self.tokens[request.id], self.ends[request.id] = [], []
+        self.scores[request.id] = []
 
     def step(self, step: int) -> None:
         report = self.engine.step(float(step))
@@ -187,10 +193,19 @@ class World:
         self._check_strangers()
         for update in report.updates:
             assert not self.ends[update.request_id], "news after the end"
+            self.scores[update.request_id] += update.scores
+            assert not (update.scores and self.tokens[update.request_id]), "scores after a token"
             if update.sampled is not None:
                 self.tokens[update.request_id].append(update.sampled.token)
             if update.finish is not None:
                 self.ends[update.request_id].append(update.finish)
+        self._check_waste()
+
+    def _check_waste(self) -> None:
+        """After a step, nobody holds a page that its tokens do not at least begin."""
+        for owner, held in self.holdings().items():
+            known = len(self.requests[owner].prompt) + len(self.tokens[owner])
+            assert held <= self.limits.pages_for(known)
 
     def _check_strangers(self) -> None:
         """Nobody shares a page with another tenant or adapter."""
@@ -213,6 +228,14 @@ def alone(request: Request) -> list[int]:
     return tokens
 
 
+def scores(request: Request) -> list[Sampled]:
+    """Of all tokens of the prompt but the first, where they are wanted."""
+    if request.sampling.prompt_logprobs is None:
+        return []
+    prompt = request.prompt
+    return [score_of(prompt[:place], prompt[place]) for place in range(1, len(prompt))]
+
+
 def pool_for(limits: Limits, spare: int) -> int:
     """At least one longest sequence, or the request would be refused at once."""
     return limits.pages_for(MAX_LENGTH) + spare
@@ -233,8 +256,11 @@ def test_output_equals_running_alone(limits: Limits, spare: int, everyone: list[
             assert request.deadline is not None
         else:
             assert world.tokens[number] == expected
-            assert end is (Finish.STOP if expected[-1] in request.stop_tokens else Finish.LENGTH)
+            assert world.scores[number] == scores(request)
+            stopped = bool(expected) and expected[-1] in request.stop_tokens
+            assert end is (Finish.STOP if stopped else Finish.LENGTH)
         assert world.tokens[number] == expected[: len(world.tokens[number])]
+        assert world.scores[number] == scores(request)[: len(world.scores[number])]
 
 
 @given(
@@ -253,6 +279,8 @@ def test_failed_steps_lose_nothing(
     for number, tokens in world.tokens.items():
         (end,) = world.ends[number]
         assert tokens == alone(world.requests[number])[: len(tokens)]
+        told = world.scores[number]
+        assert told == scores(world.requests[number])[: len(told)]
         assert end is not Finish.ERROR or twice
 
 

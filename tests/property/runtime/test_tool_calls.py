@@ -15,6 +15,7 @@ from pitcrew_runtime.text.tool_calls import (
     HermesCalls,
     LlamaCalls,
     OneCall,
+    Read,
     format_of,
 )
 
@@ -65,6 +66,22 @@ def test_llama(calls: list[Call], cuts: list[int], between: str) -> None:
 def test_a_list_of_calls(calls: list[Call], cuts: list[int]) -> None:
     written = json.dumps([{"name": name, "parameters": given} for name, given in calls])
     assert read(CallList(), written, cuts) == ("", calls)
+    rest = written[: len(written) - 1 - cuts[0] % len(written)] if cuts else written[:-1]
+    said, found = read(CallList(), rest, cuts[1:])
+    assert found == calls[: len(found)]
+    assert rest.endswith(said), "what was cut off is text"
+
+
+@given(CALLS)
+def test_a_call_of_a_list_comes_when_it_is_whole(calls: list[Call]) -> None:
+    reader, come = CallList(), 0
+    for place, (name, arguments) in enumerate(calls):
+        written = json.dumps({"name": name, "parameters": arguments})
+        for text in ("[" if place == 0 else ", ", written[:-1]):
+            assert reader.feed(text).calls == ()
+        come += len(reader.feed(written[-1]).calls)
+        assert come == place + 1
+    assert reader.feed("]") == reader.flush() == Read()
 
 
 @given(ARGUMENTS, CUTS)

@@ -8,6 +8,8 @@ def test_an_addon_is_an_artefact_of_its_own_version() -> None:
     assert ADDONS["lws"].artefact("go1.26.8").directory_name.startswith("lws-v0.9.0-")
     assert lws("go1.26.8").key != lws("go1.26.9").key
     assert lws("go1.26.8").key != addons("go1.26.8").key
+    extension = ADDONS["inference-extension"].artefact("go1.26.8")
+    assert extension.directory_name.startswith("inference-extension-v1.6.0-")
 
 
 def test_the_chart_takes_our_image_and_never_pulls() -> None:

@@ -362,6 +362,21 @@ def test_a_replica_of_several_pods_is_a_group() -> None:
     assert "topologySpreadConstraints" not in worker["spec"]
 
 
+def test_pods_of_a_group_share_the_users_secret() -> None:
+    secret = {"rankTokenSecretRef": {"name": "ranks", "key": "word"}}
+    found = group(ranksPerPod=2, runtime=secret)
+    for template in (found["leaderTemplate"], found["workerTemplate"]):
+        (container,) = template["spec"]["containers"]
+        words = container["args"]
+        assert words[words.index("--rank-token-file") + 1] == "/ranks/token"
+        assert {"name": "ranks", "mountPath": "/ranks", "readOnly": True} in container[
+            "volumeMounts"
+        ]
+        (volume,) = [v for v in template["spec"]["volumes"] if v["name"] == "ranks"]
+        assert volume["secret"]["items"] == [{"key": "word", "path": "token"}]
+    assert "ranks" not in json.dumps(serving_pod(secret))
+
+
 def test_fields_laid_over_reach_every_pod_of_a_group() -> None:
     found = group(ranksPerPod=2, runtime={"podTemplate": {"spec": {"hostNetwork": True}}})
     assert found["leaderTemplate"]["spec"]["hostNetwork"] is True

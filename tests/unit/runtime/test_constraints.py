@@ -1,8 +1,10 @@
 """Every text that a guide lets through is in the language that was asked for."""
 
+import asyncio
 import json
 import random
 import re
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pitcrew_runtime.constraints.compiler import MAX_SOURCE, Compiler
+from pitcrew_runtime.constraints.compiler import MAX_QUEUED, MAX_SOURCE, Compiled, Compiler
 from pitcrew_runtime.constraints.constraint import Constraint, Kind
 from pitcrew_runtime.constraints.guide import GrammarGuide
 from pitcrew_runtime.core.guide import Guide
-from pitcrew_runtime.errors import InvalidRequest
+from pitcrew_runtime.errors import InvalidRequest, QueueFull
 from pitcrew_runtime.server.schemas import CompletionBody
 from pitcrew_runtime.text.tokenizer import Tokenizer
 
@@ -216,6 +218,47 @@ def test_a_grammar_that_is_given_up_ends_the_text_and_says_so() -> None:
     assert follow.fault is not None
     assert "too complex" in follow.fault
     assert tokens(follow.allowed([])) == [END]
+
+
+class Slow(Compiler):
+    """Counts what it compiles, and waits to be allowed to."""
+
+    def __init__(self) -> None:
+        super().__init__(SOURCE, [END], VOCABULARY)
+        self.allowed = threading.Event()
+        self.built: list[str] = []
+
+    def build(self, constraint: Constraint) -> Compiled:
+        self.built.append(constraint.source)
+        assert self.allowed.wait(30)
+        return super().build(constraint)
+
+
+def pattern(number: int) -> Constraint:
+    return Constraint(Kind.REGEX, f"a{{{number}}}", "guided_regex")
+
+
+async def test_a_flood_of_constraints_is_bounded_and_each_is_compiled_once() -> None:
+    compiler = Slow()
+    asked = [pattern(1 + number % MAX_QUEUED) for number in range(3 * MAX_QUEUED)]
+    waiting = [asyncio.create_task(compiler.compile(one)) for one in asked]
+    await asyncio.sleep(0)
+    with pytest.raises(QueueFull, match=f"{MAX_QUEUED} constraints"):
+        await compiler.compile(pattern(MAX_QUEUED + 1))
+    waiting[0].cancel()  # others wait for the same
+    compiler.allowed.set()
+    found = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(isinstance(one, Compiled) for one in found[1:])
+    assert sorted(compiler.built) == sorted({one.source for one in asked})
+    await compiler.compile(pattern(MAX_QUEUED + 1))
+
+
+async def test_a_fault_is_told_to_all_who_asked() -> None:
+    compiler = Slow()
+    compiler.allowed.set()
+    bad = Constraint(Kind.REGEX, "(", "guided_regex")
+    found = await asyncio.gather(*(compiler.compile(bad) for _ in range(3)), return_exceptions=True)
+    assert [type(one) for one in found] == [InvalidRequest] * 3
 
 
 async def test_equal_constraints_are_compiled_once() -> None:

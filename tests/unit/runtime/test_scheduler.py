@@ -11,7 +11,7 @@ from pitcrew_runtime.core.prefix import KeyChain, root_key
 from pitcrew_runtime.core.request import Finish, Request, Update
 from pitcrew_runtime.core.scheduler import Scheduler
 from pitcrew_runtime.errors import InvalidRequest, InvariantViolated, QueueFull
-from pitcrew_runtime.testing import EchoExecutor, continuation
+from pitcrew_runtime.testing import EchoExecutor, NullExecutor, continuation
 
 LIMITS = Limits(
     max_running=4, max_step_tokens=8, max_waiting=3, max_sequence_length=64, page_size=4
@@ -42,7 +42,7 @@ def test_decoding_and_prompt_chunks_share_a_step() -> None:
     [
         (request(1, prompt=60, tokens=5), "make 65, but a sequence may have 64"),
         (request(1, prompt=0), "at least one prompt token"),
-        (request(1, tokens=0), "at least one prompt token"),
+        (request(1, tokens=-1), "max_tokens from 0"),
     ],
 )
 def test_impossible_requests_are_refused_with_numbers(bad: Request, says: str) -> None:
@@ -66,6 +66,36 @@ def test_the_waiting_room_is_bounded() -> None:
 def test_a_budget_without_room_for_prompts_is_refused() -> None:
     with pytest.raises(ValueError, match="max_step_tokens: 4"):
         Limits(4, 4, 1, 64, 4)
+
+
+def test_all_are_queued_or_none() -> None:
+    heart = scheduler()
+    heart.add(request(0))
+    with pytest.raises(QueueFull):
+        heart.add(request(1), request(2), request(3))
+    with pytest.raises(InvalidRequest):
+        heart.add(request(1), request(2, prompt=99))
+    assert heart.waiting == 1
+    heart.add(request(1), request(2))
+    assert heart.waiting == 3
+
+
+def test_a_million_tokens_take_their_pages_and_no_more() -> None:
+    length, size = (1 << 20) - 8, 64
+    limits = Limits(2, 1 << 14, 2, 1 << 20, page_size=size)
+    pages = limits.pages_for(1 << 20)
+    engine = Engine(Scheduler(limits, PageAllocator(pages)), NullExecutor(pages))
+    engine.submit(Request(1, (5,) * length, 8, 0.0))
+    steps = most = 0
+    while not engine.idle:
+        engine.step(0.0)
+        steps, most = steps + 1, max(most, engine.gauges().pages_used)
+    assert steps == 64 + 7
+    assert most == pages
+    assert engine.gauges().pages_used == 0
+    engine.submit(Request(2, (5,) * length, 1, 0.0))
+    engine.step(0.0)
+    assert engine.idle, "all but the last page was found"
 
 
 def test_cancelling_works_while_a_step_is_out() -> None:

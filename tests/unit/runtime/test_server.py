@@ -244,6 +244,54 @@ async def test_each_token_is_written_when_it_is_made() -> None:
         assert b"".join(sent).endswith(b"data: [DONE]\n\n")
 
 
+class Counting(Gate):
+    """Remembers how many rows each step had, and lets steps through one by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[int] = []
+
+    def execute(self, batch: StepBatch) -> list[Chosen]:
+        self.rows.append(len(batch.rows))
+        answer = super().execute(batch)
+        self.open.clear()
+        return answer
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+@pytest.mark.parametrize("steps", [0, 1, 2, 3, 5], ids=lambda steps: f"after {steps} steps")
+async def test_who_leaves_is_computed_for_no_further(stream: bool, steps: int) -> None:
+    """In the first chunk of a prompt of three, in its middle and while tokens come."""
+    gate = Counting()
+    async with running(gate_open=False, gate=gate) as rig:
+        body = BODY | {"prompt": list(range(40)), "max_tokens": 20, "stream": stream}
+        left = asyncio.Event()
+        asked = [{"type": "http.request", "body": json.dumps(body).encode()}]
+
+        async def receive() -> dict[str, Any]:
+            if asked:
+                return asked.pop()
+            await left.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:  # noqa: ANN401
+            pass
+
+        scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": []}
+        scope |= {"query_string": b"", "http_version": "1.1", "raw_path": b""}
+        answering = asyncio.create_task(rig.app(scope, receive, send))  # type: ignore[arg-type]
+        for step in range(1, steps + 2):
+            await rig.until(lambda: len(gate.rows) == step)  # noqa: B023
+            if step <= steps:
+                gate.open.set()
+        left.set()
+        await asyncio.wait_for(answering, 30)
+        gate.open.set()  # the step that was under way
+        await rig.until(lambda: rig.engine.idle)
+        assert gate.rows == [1] * (steps + 1)
+        assert rig.engine.gauges().pages_used == 0
+
+
 async def test_nothing_is_served_before_the_warm_up() -> None:
     rig = Rig()
     answer = await rig.post()
@@ -262,10 +310,12 @@ async def test_the_queue_is_bounded_and_cancelling_makes_room() -> None:
         full = await rig.post()
         assert full.status_code == 429
         assert int(full.headers["retry-after"]) >= 1
+        impossible = await rig.post(max_tokens=10**6)
+        assert impossible.status_code == 429, "nothing was made of it"
         rig.gate.open.set()
         answers = await asyncio.gather(first, *others)
         assert {answer.status_code for answer in answers} == {200}
-        assert b'requests_refused_total{code="429"} 1.0' in rig.metrics.render()
+        assert b'requests_refused_total{code="429"} 2.0' in rig.metrics.render()
 
 
 async def test_more_choices_than_may_ever_wait_are_refused() -> None:
@@ -283,9 +333,14 @@ async def test_all_choices_or_none_are_accepted() -> None:
         second = asyncio.create_task(rig.post(n=2))
         await rig.until(lambda: rig.engine.gauges().waiting == 2)
         assert (await rig.post(n=3)).status_code == 429
+        assert rig.engine.gauges().waiting == 2, "not even for a moment"
         rig.gate.open.set()
         assert (await first).status_code == (await second).status_code == 200
         await rig.until(lambda: rig.engine.idle)
+        told = rig.metrics.render().decode()
+        assert f"pitcrew_prompt_tokens_total {3.0 * len(PROMPT)}" in told
+        assert 'finished_total{reason="length"} 3.0' in told
+        assert 'reason="cancelled"} 0' in told or 'reason="cancelled"' not in told
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -105,6 +105,32 @@ def test_guesses_change_no_token(name: str) -> None:
     assert engine.gauges().pages_used == 0
 
 
+class Fainting(EchoExecutor):
+    """A draft engine that cannot compute for a while."""
+
+    def __init__(self) -> None:
+        super().__init__(64, 4)
+        self.tried = 0
+
+    def execute(self, batch: StepBatch) -> list[Chosen]:
+        self.tried += 1
+        if 5 < self.tried < 12:
+            raise RuntimeError("no device")
+        return super().execute(batch)
+
+
+def test_a_draft_engine_that_fails_costs_guesses_only() -> None:
+    executor = SpeculativeExecutor(EchoExecutor(64, 4), DraftProposer(draft := Fainting()))
+    engine = Engine(Scheduler(LIMITS, PageAllocator(64)), executor)
+    engine.submit(Request(1, (7, 3), 50, 0.0))
+    said: list[int] = []
+    while not engine.idle:
+        said += [one.sampled.token for one in engine.step(0.0).updates if one.sampled]
+    assert said == continuation((7, 3), 50)
+    assert draft.tried > 12
+    assert executor.work.accepted > 0
+
+
 def test_a_draft_engine_sees_every_token_once_or_knows_what_it_lacks() -> None:
     draft = EchoExecutor(64, 4)
     engine = Engine(

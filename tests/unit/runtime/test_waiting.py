@@ -1,8 +1,16 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pitcrew_runtime.core.engine import Engine
+from pitcrew_runtime.core.limits import Limits
+from pitcrew_runtime.core.pages import PageAllocator
 from pitcrew_runtime.core.prefix import KeyChain
 from pitcrew_runtime.core.request import Request
+from pitcrew_runtime.core.scheduler import Scheduler
 from pitcrew_runtime.core.sequence import Sequence
-from pitcrew_runtime.core.waiting import Policy, WaitingRoom
-from pitcrew_runtime.testing import NamedAdapter
+from pitcrew_runtime.core.waiting import PATIENCE, Policy, WaitingRoom
+from pitcrew_runtime.testing import NamedAdapter, NullExecutor
 
 
 def sequence(
@@ -36,6 +44,42 @@ def test_short_prompts_go_first_until_long_ones_have_aged() -> None:
     room.push(sequence(2, length=10, arrival=1.0))
     room.push(sequence(3, length=10, arrival=6.0))
     assert order(room) == [2, 1, 3]
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 30_000), st.floats(0, 200), st.integers(0, 3)), max_size=40),
+    st.sampled_from([1.0, 256.0, 5000.0]),
+)
+def test_nobody_is_passed_by_one_who_comes_much_later(
+    everyone: list[tuple[int, float, int]], ageing: float
+) -> None:
+    """Whatever the lengths, the times and the moments at which somebody is admitted."""
+    room = WaitingRoom(Policy.SHORTEST_FIRST, ageing)
+    waiting: dict[int, float] = {}
+    for serial, (length, arrival, admitted) in enumerate(sorted(everyone, key=lambda one: one[1])):
+        room.push(sequence(serial, length, arrival))
+        waiting[serial] = arrival
+        for _ in range(min(admitted, len(room))):
+            came = waiting.pop(room.pop().id)
+            assert all(came <= other + PATIENCE + 1e-6 for other in waiting.values())
+
+
+@pytest.mark.parametrize("policy", Policy)
+def test_a_long_prompt_is_served_under_any_load(policy: Policy) -> None:
+    """Twice as many short ones as can be served keep the queue full."""
+    limits = Limits(1, 40_000, 16, 40_000, page_size=64, policy=policy)
+    engine = Engine(Scheduler(limits, PageAllocator(700)), NullExecutor(700))
+    engine.submit(Request(-1, (0,), 2, 0.0))
+    engine.submit(Request(-2, (0,) * 30_000, 1, 0.0))
+    for step in range(1000):
+        now = step / 10
+        for number in (2 * step, 2 * step + 1):
+            if engine.gauges().waiting < limits.max_waiting:
+                engine.submit(Request(number, (1, 2), 1, now))
+        if any(update.request_id == -2 for update in engine.step(now).updates):
+            assert now < PATIENCE + limits.max_waiting / 10 + 1
+            return
+    pytest.fail("it starved")
 
 
 def test_who_has_run_before_goes_first() -> None:
