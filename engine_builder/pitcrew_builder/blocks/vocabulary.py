@@ -4,8 +4,6 @@ Where the vocabulary is no multiple of the ranks, the last one holds fewer rows:
 padded, only the last rank's logits are, and the surplus is cut off after they were gathered.
 """
 
-import numpy as np
-
 from pitcrew_builder.blocks.linear import Outputs, linear
 from pitcrew_builder.graph.collectives import all_gather, all_reduce
 from pitcrew_builder.graph.emitter import Emitter
@@ -41,4 +39,4 @@ def vocabulary_scores(e: Emitter, rows: Value, name: str, hidden: int, vocab: in
 
 def _right(e: Emitter, count: int) -> Value:
     """Padding of the last of two axes, at its end."""
-    return e.literal(np.array([0, 0, 0, count], dtype=np.int64))
+    return e.ints(0, 0, 0, count)

@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeAlias
 
-import numpy as np
-
 from pitcrew_builder.graph.ir import (
     Array,
     Attribute,
@@ -121,15 +119,15 @@ class Emitter:
 
     def ints(self, *values: int) -> Value:
         """A constant int64 vector, such as a shape."""
-        return self.literal(np.array(values, dtype=np.int64))
+        return self.literal(_array(values, ElementType.INT64))
 
     def int(self, value: int) -> Value:
         """A constant int64 scalar."""
-        return self.literal(np.array(value, dtype=np.int64))
+        return self.literal(_array(value, ElementType.INT64))
 
     def float(self, value: float) -> Value:
         """A constant float32 scalar."""
-        return self.literal(np.array(value, dtype=np.float32))
+        return self.literal(_array(value, ElementType.FLOAT32))
 
     def function(self, function: Function) -> str:
         """Make a model-local function callable and return the `op` to call it by."""
@@ -151,3 +149,9 @@ class Emitter:
     def _unique(self, name: str) -> str:
         self._used[name] += 1
         return name if self._used[name] == 1 else f"{name}.{self._used[name]}"
+
+
+def _array(values: float | tuple[int, ...], kind: ElementType) -> Array:
+    import numpy as np
+
+    return np.array(values, kind.dtype)

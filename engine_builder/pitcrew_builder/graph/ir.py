@@ -5,15 +5,17 @@ are recipes (`graph.recipe`), never bytes. Knows neither ONNX protos nor
 files.
 """
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, NewType, TypeAlias
-
-import ml_dtypes
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, NewType, TypeAlias
 
 from pitcrew_builder.graph.recipe import Source, TensorRef, tensors_of
+
+if TYPE_CHECKING:
+    # Slow to import, and not needed to tell one family from another.
+    import numpy as np
+    import numpy.typing as npt
 
 Value = NewType("Value", str)
 """The name of a tensor that flows between nodes."""
@@ -22,7 +24,7 @@ OPSET = 23
 """The version of the standard operators that graphs are made of."""
 
 Dim: TypeAlias = int | str
-Array: TypeAlias = npt.NDArray[Any]
+Array: TypeAlias = "npt.NDArray[Any]"
 """A constant's elements; its dtype is that of an `ElementType`."""
 
 
@@ -38,8 +40,11 @@ class ElementType(StrEnum):
     INT4 = "int4"
 
     @property
-    def dtype(self) -> np.dtype[Any]:
+    def dtype(self) -> "np.dtype[Any]":
         """The same type in NumPy."""
+        import ml_dtypes
+        import numpy as np
+
         return np.dtype(getattr(ml_dtypes, self.value, self.value))
 
     @property
@@ -111,7 +116,7 @@ class Weight:
     @property
     def elements(self) -> int:
         """The number of elements."""
-        return int(np.prod(self.shape, dtype=np.int64))
+        return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:

@@ -4,8 +4,6 @@ Knows that a line is one JSON object, and nothing of what it holds.
 """
 
 import json
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +77,10 @@ def _load(path: Path, field: str) -> bytes:
 
 
 def _fetch(url: str, field: str) -> bytes:
+    # Slow to import, and most prompts are files.
+    import urllib.error
+    import urllib.request
+
     request = urllib.request.Request(url, headers={"Accept": "application/jsonl, */*"})  # noqa: S310
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:  # noqa: S310

@@ -8,7 +8,11 @@ class Model(BaseModel):
     """Frozen, closed, camelCase on the wire: the base of every document that leaves a process."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True
+        frozen=True,
+        extra="forbid",
+        alias_generator=to_camel,
+        populate_by_name=True,
+        defer_build=True,
     )
 
 

@@ -1,9 +1,11 @@
-"""ONNX Runtime on a CPU: the drawn graph itself, in float32."""
+"""ONNX Runtime on a CPU: the drawn graph itself, in float32.
+
+A build that finds its engine asks for the toolchain alone, so slow imports wait until they are used.
+"""
 
 from importlib.metadata import version
 
 from pitcrew_builder.graph.ir import OPSET, Graph
-from pitcrew_builder.optimize import optimize
 from pitcrew_builder.targets.target import Network, Site, Written
 
 
@@ -19,11 +21,12 @@ class OnnxRuntimeCpu:
 
     def optimize(self, graph: Graph) -> Graph:
         """Join projections; the runtime fuses the rest by itself."""
+        from pitcrew_builder.optimize import optimize
+
         return optimize(graph)
 
     def write(self, network: Network, site: Site) -> Written:
         """Write the graph and its constants; what is proven is what is served."""
-        # A build that finds its engine asks for the toolchain alone; `onnx` is slow to import.
         from pitcrew_builder.targets.onnx_files import write_onnx
 
         return write_onnx(site.engine, site.folder, network, site.metadata, site.tracker)

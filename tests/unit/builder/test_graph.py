@@ -5,7 +5,8 @@ import onnx
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-from pitcrew_builder.blocks.rope import Rope, tables
+from pitcrew_builder.blocks.angles import tables
+from pitcrew_builder.blocks.rope import Rope
 from pitcrew_builder.blocks.rope_scaling import LinearScaling, Llama3Scaling
 from pitcrew_builder.families import FAMILIES
 from pitcrew_builder.graph.emitter import Emitter
