@@ -5,39 +5,15 @@ function counts as the operators of its body.
 """
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 
 import onnx
 from onnx import FunctionProto, ModelProto, NodeProto, TensorProto
 
+from pitcrew_builder.graph.parts import Part, layer_of, part_of
 
-class Part(StrEnum):
-    """What a tensor is for."""
-
-    EMBEDDING = "embedding"
-    ATTENTION = "attention"
-    MLP = "mlp"
-    EXPERTS = "experts"
-    NORMS = "norms"
-    HEAD = "head"
-    TABLES = "tables"
-
-
-_PARTS = (
-    (r"embed_tokens|\bwte\b|embedding", Part.EMBEDDING),
-    (r"lm_head", Part.HEAD),
-    (r"norm", Part.NORMS),
-    (r"experts|router|block_sparse_moe|mlp\.gate\b", Part.EXPERTS),
-    (r"self_attn|attention|\battn\b", Part.ATTENTION),
-    (r"mlp|feed_forward", Part.MLP),
-)
-"""The first pattern that is in a tensor's name decides; all else is a table that we computed."""
-
-_LAYER = re.compile(r"\blayers\.(\d+)\b")
 _BITS: Mapping[int, int] = {
     TensorProto.FLOAT: 32, TensorProto.FLOAT16: 16, TensorProto.BFLOAT16: 16,
     TensorProto.DOUBLE: 64, TensorProto.INT64: 64, TensorProto.INT32: 32, TensorProto.INT8: 8,
@@ -79,17 +55,6 @@ def dissect(graph: bytes) -> Anatomy:
         tuple(_stored(item) for item in model.graph.initializer),
         _blocks(model),
     )
-
-
-def part_of(name: str) -> Part:
-    """The class of a tensor by its name."""
-    return next((part for pattern, part in _PARTS if re.search(pattern, name)), Part.TABLES)
-
-
-def layer_of(name: str) -> int | None:
-    """The layer that a name speaks of."""
-    found = _LAYER.search(name)
-    return int(found[1]) if found else None
 
 
 def _stored(item: TensorProto) -> Stored:

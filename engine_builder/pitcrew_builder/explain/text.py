@@ -7,8 +7,17 @@ from rich.console import Console, Group
 from rich.table import Table
 
 from pitcrew_builder.explain.scores import SCORES, TASKS, score_rows, task_rows
-from pitcrew_builder.explain.summary import Explained, blocks, errors_by_layer
-from pitcrew_builder.manifest import Manifest, ProofReport
+from pitcrew_builder.explain.summary import (
+    Explained,
+    blocks,
+    errors_by_layer,
+    fusion,
+    kernel_share,
+    named_blocks,
+    profile_rows,
+    usual_block,
+)
+from pitcrew_builder.manifest import BlockKernels, Manifest, PlanReport, ProofReport
 
 TOP = 12
 """Kinds of operators that a block names."""
@@ -57,24 +66,22 @@ def facts(manifest: Manifest) -> list[tuple[str, str]]:
 def _tables(explained: Explained) -> Iterator[Table]:
     manifest = explained.manifest
     yield _facts(manifest)
-    if explained.ranks:
-        yield _shares(
-            "bytes by tensor class", {str(k): v for k, v in explained.bytes_by_part.items()}
-        )
+    if parts := explained.bytes_by_part:
+        yield _shares("bytes by tensor class", {str(k): v for k, v in parts.items()})
         yield _shares("bytes by element type", explained.bytes_by_type)
+    if explained.ranks:
         yield _operators(explained)
-    yield from (_profiles(manifest, rank) for rank in _plans(manifest))
-    yield from (_fusion(manifest, rank) for rank in _plans(manifest))
+    for number, rank in enumerate(manifest.ranks):
+        if rank.plan is not None:
+            yield _profiles(rank.plan, number)
+            yield _fusion(rank.plan, number)
+            yield from map(_kernels, _usual_kernels(rank.plan))
     if manifest.proof is not None:
         yield _scores(manifest.proof)
         if manifest.proof.tasks:
             yield _tasks(manifest.proof)
     if errors := errors_by_layer(manifest):
         yield _errors(errors)
-
-
-def _plans(manifest: Manifest) -> list[int]:
-    return [number for number, rank in enumerate(manifest.ranks) if rank.plan is not None]
 
 
 def _facts(manifest: Manifest) -> Table:
@@ -110,25 +117,34 @@ def _named(operators: Counter[str]) -> str:
     return told + (", …" if len(operators) > TOP else "")
 
 
-def _profiles(manifest: Manifest, rank: int) -> Table:
-    plan = manifest.ranks[rank].plan
+def _profiles(plan: PlanReport, rank: int) -> Table:
     table = _titled(f"optimization profiles of rank {rank}", "profile", "input", "shapes")
-    for profile in plan.profiles if plan else ():
-        for name, shapes in profile.shapes.items():
-            table.add_row(profile.name, name, " … ".join("×".join(map(str, s)) for s in shapes))
+    for row in profile_rows(plan):
+        table.add_row(*row)
     return table
 
 
-def _fusion(manifest: Manifest, rank: int) -> Table:
-    plan = manifest.ranks[rank].plan
-    table = _titled(
-        f"fusion in the plan of rank {rank}", "block", "operators", "layers", "kernels by profile"
-    )
-    for block in plan.blocks if plan else ():
+def _fusion(plan: PlanReport, rank: int) -> Table:
+    order = " / ".join(profile.name for profile in plan.profiles)
+    columns = ("block", "operators", "layers", f"kernels, {order}", "of the operators")
+    table = _titled(f"fusion in the plan of rank {rank}", *columns)
+    for name, block in fusion(plan):
         kernels = " / ".join(map(str, block.kernels)) or "not told"
-        table.add_row(
-            block.block or "around them", str(block.operators), str(block.layers), kernels
-        )
+        table.add_row(name, str(block.operators), str(block.layers), kernels, kernel_share(block))
+    return table
+
+
+def _usual_kernels(plan: PlanReport) -> Iterator[BlockKernels]:
+    """Of a usual layer, in each profile; the page has them all."""
+    usual = usual_block(plan)
+    return (each for each in plan.kernels if usual and usual.block in each.blocks)
+
+
+def _kernels(kernels: BlockKernels) -> Table:
+    table = _titled(f"kernels of {named_blocks(kernels)}, {kernels.profile}", "kernel", "computes")
+    table.columns[1].justify = "left"
+    for launch in kernels.launches:
+        table.add_row(launch.name, ", ".join(launch.nodes))
     return table
 
 

@@ -5,17 +5,20 @@ from pathlib import Path
 
 import pytest
 
-from pitcrew_builder.explain.anatomy import Part, part_of
-from pitcrew_builder.explain.page import page, short
-from pitcrew_builder.explain.summary import Explained, blocks, explain
+from pitcrew_builder.explain.page import page
+from pitcrew_builder.explain.summary import Explained, blocks, explain, short
+from pitcrew_builder.graph.parts import Part, part_of
 from pitcrew_builder.manifest import (
     BlockFusion,
+    BlockKernels,
+    KernelLaunch,
     PlanProfile,
     PlanReport,
     ProofReport,
     QuantizationReport,
     QuantizedMatrix,
     Score,
+    StoredBytes,
 )
 from pitcrew_builder.store import Store
 from tests.unit.builder import checkpoints
@@ -70,8 +73,26 @@ def test_functions_are_opened_and_equal_layers_are_one_line(explained: Explained
 
 def test_the_page_shows_whatever_the_manifest_has(explained: Explained) -> None:
     plan = PlanReport(
-        profiles=(PlanProfile(name="decode", shapes={"input_ids": ((1, 1), (8, 1), (32, 1))}),),
-        blocks=(BlockFusion(block="layers.0", operators=40, layers=12, kernels=(7, 6)),),
+        profiles=(
+            PlanProfile(
+                name="decode",
+                shapes={"input_ids": ((1, 1), (8, 1), (32, 1))}
+                | {f"key_pool.{layer}": ((1, 16), (2, 16), (4, 16)) for layer in range(3)},
+            ),
+        ),
+        blocks=tuple(
+            BlockFusion(block=f"layers.{layer}", operators=40, layers=12, kernels=(8, 6))
+            for layer in range(3)
+        ),
+        kernels=(
+            BlockKernels(
+                blocks=("layers.0", "layers.1", "layers.2"),
+                profile="decode",
+                launches=(
+                    KernelLaunch(kind="function", name="fused_silu", nodes=("silu", "gated")),
+                ),
+            ),
+        ),
     )
     score = Score(
         batch=4, capacity=64, tokens=100, perplexity=23.5, reference_perplexity=23.2,
@@ -93,11 +114,30 @@ def test_the_page_shows_whatever_the_manifest_has(explained: Explained) -> None:
         }
     )
     text = page(Explained(manifest, explained.ranks))
-    told = ("1×1 … 8×1 … 32×1", "7 / 6", "23.500", "6.25%", "layers.1.mlp.up_proj", "13.5")
+    told = ("1×1 … 8×1 … 32×1", "key_pool.0-2", "8 / 6", "20% / 15%", "23.500", "6.25%", "13.5")
+    told += ("mlp.up_proj", "fused_silu", "silu, gated", "layers.0-2: 1 kernels")
     assert [item for item in told if item not in text] == []
     # What stands in a manifest is text, never markup.
     assert "&lt;the network&gt;" in text
-    assert len(re.findall("<svg", text)) == len(re.findall("</svg>", text)) == 4
+    assert len(re.findall("<svg", text)) == len(re.findall("</svg>", text)) == 5
+
+
+def test_a_plan_tells_what_it_was_made_of(explained: Explained) -> None:
+    plan = PlanReport(
+        profiles=(),
+        blocks=(),
+        stored=(
+            StoredBytes(layer=1, part="mlp", type="int4", bytes=600),
+            StoredBytes(layer=1, part="attention", type="float16", bytes=300),
+            StoredBytes(layer=None, part="head", type="float16", bytes=100),
+        ),
+    )
+    rank = explained.manifest.ranks[0].model_copy(update={"graph": "model.plan", "plan": plan})
+    made = Explained(explained.manifest.model_copy(update={"ranks": (rank, rank)}), ())
+    assert made.bytes_by_part == {Part.MLP: 1200, Part.ATTENTION: 600, Part.HEAD: 200}
+    assert made.bytes_by_type == {"int4": 1200, "float16": 800}
+    assert made.bytes_by_layer["layer 1"] == {Part.MLP: 1200, Part.ATTENTION: 600}
+    assert "Bytes by tensor class" in page(made)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,15 @@ from pitcrew_builder.spec import BuildSpec, Target, TensorRt
 from pitcrew_builder.targets import backend_of
 from pitcrew_builder.targets.trt import plugins
 from pitcrew_builder.targets.trt.collectives import with_native_collectives
-from pitcrew_builder.targets.trt.kernels import Launch, block_of, by_block, node_of, programs
+from pitcrew_builder.targets.trt.kernels import (
+    Launch,
+    block_of,
+    by_block,
+    node_of,
+    plain_name,
+    programs,
+    within,
+)
 from pitcrew_builder.targets.trt.library import Library
 from pitcrew_builder.targets.trt.monitor import PhaseTree, monitor_for
 from pitcrew_builder.targets.trt.profiles import profiles
@@ -195,7 +203,7 @@ def test_kernels_are_read_from_a_plan(tmp_path: Path) -> None:
         "function",
     ]
     assert launches[0].nodes == ("layers.0/norm", "embed")
-    assert by_block(launches) == {"layers.0": 3, "layers.1": 1}
+    assert {k: len(v) for k, v in by_block(launches).items()} == {"layers.0": 3, "layers.1": 1}
 
 
 def test_a_plan_that_does_not_tell_has_no_kernels(tmp_path: Path) -> None:
@@ -212,6 +220,18 @@ def test_blocks_are_outermost_scopes() -> None:
     assert node_of("[ONNX Layer: head/norm]") == "head/norm"
     assert node_of("") == ""
     assert Launch("function", "copy", ()).block == ""
+
+
+def test_layers_that_are_computed_alike_are_told_alike() -> None:
+    for layer in (1, 8, 9):
+        block = f"layers.{layer}"
+        assert within(f"{block}/silu", block) == "silu"
+        assert within(f"layers.{layer + 1}/norm", block) == "next/norm"
+        assert within(f"attended | {block}/paged (PagedAttention)", block) == "attended"
+        joined = f"{block}/k_proj_U17{layer}+{block}/q_proj_U180"
+        assert plain_name(joined, block) == "k_proj+q_proj"
+    assert within("layers.10/norm", "layers.1") == "layers.10/norm"
+    assert within("embed", "") == "embed"
 
 
 class _Cache:

@@ -1,7 +1,6 @@
 """Targets `tensorrt-rtx` and `tensorrt`: one way from graph to plan, two libraries."""
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,16 +11,17 @@ from pitcrew_builder.disk import room_for
 from pitcrew_builder.errors import InvalidSpec
 from pitcrew_builder.graph.ir import OPSET, ElementType, Graph
 from pitcrew_builder.graph.precision import in_half
-from pitcrew_builder.manifest import BlockFusion, GraphInterface, PlanProfile, PlanReport
+from pitcrew_builder.manifest import GraphInterface, PlanReport
 from pitcrew_builder.spec import ComputeCapability, Precision, TensorRt
 from pitcrew_builder.targets.onnx_files import GRAPH, file_entry, write_onnx
 from pitcrew_builder.targets.target import Network, Site, Written
-from pitcrew_builder.targets.trt import kernels, plugins
+from pitcrew_builder.targets.trt import plugins
 from pitcrew_builder.targets.trt.collectives import with_native_collectives
-from pitcrew_builder.targets.trt.compiler import Compiled, Compiler, Order
+from pitcrew_builder.targets.trt.compiler import Compiler, Order
 from pitcrew_builder.targets.trt.gpu import compute_capability
 from pitcrew_builder.targets.trt.library import RTX, TENSORRT, Library, Native
 from pitcrew_builder.targets.trt.profiles import profiles
+from pitcrew_builder.targets.trt.report import plan_report
 from pitcrew_builder.targets.trt.timing_cache import timing_cache
 
 PLAN = "model.plan"
@@ -30,9 +30,6 @@ CUDA = "13"
 
 _LEADS = {Precision.FP16: 0.02, Precision.BF16: 0.1}
 """For float16 measured over all families on a CPU; bfloat16 has three bits less."""
-
-_IDLE = frozenset({"Constant", "Identity"})
-"""Operators that compute nothing."""
 
 _HALVES = {Precision.FP16: ElementType.FLOAT16, Precision.BF16: ElementType.BFLOAT16}
 
@@ -96,7 +93,7 @@ class PlanBackend:
         size = sum(weight.nbytes for weight in half.graph.weights)
         with room_for(site.engine, size, f"engine {site.identity.tag}"):
             compiled = compiler.compile(order, partial(site.tracker.advance, message="compiling"))
-        return _report(half.graph, shapes, compiled, plan)
+        return plan_report(half.graph, shapes, compiled, plan)
 
 
 class TensorRtRtx(PlanBackend):
@@ -181,37 +178,3 @@ def _check_gpu(wanted: str, present: str | None) -> None:
 
 def _write_scratch(network: Network, site: Site, name: str) -> Written:
     return write_onnx(site.scratch / name, site.folder, network, site.metadata, site.tracker)
-
-
-def _report(
-    graph: Graph, shapes: tuple[PlanProfile, ...], compiled: Compiled, plan: Path
-) -> PlanReport:
-    operators = operators_by_block(graph)
-    nodes = filter(None, map(kernels.node_of, compiled.layers))
-    layers = Counter(map(kernels.block_of, nodes))
-    launches = [kernels.by_block(program) for program in kernels.programs(plan)]
-    told = launches if len(launches) == len(shapes) else []
-    return PlanReport(
-        profiles=shapes,
-        blocks=tuple(
-            BlockFusion(
-                block=block,
-                operators=count,
-                layers=layers[block],
-                kernels=tuple(profile.get(block, 0) for profile in told),
-            )
-            for block, count in operators.items()
-        ),
-    )
-
-
-def operators_by_block(graph: Graph) -> Mapping[str, int]:
-    """Nodes that compute something, by the outermost scope of their names, functions opened."""
-    bodies = {
-        (function.domain, function.name): sum(node.op not in _IDLE for node in function.nodes)
-        for function in graph.functions
-    }
-    counts: Counter[str] = Counter()
-    for node in (node for node in graph.nodes if node.op not in _IDLE):
-        counts[kernels.block_of(node.name)] += bodies.get((node.domain, node.op), 1)
-    return counts

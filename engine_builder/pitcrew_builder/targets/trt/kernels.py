@@ -18,10 +18,13 @@ from dataclasses import dataclass
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
+from pitcrew_builder.graph.parts import layer_of
+
 _PROGRAM = re.compile(rb"\nmain \{\n(.*?)\n\}", re.DOTALL)
 _STATEMENT = re.compile(r"^  (\w+)=\{(.*?)(?=^  \w+=\{|\Z)", re.MULTILINE | re.DOTALL)
 _LAYER = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 _NAME = re.compile(r'\bname="?([^" ]+)')
+_NUMBER = re.compile(r"_U\d+(?=\+|$)")
 _ON_HOST = frozenset({"signal", "wait", "shape_call"})
 _WHOLE = b"\n  function={"
 """Programs without it are parts of one kernel, among which it chooses when it runs."""
@@ -64,14 +67,34 @@ def programs(plan: Path) -> list[list[Launch]]:
     return [_launches(text.decode(errors="replace")) for text in texts]
 
 
-def by_block(launches: list[Launch]) -> dict[str, int]:
-    """Launches per block of the graph. One that names no node, a copy, belongs to its predecessor."""
-    counts: Counter[str] = Counter()
+def by_block(launches: list[Launch]) -> dict[str, list[Launch]]:
+    """Launches by block of the graph. One that names no node, a copy, belongs to its predecessor."""
+    found: dict[str, list[Launch]] = {}
     block = ""
     for launch in launches:
         block = launch.block if launch.nodes else block
-        counts[block] += 1
-    return dict(counts)
+        found.setdefault(block, []).append(launch)
+    return found
+
+
+def within(node: str, block: str) -> str:
+    """A node as its block sees it, so that layers which are computed alike are told alike.
+
+    `inner | node` goes by what is inside, and the layer after the block's own is `next`.
+    """
+    inner, bar, _ = node.partition(" | ")
+    if bar:
+        return inner
+    layer = layer_of(block)
+    following = f"layers.{layer + 1}/" if layer is not None else ""
+    if following and node.startswith(following):
+        return f"next/{node.removeprefix(following)}"
+    return node.removeprefix(f"{block}/")
+
+
+def plain_name(name: str, block: str) -> str:
+    """A kernel's name without the block and the running numbers that some are called by."""
+    return _NUMBER.sub("", name.replace(f"{block}/", ""))
 
 
 def _launches(text: str) -> list[Launch]:
