@@ -173,7 +173,7 @@ def _plan(options: argparse.Namespace) -> int:
 
     gpu = gpu_of(options.gpu) if options.gpu else None
     # Sizes need none of the prompts that a quantized spec must name.
-    weights, options.weights = options.weights, None
+    weights, options.weights, options.method = options.weights, None, None
     kv_cache, options.kv_cache = options.kv_cache, None
     is_open = options.spec_json is None and options.target is None
     defaults = for_gpu(gpu, options.precision) if gpu and is_open else {}
