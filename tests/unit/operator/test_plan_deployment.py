@@ -8,13 +8,15 @@ import pytest
 from pitcrew_operator import reasons
 from pitcrew_operator.api.deployment import LLMDeploymentStatus
 from pitcrew_operator.kinds import SERVICE, Raw
+from pitcrew_operator.manifests.names import DEPLOYMENT_LABEL, REVISION_LABEL, WORKER_LABEL
 from pitcrew_operator.manifests.pod_group import PodGroup
 from pitcrew_operator.manifests.revision import Revision
 from pitcrew_operator.plan import beside
-from pitcrew_operator.plan.actions import Action, Apply, Patch, Requeue, WriteStatus
+from pitcrew_operator.plan.actions import Action, Apply, Ask, Patch, Requeue, WriteStatus
 from pitcrew_operator.plan.beside import Beside
 from pitcrew_operator.plan.conditions import Health, find
 from pitcrew_operator.plan.deployment import DeploymentSeen, plan_deployment
+from pitcrew_operator.plan.questions import ComparePods
 from pitcrew_operator.plan.target import target_of
 from pitcrew_operator.views import Deployment, Engine, Pod, pod_of
 from tests.unit.operator.factories import (
@@ -226,6 +228,41 @@ def test_groups_are_counted_as_replicas() -> None:
         assert applied(actions) == []
         assert told(actions)[1] == reason
         assert status_of(actions).ready_replicas == ready
+
+
+def test_only_the_pods_of_a_group_that_answer_are_compared() -> None:
+    canary = {"steps": [{"weight": 50}], "analysis": {}}
+    spec = {"ranksPerPod": 2, "rollout": {"canary": canary}}
+    new, old = (
+        target_of(deployment(more), WIDE, CONFIG)
+        for more in (spec, spec | {"servedModelName": "b"})
+    )
+    assert isinstance(new, Revision)
+    assert isinstance(old, Revision)
+    record = {"phase": "Canary", "revision": new.hash, "stable": old.hash, "step": 1}
+    owner = deployment(spec, {"rollout": record})
+
+    def group(revision: Revision) -> Raw:
+        made = PodGroup().manifest(revision, 1)
+        counts = dict.fromkeys(("replicas", "updatedReplicas", "readyReplicas"), 1)
+        metadata = made["metadata"] | {"uid": revision.hash, "generation": 1}
+        return {**made, "metadata": metadata, "status": counts | {"observedGeneration": 1}}
+
+    def member(name: str, label: str, ip: str) -> Pod:
+        labels = {label: "chat", REVISION_LABEL: new.hash}
+        serving = {"podIP": ip, "conditions": [{"type": "Ready", "status": "True"}]}
+        return pod_of(pod_raw(name, labels, **container("running"), **serving))
+
+    pods = (
+        member("leader", DEPLOYMENT_LABEL, "10.0.0.1"),
+        member("worker", WORKER_LABEL, "10.0.0.2"),
+    )
+    found = DeploymentSeen(
+        new, (group(new), group(old)), Beside(beside.wanted(owner, 2)), pods, has_groups=True
+    )
+    (asked,) = [action.question for action in plan(owner, found) if isinstance(action, Ask)]
+    assert isinstance(asked, ComparePods)
+    assert asked.canary == ("http://10.0.0.1:8000",)
 
 
 def test_ranks_that_do_not_fill_their_pods_are_refused() -> None:
