@@ -135,8 +135,8 @@ def _broken(bounds: Bounds, evidence: Evidence) -> Iterator[str]:
             f"maxErrorRate = {bounds.max_error_rate:g} allows"
         )
     times = (
-        ("mean", canary.mean, stable.mean, bounds.max_mean_ratio, "maxMeanRatio"),
-        ("95th percentile of", canary.quantile(0.95), stable.quantile(0.95),
+        ("mean time", canary.mean, stable.mean, bounds.max_mean_ratio, "maxMeanRatio"),
+        ("95th percentile of the time", canary.quantile(0.95), stable.quantile(0.95),
          bounds.max_p95_ratio, "maxP95Ratio"),
     )  # fmt: skip
     for name, new, old, limit, bound in times:
@@ -144,7 +144,7 @@ def _broken(bounds: Bounds, evidence: Evidence) -> Iterator[str]:
             continue
         if new > limit * old:
             yield (
-                f"the {name} time to the first token is {new:.3g} s, and {old:.3g} s on the stable "
+                f"the {name} to the first token is {new:.3g} s, and {old:.3g} s on the stable "
                 f"revision; timeToFirstToken.{bound} is {limit:g}"
             )
 

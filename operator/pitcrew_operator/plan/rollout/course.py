@@ -145,10 +145,10 @@ def advance(wish: Wish, before: Record | None, sight: Sight) -> Course:
 
 def frozen(record: Record, counts: Mapping[str, Count], replicas: int) -> dict[str, int]:
     """The new revision keeps what it has; the stable one has the rest."""
+    if record.stable is None or record.stable == record.revision:
+        return {record.revision: replicas}
     own = counts[record.revision].wanted if record.revision in counts else 0
     kept = min(own, replicas)
-    if record.stable is None:
-        return {record.revision: kept}
     return {record.revision: kept, record.stable: replicas - kept}
 
 

@@ -1,0 +1,60 @@
+"""A real client that asks without a break, and remembers everything that went wrong."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from openai import AsyncOpenAI, OpenAIError
+
+CLIENTS = 8
+
+
+class Load:
+    """Requests one after the other from several connections, each request tried once."""
+
+    def __init__(self, url: str, model: str) -> None:
+        self.answered = 0
+        self.failed: list[str] = []
+        self._url, self._model = url, model
+        self._ends = threading.Event()
+
+    def run(self) -> None:
+        """Ask until told to stop."""
+        asyncio.run(self._run())
+
+    def stop(self) -> None:
+        """Let the requests that are under way end."""
+        self._ends.set()
+
+    async def _run(self) -> None:
+        async with AsyncOpenAI(
+            base_url=f"{self._url}/v1", api_key="unused", max_retries=0, timeout=60
+        ) as client:
+            await asyncio.gather(*(self._ask(client, number) for number in range(CLIENTS)))
+
+    async def _ask(self, client: AsyncOpenAI, number: int) -> None:
+        while not self._ends.is_set():
+            try:
+                answer = await client.completions.create(
+                    model=self._model, prompt=f"And {number}", max_tokens=2, temperature=0
+                )
+            except OpenAIError as error:
+                cause = error.__cause__
+                self.failed.append(f"after {self.answered}: {error!r}, because of {cause!r}")
+            else:
+                assert answer.choices[0].finish_reason == "length"
+                self.answered += 1
+
+
+@contextmanager
+def load(url: str, model: str) -> Iterator[Load]:
+    """A client at work for as long as the block runs."""
+    client = Load(url, model)
+    thread = threading.Thread(target=client.run, daemon=True)
+    thread.start()
+    try:
+        yield client
+    finally:
+        client.stop()
+        thread.join(90)

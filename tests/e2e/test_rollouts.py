@@ -1,0 +1,159 @@
+"""A client that never stops asking, while everything under it is replaced: on the real cluster."""
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import Cluster
+from tests.e2e.load import Load, load
+from tests.e2e.product import MODEL, apply, condition, deployment, engine, ready, service
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+REQUESTS = 5000
+NAME = "chat"
+GOLDEN = {"prompts": ["In the beginning God", "And the king said"], "maxTokens": 8}
+ROLLOUT = {
+    "progressDeadlineSeconds": 40,
+    "canary": {
+        "steps": [{"replicas": 1, "holdSeconds": 3}],
+        "analysis": {"minRequests": 20, "golden": GOLDEN},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def space(cluster: Cluster, pitcrew: None, kubectl: Callable[..., Any]) -> Iterator[str]:
+    """Two replicas of the sample engine."""
+    name = "e2e-rollouts"
+    kubectl("create", "namespace", name)
+    cluster.volume("tiny", MODEL.parent, name)
+    for document in (
+        engine("tiny", "tiny", MODEL.name),
+        deployment(NAME, "tiny", replicas=2, rollout=ROLLOUT),
+    ):
+        apply(kubectl, name, document)
+    yield name
+    kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture(scope="module")
+def client(
+    space: str, kubectl: Callable[..., Any], eventually: Callable[..., Any]
+) -> Iterator[Load]:
+    eventually(lambda: ready(kubectl, space, "llmdeployment", NAME), seconds=240)
+    with service(space, NAME) as url, load(url, MODEL.name) as client:
+        yield client
+
+
+def found(kubectl: Callable[..., Any], space: str) -> dict[str, Any]:
+    document: dict[str, Any] = kubectl("-n", space, "get", "llmdeployment", NAME, "-o", "json")
+    return document
+
+
+def patch(kubectl: Callable[..., Any], space: str, kind: str, name: str, **spec: object) -> None:
+    body = json.dumps({"spec": spec})
+    kubectl("-n", space, "patch", kind, name, "--type=merge", "-p", body)
+
+
+def pods(kubectl: Callable[..., Any], space: str) -> list[dict[str, Any]]:
+    selector = f"pitcrew.dev/deployment={NAME}"
+    items = kubectl("-n", space, "get", "pods", "-l", selector, "-o", "json")["items"]
+    return [pod for pod in items if "deletionTimestamp" not in pod["metadata"]]
+
+
+def test_ready_means_that_an_answer_came_through_the_service(
+    client: Load, space: str, kubectl: Callable[..., Any]
+) -> None:
+    rollout = found(kubectl, space)["status"]["rollout"]
+    assert rollout["phase"] == "Complete"
+    assert rollout["answered"] == rollout["stable"] == rollout["revision"]
+
+
+def test_a_new_engine_takes_over_and_no_request_fails(
+    client: Load, space: str, kubectl: Callable[..., Any], eventually: Callable[..., Any]
+) -> None:
+    before = found(kubectl, space)["status"]["engine"]["id"]
+    patch(kubectl, space, "llmengine", "tiny", shapes={"maxBatchSize": 8})
+
+    def replaced() -> bool:
+        status = found(kubectl, space)["status"]
+        return bool(status["engine"]["id"] != before and status["rollout"]["phase"] == "Complete")
+
+    eventually(replaced, seconds=240, every=1)
+    eventually(lambda: ready(kubectl, space, "llmdeployment", NAME), seconds=60)
+    status = found(kubectl, space)["status"]
+    assert status["previousEngine"]["id"] == before
+    assert {p["metadata"]["labels"]["pitcrew.dev/revision"] for p in pods(kubectl, space)} == {
+        status["rollout"]["stable"]
+    }
+    assert client.failed == []
+
+
+def test_an_image_that_is_not_there_is_rolled_back_by_itself(
+    client: Load, space: str, kubectl: Callable[..., Any], eventually: Callable[..., Any]
+) -> None:
+    known = {p["metadata"]["uid"] for p in pods(kubectl, space)}
+    good = found(kubectl, space)["status"]["rollout"]["stable"]
+    patch(kubectl, space, "llmdeployment", NAME, runtime={"image": "pitcrew/runtime:absent"})
+
+    def told() -> dict[str, Any]:
+        return condition(found(kubectl, space), "Stalled")
+
+    eventually(lambda: told().get("reason") == "RolledBack", seconds=120, every=0.5)
+    assert "ImagePullFailed" in told()["message"]
+    rollout = found(kubectl, space)["status"]["rollout"]
+    assert (rollout["phase"], rollout["stable"]) == ("RolledBack", good)
+    assert rollout["failed"]["reason"] == "ImagePullFailed"
+    assert {p["metadata"]["uid"] for p in pods(kubectl, space)} <= known
+    patch(kubectl, space, "llmdeployment", NAME, runtime={"image": None})
+    eventually(lambda: ready(kubectl, space, "llmdeployment", NAME), seconds=90)
+    assert client.failed == []
+
+
+def test_scaling_goes_on_while_a_rollout_is_paused(
+    client: Load, space: str, kubectl: Callable[..., Any], eventually: Callable[..., Any]
+) -> None:
+    patch(kubectl, space, "llmdeployment", NAME, rollout={"paused": True})
+    patch(kubectl, space, "llmdeployment", NAME, runtime={"drainSeconds": 31})
+    kubectl("-n", space, "scale", "llmdeployment", NAME, "--replicas=3")
+
+    def scaled() -> bool:
+        status = found(kubectl, space)["status"]
+        return bool(status["rollout"]["phase"] == "Paused" and status["readyReplicas"] == 3)
+
+    eventually(scaled, seconds=90, every=0.5)
+    assert condition(found(kubectl, space), "Reconciling")["reason"] == "RolloutPaused"
+    kubectl("-n", space, "scale", "llmdeployment", NAME, "--replicas=2")
+    patch(kubectl, space, "llmdeployment", NAME, rollout={"paused": False})
+    eventually(lambda: ready(kubectl, space, "llmdeployment", NAME), seconds=180)
+    assert client.failed == []
+
+
+def test_an_evicted_pod_is_replaced_and_no_request_fails(
+    client: Load, space: str, kubectl: Callable[..., Any], eventually: Callable[..., Any]
+) -> None:
+    victim = pods(kubectl, space)[0]["metadata"]["name"]
+    eviction = {
+        "apiVersion": "policy/v1",
+        "kind": "Eviction",
+        "metadata": {"name": victim, "namespace": space},
+    }
+    path = f"/api/v1/namespaces/{space}/pods/{victim}/eviction"
+    kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))
+
+    def replaced() -> bool:
+        names = {p["metadata"]["name"] for p in pods(kubectl, space)}
+        return victim not in names and ready(kubectl, space, "llmdeployment", NAME)
+
+    eventually(replaced, seconds=120, every=0.5)
+    assert client.failed == []
+
+
+def test_thousands_of_requests_were_answered_and_none_failed(
+    client: Load, eventually: Callable[..., Any]
+) -> None:
+    eventually(lambda: client.answered >= REQUESTS or client.failed, seconds=300, every=0.5)
+    assert client.failed == []
+    assert client.answered >= REQUESTS
