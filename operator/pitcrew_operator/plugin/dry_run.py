@@ -10,7 +10,7 @@ from datetime import datetime
 
 from pitcrew_operator.ask.asker import SilentAsker
 from pitcrew_operator.config import PREFIX, Config
-from pitcrew_operator.kinds import DEPLOYMENT, ENGINE, NODE, Kind, Raw, kind_of
+from pitcrew_operator.kinds import DEPLOYMENT, ENGINE, NODE, OPTIONAL, Kind, Raw, kind_of
 from pitcrew_operator.metrics import Metrics
 from pitcrew_operator.plugin.kubectl import Kubectl, PluginError
 from pitcrew_operator.plugin.subject import Subject
@@ -100,8 +100,10 @@ async def plan(
     config = settings(everywhere.json("get", "deployments", "--selector", _OPERATOR)["items"])
     cluster = DryCluster(kubectl)
     store = Store(lambda *_: None)
-    for kind in config.watched:
-        for raw in await _listed(kind, cluster):
+    for kind in (*config.watched, *OPTIONAL):
+        found = await _listed(kind, cluster)
+        store.serve(kind, served=found is not None)
+        for raw in found or ():
             store.put(kind, raw if not _is(subject, raw) else subject.raw)
     store.put(subject.kind, subject.raw)
     key = Key(subject.kind, subject.raw["metadata"]["namespace"], subject.name)
@@ -113,13 +115,16 @@ def _is(subject: Subject, raw: Raw) -> bool:
     return bool(raw["kind"] == subject.kind.kind and raw["metadata"]["name"] == subject.name)
 
 
-async def _listed(kind: Kind, cluster: DryCluster) -> list[Raw]:
-    """Nodes need rights that few users have; without them the plan is made as without nodes."""
+async def _listed(kind: Kind, cluster: DryCluster) -> list[Raw] | None:
+    """Nodes need rights that few users have; without them the plan is made as without nodes.
+
+    None for kinds of others that the cluster does not know.
+    """
     try:
         return (await cluster.list_all(kind, None))[0]
     except PluginError:
-        if kind is NODE:
-            return []
+        if kind is NODE or kind in OPTIONAL:
+            return None
         raise
 
 

@@ -7,7 +7,17 @@ from typing import Any
 
 import pytest
 
-from pitcrew_operator.kinds import DEPLOYMENT, ENGINE, JOB, NODE, POD, Kind, Raw
+from pitcrew_operator.kinds import (
+    DEPLOYMENT,
+    ENGINE,
+    INFERENCE_POOL,
+    JOB,
+    NODE,
+    OPTIONAL,
+    POD,
+    Kind,
+    Raw,
+)
 from pitcrew_operator.plugin import explain, logs, rollback, status
 from pitcrew_operator.plugin.dry_run import plan
 from pitcrew_operator.plugin.kubectl import Kubectl, PluginError
@@ -42,10 +52,14 @@ class SimulatedKubectl(Kubectl):
     """Answers from a simulated cluster; the user may read no nodes."""
 
     world: World = field(default_factory=lambda: World(HUB, limit=0))
+    knows: frozenset[Kind] = frozenset()
+    """Kinds of others."""
 
     def list(self, kind: Kind, selector: str | None = None) -> list[Raw]:
         if kind is NODE:
             raise PluginError("nodes is forbidden")
+        if kind in OPTIONAL and kind not in self.knows:
+            raise PluginError(f"the server doesn't have a resource type {kind.plural}")
         return [raw for (each, _), raw in self.world.cluster.objects.items() if each is kind]
 
     def find(self, kind: Kind, name: str) -> Raw | None:
@@ -206,6 +220,16 @@ def test_a_plan_is_made_for_what_is_not_applied_yet(kubectl: SimulatedKubectl) -
     changed = {**raw, "spec": {**raw["spec"], "engineRef": {"name": "absent"}}}
     told = planned(Subject(DEPLOYMENT, changed), kubectl)
     assert "EngineNotFound" in told
+
+
+def test_a_plan_asks_for_what_the_cluster_knows(kubectl: SimulatedKubectl) -> None:
+    world = settled(kubectl.world)
+    pool = {"endpointPickerRef": {"name": "picker"}}
+    raw = world.cluster.objects[DEPLOYMENT, "chat"]
+    changed = Subject(DEPLOYMENT, {**raw, "spec": {**raw["spec"], "inferencePool": pool}})
+    knowing = SimulatedKubectl(world=world, knows=frozenset({INFERENCE_POOL}))
+    assert "create InferencePool chat" in planned(changed, knowing)
+    assert "InferencePoolMissing" in planned(changed, kubectl)
 
 
 def test_without_an_operator_there_is_no_plan(
