@@ -1,12 +1,17 @@
-"""The running operator: first a full listing, then workers, then the watches.
+"""The running operator: first a full listing, then the watches, and workers for whoever leads.
 
 Workers start only once every kind was listed. Before that a child that is merely not listed yet
-would look like one that is missing.
+would look like one that is missing. An operator that does not lead lists and watches like the one
+that does, so that it can take over at once.
 """
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Collection, Hashable
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Collection, Coroutine, Hashable
 from contextlib import AsyncExitStack
 from typing import Final
 
@@ -15,16 +20,22 @@ from pitcrew_operator.ask.http import Http
 from pitcrew_operator.cluster import Cluster, KubeCluster
 from pitcrew_operator.config import Config
 from pitcrew_operator.dispatch import concerned
-from pitcrew_operator.errors import ClusterError, Gone
+from pitcrew_operator.election import Elector, KubeLeases
+from pitcrew_operator.errors import ClusterError
 from pitcrew_operator.kinds import OWNERS, Kind, Raw
+from pitcrew_operator.lease import Timing
+from pitcrew_operator.listing import Listings
 from pitcrew_operator.metrics import Metrics
-from pitcrew_operator.reconcile import Key, Reconciler
+from pitcrew_operator.reconcile import Key, Reconciler, utc_now
 from pitcrew_operator.store import Store
+from pitcrew_operator.transport import Transport
 from pitcrew_operator.watch import watch
 from pitcrew_operator.web import application, serve
 from pitcrew_operator.workqueue import WorkQueue
 
-_LIST_AGAIN_SECONDS: Final = 2.0
+_LEASE_CONNECTIONS: Final = 2
+_GRACE_SECONDS: Final = 3.0
+_WATCH_AGAIN_SECONDS: Final = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -40,69 +51,86 @@ class Operator:
         metrics: Metrics,
         http: Http,
     ) -> None:
-        self._cluster, self._config, self._metrics = cluster, config, metrics
+        self._config, self._metrics = config, metrics
         self._namespaces = tuple(namespaces)
-        self.store = Store(self._changed)
+        self._store = Store(self._changed)
+        self._listings = Listings(cluster, self._store, config.watched, namespaces, metrics)
         self.asker = PodAsker(http, self._answered)
-        reconciler = Reconciler(cluster, self.store, config, metrics, self.asker)
-        self.queue: WorkQueue[Key] = WorkQueue(reconciler.reconcile)
-        self._problem: str | None = "the first listing is not complete"
-
-    def problem(self) -> str | None:
+        reconciler = Reconciler(cluster, self._store, config, metrics, self.asker)
+        self._queue: WorkQueue[Key] = WorkQueue(reconciler.reconcile, metrics.queue_seconds.observe)
+        metrics.queue_depth.set_function(lambda: self._queue.depth)
+        self.problem: str | None = "the first listing is not complete"
         """Why the operator is not healthy; None where it is."""
-        return self._problem
-
-    def _changed(self, kind: Kind, raw: Raw) -> None:
-        for key in concerned(kind, raw, self.store, self._config):
-            self.queue.add(key)
-        self._metrics.queue_depth.set(self.queue.depth)
-
-    def _answered(self, key: Hashable) -> None:
-        assert isinstance(key, Key)
-        self.queue.add(key)
-
-    async def list_everything(self) -> None:
-        """Bring the view up to date with full listings. Raises ClusterError."""
-        for kind in self._config.watched:
-            for namespace in (self._namespaces if kind.namespaced else ()) or (None,):
-                items, version = await self._cluster.list_all(kind, namespace)
-                self.store.replace(kind, items, version, namespace)
-            self._metrics.objects.labels(kind.kind).set(self.store.count(kind))
+        self.leads = False
 
     async def first_listing(self) -> None:
-        """List until it succeeds: the API server or our CRDs may come up after us."""
-        while True:
-            try:
-                await self.list_everything()
-            except ClusterError as error:
-                self._problem = _explain(error)
-                logger.warning("cannot list yet: %s", self._problem)
-                await asyncio.sleep(_LIST_AGAIN_SECONDS)
-            else:
-                self._problem = None
-                self._metrics.synced.set(1)
-                return
+        """Return once the whole view is there."""
+        await self._listings.persist(self._tell)
+        self._metrics.synced.set(1)
+
+    def lead(self) -> None:
+        """Look at every resource, and begin to write. The first listing is complete."""
+        self.leads = True
+        self._metrics.leader.set(1)
+        self._look_at_everything()
+        self._queue.start(self._config.workers)
+
+    async def rest(self) -> None:
+        """Stop writing; passes that have begun may come to their end."""
+        self.leads = False
+        self._metrics.leader.set(0)
+        await self._queue.close(_GRACE_SECONDS)
+
+    async def follow(self) -> None:
+        """See Listings.follow."""
+        await self._listings.follow()
 
     async def resync(self) -> None:
         """List and look at everything again from time to time.
 
-        A watch that reconnects can miss a deletion, and a pass that finds nothing to do is cheap.
+        Nobody can be sure that a watch told everything, and a pass that finds nothing to do is cheap.
         """
         while True:
             await asyncio.sleep(self._config.resync_seconds)
             try:
-                await self.list_everything()
+                await self._listings.list_everything()
             except ClusterError as error:
                 logger.warning("cannot list again: %s", error)
-            for kind in OWNERS:
-                for raw in self.store.all(kind):
-                    self._changed(kind, raw)
+            self._look_at_everything()
 
+    async def watch(self, stop: asyncio.Event, ready: asyncio.Event) -> None:
+        """Watch until stopped; begin anew, with a full listing, whenever the watches give up."""
+        while not stop.is_set():
+            try:
+                await watch(
+                    self._listings,
+                    self._config.watched,
+                    self._namespaces,
+                    self._config.watch_silence_seconds,
+                    stop,
+                    ready,
+                )
+            except Exception as error:  # noqa: BLE001 (whatever ends kopf need not end us)
+                self._metrics.watch_failures.inc()
+                logger.warning("the watches gave up: %s: %s", type(error).__name__, error)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), _WATCH_AGAIN_SECONDS)
 
-def _explain(error: ClusterError) -> str:
-    if isinstance(error, Gone):
-        return f"{error}; install the CRDs (chart value crds.enabled, or the files in crds/)"
-    return str(error)
+    def _tell(self, problem: str | None) -> None:
+        self.problem = problem
+
+    def _changed(self, kind: Kind, raw: Raw) -> None:
+        for key in concerned(kind, raw, self._store, self._config):
+            self._queue.add(key)
+
+    def _answered(self, key: Hashable) -> None:
+        assert isinstance(key, Key)
+        self._queue.add(key)
+
+    def _look_at_everything(self) -> None:
+        for kind in OWNERS:
+            for raw in self._store.all(kind):
+                self._changed(kind, raw)
 
 
 async def run(
@@ -114,21 +142,89 @@ async def run(
     """Run until `stop` is set or a signal arrives. `ready` is set once the watches start."""
     metrics = Metrics()
     async with AsyncExitStack() as stack:
-        cluster = await KubeCluster.connect(metrics, connections=2 * config.workers)
-        stack.push_async_callback(cluster.close)
+        transport = await stack.enter_async_context(_connected(metrics, 2 * config.workers))
+        elector = await _elector(config, metrics, stack)
+        cluster = KubeCluster(transport, elector.permitted) if elector else KubeCluster(transport)
         operator = Operator(cluster, config, namespaces, metrics, Http())
         stack.push_async_callback(operator.asker.close)
-        web = application(metrics, operator.problem)
+        web = application(metrics, lambda: operator.problem, lambda: operator.leads)
         port = await stack.enter_async_context(serve(web, config.http_port))
         logger.info("health and metrics on port %s", port)
-        await operator.first_listing()
-        operator.queue.start(config.workers)
-        stack.push_async_callback(operator.queue.close)
-        stack.push_async_callback(_cancel, asyncio.create_task(operator.resync()))
-        # kopf ends every task that was not there before it, so it comes last.
-        await watch(operator.store, config.watched, namespaces, stop, ready or asyncio.Event())
+        stopped = await stack.enter_async_context(_stopped(stop))
+        if not await _first(operator.first_listing(), stopped):
+            return
+        for work in (_lead(operator, elector), operator.follow(), operator.resync()):
+            await stack.enter_async_context(_going(work, stop))
+        await operator.watch(stop, ready or asyncio.Event())
 
 
-async def _cancel(task: asyncio.Task[None]) -> None:
+@contextlib.asynccontextmanager
+async def _stopped(stop: asyncio.Event) -> AsyncIterator["asyncio.Task[bool]"]:
+    """Signals set `stop`; the task ends when it is set."""
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGTERM, signal.SIGINT)
+    for number in signals:
+        loop.add_signal_handler(number, stop.set)
+    task = asyncio.create_task(stop.wait())
+    try:
+        yield task
+    finally:
+        task.cancel()
+        for number in signals:
+            loop.remove_signal_handler(number)
+
+
+async def _first(work: Coroutine[None, None, None], stopped: "asyncio.Task[bool]") -> bool:
+    """Whether the work came to its end before we were stopped."""
+    task = asyncio.create_task(work)
+    await asyncio.wait([task, stopped], return_when=asyncio.FIRST_COMPLETED)
+    if task.done():
+        await task
+        return True
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+    return False
+
+
+async def _elector(config: Config, metrics: Metrics, stack: AsyncExitStack) -> Elector | None:
+    """None where the settings name no lease: then this operator is alone."""
+    if config.lease is None:
+        return None
+    namespace, _, name = config.lease.partition("/")
+    identity = config.identity or f"{socket.gethostname()}_{os.getpid()}"
+    timing = Timing(config.lease_seconds)
+    transport = await stack.enter_async_context(_connected(metrics, _LEASE_CONNECTIONS))
+    leases = KubeLeases(transport, (namespace, name), timing, utc_now)
+    return Elector(leases, identity, timing, utc_now)
+
+
+async def _lead(operator: Operator, elector: Elector | None) -> None:
+    if elector is not None:
+        await elector.lead(operator.lead, operator.rest)
+    operator.lead()
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await operator.rest()
+
+
+@contextlib.asynccontextmanager
+async def _connected(metrics: Metrics, connections: int) -> AsyncIterator[Transport]:
+    transport = await Transport.connect(metrics, connections)
+    try:
+        yield transport
+    finally:
+        await transport.close()
+
+
+@contextlib.asynccontextmanager
+async def _going(work: Coroutine[None, None, None], stop: asyncio.Event) -> AsyncIterator[None]:
+    """Work that goes on for as long as the block lasts; where it fails, everything stops."""
+    task = asyncio.create_task(work)
+    task.add_done_callback(lambda _: stop.set())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task

@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     except ValidationError as error:
         print(explain(error), file=sys.stderr)
         return EXIT_USAGE
-    logs.configure(config.log_level)
+    logs.configure(config.log_level, config.log_format)
     # Imported late: `--help` and a usage error should not wait for kopf.
     from pitcrew_operator.app import run
 

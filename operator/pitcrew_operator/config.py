@@ -43,10 +43,27 @@ class Config(Model):
     )
     watch_nodes: bool = Field(default=True, description="Read the labels of nodes with GPUs.")
     log_poll_seconds: float = Field(default=1.0, gt=0, description="Between two looks at a build.")
+    watch_silence_seconds: float = Field(
+        default=70.0,
+        gt=0,
+        description="A watch is opened anew after so long without a word. Bookmarks come each minute.",
+    )
     resync_seconds: float = Field(default=300.0, gt=0, description="Between two full listings.")
     workers: int = Field(default=8, ge=1, le=256, description="Reconciliations at a time.")
+    lease: str | None = Field(
+        default=None,
+        pattern=r"^[a-z0-9-]+/[a-z0-9.-]+$",
+        description="Namespace and name of a Lease. Unset: no other operator serves the cluster.",
+    )
+    lease_seconds: int = Field(
+        default=15, ge=3, le=300, description="Others take a lease that is not renewed for so long."
+    )
+    identity: str | None = Field(
+        default=None, min_length=1, description="In the lease. Unset: host and process."
+    )
     http_port: int = Field(default=8080, ge=0, le=65535, description="0 takes any free port.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["json", "text"] = "json"
 
     @field_validator("image_pull_secrets", "store_access_modes", mode="before")
     @classmethod

@@ -2,7 +2,10 @@
 
     ClusterError
     ├── Rejected        the request itself is wrong or not allowed: a user or admin must act
+    │   └── Gone        the object, its namespace or its kind is not there
     └── Unavailable     worth a retry: throttled, timed out, refused, restarting
+        ├── Conflict    somebody else was faster
+        └── NotLeader   another operator may be at work: nothing was sent
 
 An object that is not there is no error: reads answer None, deletions succeed.
 """
@@ -35,3 +38,11 @@ class Unavailable(ClusterError):
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class Conflict(Unavailable):
+    """The object is there already, or has changed since it was read (409)."""
+
+
+class NotLeader(Unavailable):
+    """The lease is not held, or may not be held for long enough; nothing was sent."""

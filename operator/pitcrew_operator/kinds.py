@@ -73,6 +73,7 @@ INFERENCE_POOL: Final = Kind(
     "inference.networking.k8s.io/v1", "InferencePool", "inferencepools", _OURS
 )
 EVENT: Final = Kind("events.k8s.io/v1", "Event", "events")
+LEASE: Final = Kind("coordination.k8s.io/v1", "Lease", "leases")
 
 OWNERS: Final = (ENGINE, DEPLOYMENT)
 CHILDREN: Final = (CLAIM, JOB, WORKLOAD, SERVICE, DISRUPTION_BUDGET, POD)

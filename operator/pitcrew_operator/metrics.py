@@ -3,6 +3,7 @@
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_BUILD_SECONDS = (1, 5, 15, 60, 300, 900, 1800, 3600, 7200, 14400)
 
 
 class Metrics:
@@ -43,5 +44,38 @@ class Metrics:
         self.synced = Gauge(
             "pitcrew_operator_synced",
             "1 once every kind was listed.",
+            registry=self.registry,
+        )
+        self.leader = Gauge(
+            "pitcrew_operator_leader",
+            "1 while this operator may write.",
+            registry=self.registry,
+        )
+        self.relists = Counter(
+            "pitcrew_operator_relists_total",
+            "Full listings because watches had begun, at the start, or had begun anew.",
+            registry=self.registry,
+        )
+        self.watch_failures = Counter(
+            "pitcrew_operator_watch_failures_total",
+            "How often all watches ended in an error and were begun anew.",
+            registry=self.registry,
+        )
+        self.queue_seconds = Histogram(
+            "pitcrew_operator_queue_seconds",
+            "Time that an object waited for its reconciliation.",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.builds = Counter(
+            "pitcrew_operator_builds_total",
+            "Builds that ended: built, cached (the engine was in the store) or failed, and why.",
+            ["outcome", "reason"],
+            registry=self.registry,
+        )
+        self.build_seconds = Histogram(
+            "pitcrew_operator_build_seconds",
+            "Time of one build that was not cached, as its builder tells.",
+            buckets=_BUILD_SECONDS,
             registry=self.registry,
         )

@@ -20,6 +20,7 @@ from pitcrew_operator.plan.deployment import plan_deployment
 from pitcrew_operator.plan.engine import plan_engine
 from pitcrew_operator.plan.problem import OwnStatus
 from pitcrew_operator.store import Store
+from pitcrew_operator.telemetry import count_builds, decisions_of, watched_pass
 from pitcrew_operator.views import InvalidResource, Meta, deployment_of, engine_of
 from pitcrew_operator.workqueue import RetryLater
 
@@ -70,55 +71,61 @@ class Reconciler:
         if raw is None:
             self._asker.forget(key)
             return None
-        with self._metrics.reconcile_seconds.labels(key.kind.kind).time():
-            try:
-                return await self._pass(key, raw)
-            except Unavailable as error:
-                self._metrics.reconcile_errors.labels(key.kind.kind, "unavailable").inc()
-                raise RetryLater(str(error), error.retry_after) from error
-            except Rejected as error:
-                self._metrics.reconcile_errors.labels(key.kind.kind, "rejected").inc()
-                raise RetryLater(str(error)) from error
+        try:
+            with watched_pass(self._metrics, key.kind.kind, str(key)) as decisions:
+                return await self._pass(key, raw, decisions)
+        except Unavailable as error:
+            raise RetryLater(str(error), error.retry_after) from error
+        except Rejected as error:
+            raise RetryLater(str(error)) from error
 
-    async def _pass(self, key: Key, raw: Raw) -> float | None:
+    async def _pass(self, key: Key, raw: Raw, decisions: list[str]) -> float | None:
         try:
             if key.kind is ENGINE:
-                return await self._pass_engine(raw)
-            return await self._pass_deployment(raw)
+                return await self._pass_engine(raw, decisions)
+            return await self._pass_deployment(raw, decisions)
         except InvalidResource as error:
             status, situation = error.status, problem.invalid(error.problem)
             assert isinstance(status, OwnStatus)
-            return await self._perform(
-                problem.tell(error.kind, error.meta, status, situation, self._now())
-            )
+            told = problem.tell(error.kind, error.meta, status, situation, self._now())
+            return await self._perform(told, decisions)
 
-    async def _pass_engine(self, raw: Raw) -> float | None:
+    async def _pass_engine(self, raw: Raw, decisions: list[str]) -> float | None:
         engine = engine_of(raw)
         seen = await see_engine(engine, self._store, self._cluster, self._readers, self._config)
         actions = plan_engine(engine, seen, self._now(), self._config)
-        return await self._carry_out(actions, ENGINE, engine.meta, engine.status)
+        again = await self._carry_out(actions, ENGINE, engine.meta, engine.status, decisions)
+        count_builds(self._metrics, engine.status.versions, actions)
+        return again
 
-    async def _pass_deployment(self, raw: Raw) -> float | None:
+    async def _pass_deployment(self, raw: Raw, decisions: list[str]) -> float | None:
         owner = deployment_of(raw)
         answers = self._asker.answers(Key(DEPLOYMENT, owner.meta.namespace, owner.meta.name))
         seen = await see_deployment(owner, self._store, self._cluster, self._config, answers)
         actions = plan_deployment(owner, seen, self._now())
-        return await self._carry_out(actions, DEPLOYMENT, owner.meta, owner.status)
+        return await self._carry_out(actions, DEPLOYMENT, owner.meta, owner.status, decisions)
 
     async def _carry_out(
-        self, actions: list[Action], kind: Kind, meta: Meta, before: OwnStatus
+        self,
+        actions: list[Action],
+        kind: Kind,
+        meta: Meta,
+        before: OwnStatus,
+        decisions: list[str],
     ) -> float | None:
         """Perform; where the API server refuses a write, the user reads why in the conditions."""
         try:
-            return await self._perform(actions)
+            return await self._perform(actions, decisions)
         except Rejected as error:
             situation = problem.refused(
                 error.status, error.message, is_permission=error.is_permission
             )
-            await self._perform(problem.tell(kind, meta, before, situation, self._now()))
+            told = problem.tell(kind, meta, before, situation, self._now())
+            await self._perform(told, decisions)
             raise
 
-    async def _perform(self, actions: list[Action]) -> float | None:
+    async def _perform(self, actions: list[Action], decisions: list[str]) -> float | None:
+        decisions += decisions_of(actions)
         return await perform(actions, self._cluster, self._store, self._ask)
 
     def _ask(self, action: Ask) -> None:

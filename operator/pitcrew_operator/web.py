@@ -9,12 +9,17 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pitcrew_operator.metrics import Metrics
 
 
-def application(metrics: Metrics, problem: Callable[[], str | None]) -> web.Application:
-    """`/healthz` is 503 with the reason while there is a problem; `/metrics` is for Prometheus."""
+def application(
+    metrics: Metrics, problem: Callable[[], str | None], leads: Callable[[], bool]
+) -> web.Application:
+    """`/healthz` is 503 with the reason while there is a problem; `/metrics` is for Prometheus.
+
+    Whoever waits for the lease is as healthy as whoever holds it; the answer says which it is.
+    """
 
     async def health(_: web.Request) -> web.Response:
-        text = problem()
-        return web.Response(status=503 if text else 200, text=text or "ok")
+        text, role = problem(), "leader" if leads() else "standby"
+        return web.Response(status=503 if text else 200, text=text or f"ok: {role}")
 
     async def scrape(_: web.Request) -> web.Response:
         body = generate_latest(metrics.registry)

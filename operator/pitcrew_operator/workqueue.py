@@ -28,17 +28,26 @@ class RetryLater(Exception):
 
 
 class WorkQueue(Generic[K]):
-    """Feeds keys to `work`, which answers in how many seconds it wants the key again, if at all."""
+    """Feeds keys to `work`, which answers in how many seconds it wants the key again, if at all.
 
-    def __init__(self, work: Callable[[K], Awaitable[float | None]]) -> None:
-        self._work = work
+    `waited` is told how long each key waited for its turn.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[K], Awaitable[float | None]],
+        waited: Callable[[float], None] = lambda seconds: None,
+    ) -> None:
+        self._work, self._waited = work, waited
         self._ready: asyncio.Queue[K] = asyncio.Queue()
-        self._waiting: set[K] = set()
+        self._waiting: dict[K, float] = {}
         self._active: set[K] = set()
         self._dirty: set[K] = set()
         self._timers: dict[K, asyncio.TimerHandle] = {}
         self._failures: dict[K, int] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self._busy: set[asyncio.Task[None]] = set()
+        self._is_closing = False
 
     @property
     def depth(self) -> int:
@@ -50,7 +59,7 @@ class WorkQueue(Generic[K]):
         if key in self._active:
             self._dirty.add(key)
         elif key not in self._waiting:
-            self._waiting.add(key)
+            self._waiting[key] = asyncio.get_running_loop().time()
             self._ready.put_nowait(key)
 
     def add_after(self, key: K, seconds: float) -> None:
@@ -68,26 +77,41 @@ class WorkQueue(Generic[K]):
         self.add(key)
 
     def start(self, workers: int) -> None:
-        """Begin to work. The tasks exist when this returns, so that nobody takes them for theirs."""
+        """Begin to work, on what came before too."""
+        self._is_closing = False
         self._tasks = [asyncio.create_task(self._worker()) for _ in range(workers)]
 
-    async def close(self) -> None:
-        """Stop; what is being worked on is cancelled, which is as safe as a crash."""
+    async def close(self, grace: float = 0.0) -> None:
+        """Stop. What is being worked on has `grace` seconds to end by itself, and is cancelled then,
+        which is as safe as a crash. What waits keeps waiting for another `start`; delays are
+        forgotten.
+        """
+        self._is_closing = True
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
         for task in self._tasks:
+            if task not in self._busy:
+                task.cancel()
+        if self._busy:
+            await asyncio.wait(self._busy, timeout=grace)
+        for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
 
     async def _worker(self) -> None:
-        while True:
+        task = asyncio.current_task()
+        assert task is not None
+        while not self._is_closing:
             key = await self._ready.get()
-            self._waiting.discard(key)
+            self._waited(asyncio.get_running_loop().time() - self._waiting.pop(key))
             self._active.add(key)
+            self._busy.add(task)
             try:
                 await self._attempt(key)
             finally:
+                self._busy.discard(task)
                 self._active.discard(key)
                 with contextlib.suppress(KeyError):
                     self._dirty.remove(key)

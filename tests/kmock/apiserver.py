@@ -11,7 +11,7 @@ from typing import Any
 import kmock
 
 from pitcrew_operator.errors import Rejected, Unavailable
-from pitcrew_operator.kinds import EVENT, NODE, WATCHED, Kind
+from pitcrew_operator.kinds import EVENT, LEASE, NODE, WATCHED, Kind
 from pitcrew_operator.views import meta_of
 from tests.property.operator.simulation import Object, SimulatedCluster
 
@@ -29,6 +29,10 @@ class ApiServer:
         self.listings = 0
         self._history: list[tuple[str, Kind, Object]] = []
         self._news = asyncio.Event()
+        self.deaf = False
+        """Keep what happens from every watch for good, as for one that is too old."""
+        self._streams = self._stalled = self._errors = 0
+        self._error = 0
         self.cluster.listeners.append(self._hear)
         for path in _META:
             self.http.resources[path].namespaced = False
@@ -39,13 +43,25 @@ class ApiServer:
         self.http.fallback[kmock.action.CREATE] << self._create
         self.http.fallback[kmock.action.UPDATE] << self._update
         self.http.fallback[kmock.action.DELETE] << self._delete
+        self.http.fallback[kmock.method.PUT] << self._renew
+
+    def stall_watches(self) -> None:
+        """The streams that are open say nothing any more, and do not end."""
+        self._stalled = self._streams
+
+    def break_watches(self, code: int) -> None:
+        """The streams that are open end with an error."""
+        self._errors, self._error = self._streams, code
+        self._news.set()
 
     def _hear(self, change: str, kind: Kind, found: Object) -> None:
+        if self.deaf:
+            return
         self._history.append((change, kind, found))
         self._news.set()
 
     def _declare(self) -> None:
-        for kind in (*WATCHED, NODE, EVENT):
+        for kind in (*WATCHED, NODE, EVENT, LEASE):
             prefix = f"{kind.group}/" if kind.group else ""
             info = self.http.resources[f"{prefix}{kind.version}/{kind.plural}"]
             info.namespaced, info.kind = kind.namespaced, kind.kind
@@ -55,7 +71,7 @@ class ApiServer:
         if self.away:
             raise kmock.KubernetesError(status=503, message="restarting")
         found = request.resource
-        for kind in (*WATCHED, NODE, EVENT):
+        for kind in (*WATCHED, NODE, EVENT, LEASE):
             if found is not None and (found.group, found.plural) == (kind.group, kind.plural):
                 return kind
         raise kmock.KubernetesError(status=404, message="no such resource")
@@ -73,17 +89,21 @@ class ApiServer:
         selector = request.params.get("labelSelector", "")
         since = int(request.params.get("resourceVersion", "0"))
         yield b""
-        seen = 0
+        self._streams += 1
+        seen, number = 0, self._streams
         while True:
+            if number <= self._errors:
+                yield {"type": "ERROR", "object": {"kind": "Status", "code": self._error}}
+                return
             news, seen = self._history[seen:], len(self._history)
             for change, changed, found in news:
                 new = int(found["metadata"]["resourceVersion"]) > since
                 if changed is kind and new and _matches(found, selector):
                     yield {"type": change, "object": found}
-            await self._more_than(seen)
+            await self._more_than(seen, number)
 
-    async def _more_than(self, count: int) -> None:
-        while len(self._history) == count:
+    async def _more_than(self, count: int, number: int) -> None:
+        while number <= self._stalled or (len(self._history) == count and number > self._errors):
             self._news.clear()
             await self._news.wait()
 
@@ -97,7 +117,10 @@ class ApiServer:
         return dict(found)
 
     async def _create(self, request: kmock.Request) -> dict[str, Any]:
-        self._kind(request)
+        if self._kind(request) is LEASE:
+            if (LEASE, request.data["metadata"]["name"]) in self.cluster.objects:
+                raise kmock.KubernetesError(status=409, message="there is one")
+            return self.cluster.create(LEASE, request.data)
         await self.cluster.create_event(request.data)
         return dict(request.data)
 
@@ -107,6 +130,13 @@ class ApiServer:
         if request.headers["Content-Type"] == "application/merge-patch+json":
             return await self._merge(kind, request)
         return await self._apply(request)
+
+    async def _renew(self, request: kmock.Request) -> dict[str, Any]:
+        assert self._kind(request) is LEASE
+        known = self.cluster.objects[LEASE, request.name or ""]
+        if known["metadata"]["resourceVersion"] != request.data["metadata"]["resourceVersion"]:
+            raise kmock.KubernetesError(status=409, message="changed")
+        return self.cluster.update(LEASE, request.name or "", spec=request.data["spec"])
 
     async def _merge(self, kind: Kind, request: kmock.Request) -> dict[str, Any]:
         pinned = {"name": request.name or "", "namespace": request.namespace}

@@ -29,7 +29,7 @@ class StartOperator(Protocol):
     """Runs the operator for as long as the block lasts, then ends it by the signal."""
 
     def __call__(
-        self, end: signal.Signals = signal.SIGTERM
+        self, end: signal.Signals = signal.SIGTERM, **settings: str
     ) -> AbstractAsyncContextManager[asyncio.subprocess.Process]: ...
 
 
@@ -56,12 +56,12 @@ def operator(tmp_path: Path) -> StartOperator:
 
     @asynccontextmanager
     async def start(
-        end: signal.Signals = signal.SIGTERM,
+        end: signal.Signals = signal.SIGTERM, **settings: str
     ) -> AsyncIterator[asyncio.subprocess.Process]:
         with (tmp_path / "operator.log").open("ab") as log:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "pitcrew_operator", "run"),
-                env={**os.environ, **SETTINGS},
+                env={**os.environ, **SETTINGS, **settings},
                 stderr=log,
             )
         try:

@@ -53,7 +53,9 @@ class SimulatedCluster:
         kind, name = kind_of(manifest), manifest["metadata"]["name"]
         known = self.objects.get((kind, name))
         if known is None:
-            return self.create(kind, manifest)
+            created = self.create(kind, manifest)
+            self._collect(kind, created)
+            return created
         if kind is JOB and known["spec"]["template"] != manifest["spec"]["template"]:
             raise Rejected(422, "spec.template: field is immutable")
         merged = {
@@ -201,6 +203,13 @@ class SimulatedCluster:
         status = dict.fromkeys(fields, count)
         status["observedGeneration"] = found["metadata"]["generation"]
         self.update(WORKLOAD, name, status=status)
+
+    def _collect(self, kind: Kind, child: Object) -> None:
+        """The garbage collector: a child whose owners were all gone before it came goes too."""
+        owners = {owner["uid"] for owner in child["metadata"].get("ownerReferences", ())}
+        alive = {found["metadata"]["uid"] for found in self.objects.values()}
+        if owners and not owners & alive:
+            self.remove(kind, child["metadata"]["name"])
 
     def _write(self) -> None:
         self.writes += 1

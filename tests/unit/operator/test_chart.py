@@ -109,7 +109,9 @@ def test_rendered_settings_are_read_by_the_operator() -> None:
     (deployment,) = of_kind(render("--set", "imagePullSecrets={a,b}"), "Deployment")
     assert deployment["spec"]["strategy"] == {"type": "Recreate"}
     container = deployment["spec"]["template"]["spec"]["containers"][0]
-    config = Config.from_env({entry["name"]: entry["value"] for entry in container["env"]})
+    values = {entry["name"]: entry.get("value", "pod") for entry in container["env"]}
+    config = Config.from_env(values)
+    assert (config.lease, config.identity) == ("system/pitcrew", "pod")
     assert config.builder_image == "pitcrew/builder:0.1.0"
     assert config.image_pull_secrets == ("a", "b")
     assert config.job_retention_seconds == 3600
@@ -151,7 +153,8 @@ def test_listed_namespaces_get_roles_and_no_cluster_role() -> None:
     objects = render("--set", "watchNamespaces={a,b}")
     (nodes,) = of_kind(objects, "ClusterRole")
     assert [rule["resources"] for rule in nodes["rules"]] == [["nodes"]]
-    assert [role["metadata"]["namespace"] for role in of_kind(objects, "Role")] == ["a", "b"]
+    places = [role["metadata"]["namespace"] for role in of_kind(objects, "Role")]
+    assert places == ["a", "b", "system"]  # the last one is for the Lease
     (deployment,) = of_kind(objects, "Deployment")
     arguments = deployment["spec"]["template"]["spec"]["containers"][0]["args"]
     assert arguments == ["run", "--namespace=a", "--namespace=b"]
@@ -188,7 +191,9 @@ def test_a_bucket_for_engines_reaches_the_operator() -> None:
     flags = [f"--set=engineStore.s3.{name}={value}" for name, value in values.items()]
     (deployment,) = of_kind(render(*flags), "Deployment")
     container = deployment["spec"]["template"]["spec"]["containers"][0]
-    config = Config.from_env({entry["name"]: entry["value"] for entry in container["env"]})
+    values = {entry["name"]: entry.get("value", "pod") for entry in container["env"]}
+    config = Config.from_env(values)
+    assert (config.lease, config.identity) == ("system/pitcrew", "pod")
     assert config.store_s3 is not None
     assert config.store_s3.model_dump(by_alias=True, exclude_none=True) == {
         "bucket": "engines",
@@ -196,3 +201,28 @@ def test_a_bucket_for_engines_reaches_the_operator() -> None:
         "prefix": "a/b",
         "credentialsSecretRef": {"name": "s3-keys"},
     }
+
+
+@needs_helm
+def test_two_replicas_are_spread_and_one_may_always_go() -> None:
+    objects = render("--set", "operator.replicas=2")
+    (deployment,) = of_kind(objects, "Deployment")
+    assert deployment["spec"]["strategy"]["type"] == "RollingUpdate"
+    pod = deployment["spec"]["template"]
+    (term,) = pod["spec"]["affinity"]["podAntiAffinity"][
+        "preferredDuringSchedulingIgnoredDuringExecution"
+    ]
+    (budget,) = of_kind(objects, "PodDisruptionBudget")
+    assert budget["spec"]["maxUnavailable"] == 1
+    for selector in (term["podAffinityTerm"]["labelSelector"], budget["spec"]["selector"]):
+        assert selector["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    assert not of_kind(render(), "PodDisruptionBudget")
+
+
+@needs_helm
+def test_operator_may_write_its_own_lease_and_no_other() -> None:
+    (role,) = [r for r in of_kind(render(), "Role") if r["metadata"]["name"] == "pitcrew-lease"]
+    assert role["metadata"]["namespace"] == "system"
+    named, created = role["rules"]
+    assert (named["resourceNames"], named["verbs"]) == (["pitcrew"], ["get", "update"])
+    assert created["verbs"] == ["create"]

@@ -104,7 +104,7 @@ async def test_health_and_metrics() -> None:
     metrics = Metrics()
     metrics.reconcile_seconds.labels("LLMEngine").observe(0.1)
     async with (
-        serve(application(metrics, lambda: problem[0]), 0) as port,
+        serve(application(metrics, lambda: problem[0], lambda: True), 0) as port,
         aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session,
     ):
         async with session.get("/healthz") as answer:

@@ -144,3 +144,36 @@ async def test_closing_ends_what_is_being_done() -> None:
         queue.add("a")
         await asyncio.sleep(1)
     assert cancelled.is_set()
+
+
+async def test_work_that_has_begun_may_end_and_what_waits_is_kept() -> None:
+    ended: list[str] = []
+
+    async def work(key: str) -> None:
+        await asyncio.sleep(2)
+        ended.append(key)
+
+    queue: WorkQueue[str] = WorkQueue(work)
+    queue.start(1)
+    queue.add("a")
+    queue.add("b")
+    await asyncio.sleep(1)
+    await queue.close(grace=3)
+    assert ended == ["a"]
+    assert now() == pytest.approx(2)
+    queue.start(1)
+    await asyncio.sleep(3)
+    assert ended == ["a", "b"]
+    await queue.close()
+
+
+async def test_work_that_takes_longer_than_the_grace_is_cancelled() -> None:
+    async def work(key: str) -> None:
+        await asyncio.sleep(60)
+
+    queue: WorkQueue[str] = WorkQueue(work)
+    queue.start(2)
+    queue.add("a")
+    await asyncio.sleep(1)
+    await queue.close(grace=3)
+    assert now() == pytest.approx(4)

@@ -1,0 +1,102 @@
+"""What one pass did, for metrics and logs; the pass itself knows neither."""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from pitcrew_operator.api.version import EngineVersion, Phase
+from pitcrew_operator.errors import Rejected, Unavailable
+from pitcrew_operator.metrics import Metrics
+from pitcrew_operator.plan.actions import (
+    Action,
+    Apply,
+    Ask,
+    Delete,
+    Emit,
+    Patch,
+    Requeue,
+    WriteStatus,
+)
+
+logger = logging.getLogger("pitcrew_operator.reconcile")
+
+
+@contextmanager
+def watched_pass(metrics: Metrics, kind: str, name: str) -> Iterator[list[str]]:
+    """Measure a pass and tell of it in one line. What it decides is added to the list."""
+    decisions: list[str] = []
+    began, outcome = time.perf_counter(), "done"
+    try:
+        yield decisions
+    except Unavailable:
+        outcome = "unavailable"
+        raise
+    except Rejected:
+        outcome = "rejected"
+        raise
+    except Exception:
+        outcome = "unexpected"
+        raise
+    finally:
+        seconds = time.perf_counter() - began
+        metrics.reconcile_seconds.labels(kind).observe(seconds)
+        if outcome != "done":
+            metrics.reconcile_errors.labels(kind, outcome).inc()
+        level = logging.INFO if decisions else logging.DEBUG
+        fields = {
+            "object": name,
+            "seconds": round(seconds, 4),
+            "outcome": outcome,
+            "decisions": decisions,
+        }
+        logger.log(level, "reconciled %s", name, extra={"fields": fields})
+
+
+def decisions_of(actions: Sequence[Action]) -> list[str]:
+    """Each action in a few words."""
+    return [words for action in actions if (words := _words(action))]
+
+
+def _words(action: Action) -> str:
+    match action:
+        case Apply(manifest):
+            return f"apply {manifest['kind']} {manifest['metadata']['name']}"
+        case Patch(kind, meta, fields):
+            return f"patch {kind.kind} {meta.name}: {', '.join(fields)}"
+        case Delete(kind, _, name, _):
+            return f"delete {kind.kind} {name}"
+        case WriteStatus(kind):
+            return f"status of {kind.kind}"
+        case Emit() | Ask() | Requeue():
+            return ""
+
+
+def count_builds(
+    metrics: Metrics, before: Sequence[EngineVersion], actions: Sequence[Action]
+) -> None:
+    """Count the builds whose end the actions record for the first time."""
+    for action in actions:
+        if isinstance(action, WriteStatus):
+            for version in ended(before, getattr(action.status, "versions", ())):
+                _count(metrics, version)
+
+
+def ended(before: Sequence[EngineVersion], after: Sequence[EngineVersion]) -> list[EngineVersion]:
+    """Versions that are proven or failed now, and were not so before."""
+    known = {(version.key, version.phase, version.job_uid) for version in before}
+    return [
+        version
+        for version in after
+        if version.phase in (Phase.READY, Phase.FAILED)
+        and (version.key, version.phase, version.job_uid) not in known
+    ]
+
+
+def _count(metrics: Metrics, version: EngineVersion) -> None:
+    if version.engine is None:
+        metrics.builds.labels("failed", version.reason or "").inc()
+        return
+    metrics.builds.labels("cached" if version.engine.cached else "built", "").inc()
+    if not version.engine.cached:
+        metrics.build_seconds.observe(version.engine.build_seconds)
