@@ -13,10 +13,16 @@ from tests.integration.runtime.servers import DEADLINE, Server, command, token_i
 PROMPT = "In the beginning God created the heaven and the earth. And the earth was"
 GREEDY: dict[str, Any] = {"temperature": 0}
 SAMPLED: dict[str, Any] = {"temperature": 0.8, "seed": 11, "n": 3}
+SHAPED: dict[str, Any] = SAMPLED | {
+    "presence_penalty": 0.4,
+    "frequency_penalty": 0.3,
+    "logit_bias": {"300": 2.0},
+    "extra_body": {"repetition_penalty": 1.1, "min_tokens": 30, "guided_regex": "[a-z ,]{20,300}"},
+}
 
 
 def answers(server: Server) -> list[list[list[int]]]:
-    """Greedy and sampled."""
+    """Greedy, sampled, and sampled from logits that what was said before has changed."""
     with server.client as client:
         return [
             token_ids(
@@ -24,11 +30,13 @@ def answers(server: Server) -> list[list[list[int]]]:
                     model="model",
                     prompt=PROMPT,
                     max_tokens=60,
-                    extra_body={"return_token_ids": True},
-                    **how,
+                    **(
+                        how
+                        | {"extra_body": {"return_token_ids": True, **how.get("extra_body", {})}}
+                    ),
                 )
             )
-            for how in (GREEDY, SAMPLED)
+            for how in (GREEDY, SAMPLED, SHAPED)
         ]
 
 
