@@ -1,8 +1,9 @@
 """A server under twice the load that it can take, with clients that leave: what is lost or leaked?
 
 Serves an engine as a process, measures how many requests it completes per second, and then sends
-twice as many at random times, some with a common beginning, some for several choices. A third of the
-clients leave at a random moment. Bars: every answer is 200 or 429, every stream that is read to its
+twice as many at random times, some with a common beginning, some for several choices. What else the
+machine does changes the capacity: every ten seconds the rate becomes twice what was accepted in
+these. A third of the clients leave at a random moment. Bars: every answer is 200 or 429, every stream that is read to its
 end has one, every accepted request ends exactly once, no page stays in use, and the resident memory
 at the end is within 5 % of what it was when a fifth of the time was over.
 """
@@ -36,6 +37,7 @@ OPTIONS = ("--max-waiting", "16", "--max-batch-size", "16", "--kv-memory", "1Mi"
 CLIENTS = 32
 """That measure the capacity: each sends its next request when it has the answer to the last."""
 CALIBRATION_SECONDS = 10.0
+PERIOD_SECONDS = 10.0
 OVERLOAD = 2.0
 LEAVING = 1 / 3
 DONE = "data: [DONE]"
@@ -160,11 +162,15 @@ async def measure_capacity(client: httpx.AsyncClient, rng: random.Random) -> flo
 async def overload(
     client: httpx.AsyncClient, tally: Tally, rate: float, seconds: float, rng: random.Random
 ) -> None:
-    """Requests at random times, so many a second."""
+    """Requests at random times, `rate` a second at first, then twice what is accepted."""
     start, due = time.monotonic(), 0.0
+    measured, accepted = 0.0, 0
     async with asyncio.TaskGroup() as group:
         while (due := due + rng.expovariate(rate)) < seconds:
             await asyncio.sleep(max(0.0, start + due - time.monotonic()))
+            if (span := time.monotonic() - start - measured) > PERIOD_SECONDS:
+                rate = max(1.0, OVERLOAD * (tally.statuses[200] - accepted) / span)
+                measured, accepted = measured + span, tally.statuses[200]
             patience = rng.uniform(0.0, 2.0) if rng.random() < LEAVING else None
             group.create_task(ask(client, tally, body(rng), patience))
 
@@ -287,7 +293,8 @@ def show(
     sent = sum(tally.statuses.values())
     rows = [
         ("requests answered", f"{sent}, {sent / seconds:.1f}/s", None),
-        ("capacity", f"{capacity:.1f}/s", None),
+        ("capacity before", f"{capacity:.1f}/s", None),
+        ("accepted", f"{tally.statuses[200] / seconds:.1f}/s", None),
         ("answers by status", str(dict(tally.statuses)), set(tally.statuses) <= {200, 429}),
         ("refused with 429", str(tally.statuses[429]), tally.statuses[429] > 0),
         ("clients that left", str(tally.left), tally.left > 0),
