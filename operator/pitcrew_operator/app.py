@@ -22,7 +22,8 @@ from pitcrew_operator.config import Config
 from pitcrew_operator.dispatch import concerned
 from pitcrew_operator.election import Elector, KubeLeases
 from pitcrew_operator.errors import ClusterError
-from pitcrew_operator.kinds import OWNERS, Kind, Raw
+from pitcrew_operator.kinds import OPTIONAL, OWNERS, Kind, Raw
+from pitcrew_operator.latecomers import Latecomers
 from pitcrew_operator.lease import Timing
 from pitcrew_operator.listing import Listings
 from pitcrew_operator.metrics import Metrics
@@ -55,6 +56,14 @@ class Operator:
         self._namespaces = tuple(namespaces)
         self._store = Store(self._changed)
         self._listings = Listings(cluster, self._store, config.watched, namespaces, metrics)
+        self._latecomers = Latecomers(
+            self._listings,
+            self._store,
+            namespaces,
+            config.latecomer_seconds,
+            config.watch_silence_seconds,
+            self._look_at_everything,
+        )
         self.asker = PodAsker(http, self._answered)
         reconciler = Reconciler(cluster, self._store, config, metrics, self.asker)
         self._queue: WorkQueue[Key] = WorkQueue(reconciler.reconcile, metrics.queue_seconds.observe)
@@ -66,6 +75,8 @@ class Operator:
     async def first_listing(self) -> None:
         """Return once the whole view is there."""
         await self._listings.persist(self._tell)
+        for kind in OPTIONAL:
+            await self._latecomers.look(kind)
         self._metrics.synced.set(1)
 
     def lead(self) -> None:
@@ -84,6 +95,10 @@ class Operator:
     async def follow(self) -> None:
         """See Listings.follow."""
         await self._listings.follow()
+
+    async def await_latecomers(self, stop: asyncio.Event) -> None:
+        """See Latecomers.follow."""
+        await asyncio.gather(*(self._latecomers.follow(kind, stop) for kind in OPTIONAL))
 
     async def resync(self) -> None:
         """List and look at everything again from time to time.
@@ -153,7 +168,8 @@ async def run(
         stopped = await stack.enter_async_context(_stopped(stop))
         if not await _first(operator.first_listing(), stopped):
             return
-        for work in (_lead(operator, elector), operator.follow(), operator.resync()):
+        late = operator.await_latecomers(stop)
+        for work in (_lead(operator, elector), operator.follow(), operator.resync(), late):
             await stack.enter_async_context(_going(work, stop))
         await operator.watch(stop, ready or asyncio.Event())
 

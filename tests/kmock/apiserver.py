@@ -36,7 +36,9 @@ class ApiServer:
         self.cluster.listeners.append(self._hear)
         for path in _META:
             self.http.resources[path].namespaced = False
-        self._declare()
+        self._kinds: list[Kind] = []
+        for kind in (*WATCHED, NODE, EVENT, LEASE):
+            self.learn(kind)
         self.http.fallback[kmock.action.LIST] << self._list
         self.http.fallback[kmock.action.WATCH] << self._watch
         self.http.fallback[kmock.action.FETCH] << self._fetch
@@ -60,18 +62,19 @@ class ApiServer:
         self._history.append((change, kind, found))
         self._news.set()
 
-    def _declare(self) -> None:
-        for kind in (*WATCHED, NODE, EVENT, LEASE):
-            prefix = f"{kind.group}/" if kind.group else ""
-            info = self.http.resources[f"{prefix}{kind.version}/{kind.plural}"]
-            info.namespaced, info.kind = kind.namespaced, kind.kind
-            info.verbs = {"list", "watch", "get", "patch"}
+    def learn(self, kind: Kind) -> None:
+        """Serve a kind from now on, as after the creation of its CRD."""
+        prefix = f"{kind.group}/" if kind.group else ""
+        info = self.http.resources[f"{prefix}{kind.version}/{kind.plural}"]
+        info.namespaced, info.kind = kind.namespaced, kind.kind
+        info.verbs = {"list", "watch", "get", "patch"}
+        self._kinds.append(kind)
 
     def _kind(self, request: kmock.Request) -> Kind:
         if self.away:
             raise kmock.KubernetesError(status=503, message="restarting")
         found = request.resource
-        for kind in (*WATCHED, NODE, EVENT, LEASE):
+        for kind in self._kinds:
             if found is not None and (found.group, found.plural) == (kind.group, kind.plural):
                 return kind
         raise kmock.KubernetesError(status=404, message="no such resource")
