@@ -1,7 +1,7 @@
 """Puts an engine together from a verified directory: session, KV pool, scheduler."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from pitcrew_builder.manifest import Manifest
@@ -26,7 +26,10 @@ from pitcrew_runtime.execution.kv_pool import STORED_AS, PoolShape
 from pitcrew_runtime.execution.network import Network
 from pitcrew_runtime.execution.onnx_network import OnnxNetwork, Segment, open_session
 from pitcrew_runtime.execution.resources import free_memory, usable_cpus
-from pitcrew_runtime.ranks.group import GroupShape, RankGroup
+from pitcrew_runtime.ranks.group import RankGroup
+from pitcrew_runtime.ranks.launch import GroupShape
+from pitcrew_runtime.ranks.pod import meet
+from pitcrew_runtime.ranks.pods import Pods
 from pitcrew_runtime.speculation.draft import DraftProposer
 from pitcrew_runtime.speculation.executor import SpeculativeExecutor
 from pitcrew_runtime.speculation.ngram import NgramProposer
@@ -51,6 +54,8 @@ class Tuning:
     """Adapters that one step may mix."""
     prefix_cache: bool = True
     speculation: Speculation | None = None
+    pods: Pods | None = None
+    """Where the ranks are, if not all in this pod."""
 
 
 def assemble(
@@ -76,17 +81,22 @@ def load_executor(
 ) -> Executor:
     """The weights in memory, and KV pools in what they leave of it. Raises a `StartupError`."""
     manifest = directory.manifest
-    bytes_per_token = manifest.kv_bytes_per_token
     if draft is not None:
         check_draft(directory, draft, limits)
-        bytes_per_token += draft.manifest.kv_bytes_per_token
     threads = tuning.threads or usable_cpus()
-    network = _loaded(directory, threads, adapter_slots(manifest, tuning))
+    weights = _loaded(directory, threads, adapter_slots(manifest, tuning), tuning.pods)
     drafting = _loaded(draft, threads, 0) if draft is not None else None
-    pages = pool_pages(bytes_per_token, limits, tuning.kv_memory, free_memory())
-    executor: Executor = NetworkExecutor(network(pages))
+    # Pages of a draft engine lie beside those of the engine, where the leader is.
+    beside = draft.manifest.kv_bytes_per_token if draft is not None else 0
+    bytes_per_token = manifest.kv_bytes_per_token + beside
+    first, *others = weights.rooms()
+    rooms = [Room(first.bytes_per_token + beside, free_memory()), *others]
+    pages = min(
+        pool_pages(room.bytes_per_token, limits, tuning.kv_memory, room.free) for room in rooms
+    )
+    executor: Executor = NetworkExecutor(weights.network(pages))
     if drafting is not None:
-        drafter = NetworkExecutor(drafting(pages))
+        drafter = NetworkExecutor(drafting.network(pages))
         executor = SpeculativeExecutor(executor, DraftProposer(drafter))
     elif tuning.speculation is not None:
         executor = SpeculativeExecutor(executor, NgramProposer(tuning.speculation.ngram))
@@ -175,41 +185,78 @@ def within_pool(limits: Limits, pages: int) -> Limits:
     return replace(limits, max_sequence_length=longest)
 
 
-def _loaded(directory: EngineDirectory, threads: int, slots: int) -> Callable[[int], Network]:
-    """The weights in memory; what makes a network of them with so many KV pages.
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Memory for KV pages in one pod."""
 
-    In two parts, since what the weights leave of the memory decides how many pages there can be.
-    """
+    bytes_per_token: int
+    """Of the ranks in the pod."""
+    free: int
+    """Bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Weights:
+    """The weights in memory: what they leave of it decides how many pages there can be."""
+
+    network: Callable[[int], Network]
+    """Makes a network with so many KV pages."""
+    rooms: Callable[[], Sequence[Room]]
+    """By pod, this one first."""
+
+
+def _loaded(
+    directory: EngineDirectory, threads: int, slots: int, pods: Pods | None = None
+) -> _Weights:
     manifest = directory.manifest
     _check_kv_dtype(manifest)
     if manifest.world_size > 1:
-        return _loaded_ranks(directory, threads, slots)
+        return _loaded_ranks(directory, threads, slots, pods)
     name = manifest.ranks[0].graph
     graph = directory.file(name)
     if graph is None:
         raise EngineCorrupt(f"the manifest lists no file {name}; build the engine again")
     segment = Segment(open_session(graph, threads))
     adapters = _adapter_pool(manifest, slots)
-    return lambda pages: OnnxNetwork([segment], _pool_shape(manifest, pages), adapters)
+    return _Weights(
+        lambda pages: OnnxNetwork([segment], _pool_shape(manifest, pages), adapters),
+        lambda: [Room(manifest.kv_bytes_per_token, free_memory())],
+    )
 
 
-def _loaded_ranks(directory: EngineDirectory, threads: int, slots: int) -> Callable[[int], Network]:
+def _loaded_ranks(
+    directory: EngineDirectory, threads: int, slots: int, pods: Pods | None
+) -> _Weights:
     manifest = directory.manifest
+    here = pods.ranks_each if pods is not None else manifest.world_size
     shape = GroupShape(
         engine=directory.root,
         ranks=manifest.ranks,
         page_size=manifest.identity.shapes.kv_page_size,
         adapter_slots=slots,
-        threads=max(1, threads // manifest.world_size),
+        threads=max(1, threads // here),
     )
-    group = RankGroup(shape)
-    logger.info("%d ranks of %d threads each", manifest.world_size, shape.threads)
+    group = RankGroup(shape, meet(manifest, pods, slots) if pods is not None else None)
+    logger.info("%d ranks, %d of them here with %d threads", len(shape.ranks), here, shape.threads)
 
     def network(pages: int) -> Network:
         group.open(pages)
         return group
 
-    return network
+    return _Weights(network, lambda: rooms_of(manifest, group.free, here))
+
+
+def rooms_of(manifest: Manifest, free: Sequence[int], ranks_each: int) -> list[Room]:
+    """The pods of a split engine, where each holds so many ranks; `free` bytes by rank."""
+    places = [rank.placement for rank in manifest.ranks]
+    heads = [place.layers * place.kv_heads if place else 0 for place in places]
+    return [
+        Room(
+            manifest.kv_bytes_per_token * sum(heads[first : first + ranks_each]) // sum(heads),
+            min(free[first : first + ranks_each]),
+        )
+        for first in range(0, len(heads), ranks_each)
+    ]
 
 
 def _adapter_pool(manifest: Manifest, slots: int) -> AdapterPool | None:

@@ -1,7 +1,7 @@
 """`pitcrew-serve`: the command, its log, and its exit code.
 
-Exit codes: 0 told to stop, 2 cannot serve this engine (one line `<Reason>: <message>` is left in
-the termination log for Kubernetes), 1 anything else.
+Exit codes: 0 told to stop, 2 cannot serve this engine, 1 anything else, such as the loss of a rank. Of
+both one line `<Reason>: <message>` is left in the termination log for Kubernetes.
 """
 
 import argparse
@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from pitcrew_runtime.errors import StartupError
+from pitcrew_runtime.errors import GroupLost, StartupError
 from pitcrew_runtime.options import TERMINATION_LOG, parser, settings_of
 
+EXIT_LOST = 1
 EXIT_REFUSED = 2
 _TERMINATION_LIMIT = 4096
 
@@ -34,6 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error.line, file=sys.stderr)
         _leave_word(error.line, options.termination_log)
         return EXIT_REFUSED
+    except GroupLost as error:
+        line = f"GroupLost: {error}"
+        print(line, file=sys.stderr)
+        _leave_word(line, options.termination_log)
+        return EXIT_LOST
     return 0
 
 

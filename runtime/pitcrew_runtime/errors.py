@@ -10,6 +10,7 @@
     │   ├── NotEnoughMemory     the KV pool would not hold one page
     │   ├── RankFailed          a rank ended or could not load its part
     │   └── CanaryMismatch      the engine does not repeat what its builder saw
+    ├── GroupLost               a member of a split engine is gone: exit code 1, to start anew
     ├── RequestError            one request is refused or fails; the others go on
     │   ├── InvalidRequest, ModelNotFound, Unauthorized, BodyTooLarge
     │   ├── InvalidAdapter, AdapterConflict, NotEnabled
@@ -84,6 +85,10 @@ class CanaryMismatch(StartupError):
     """Warm, the engine says something else than it said when it was built."""
 
     reason = "CanaryMismatch"
+
+
+class GroupLost(RuntimeFault):
+    """A rank, a pod or the leader of a split engine is gone; the others are of no use without it."""
 
 
 class RequestError(RuntimeFault):

@@ -82,6 +82,11 @@ class Host:
         """Warm up, and be ready."""
         self._loop.start()
 
+    @property
+    def fault(self) -> str | None:
+        """Why the engine cannot go on, where a part of it is lost."""
+        return self._loop.engine.fault
+
     def withdraw(self) -> None:
         """Turn readiness red, and go on."""
         self._frontend.leaving = True

@@ -6,6 +6,7 @@ Whoever serves an engine by another way in, such as Triton, names its choices al
 import argparse
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -15,10 +16,13 @@ from pitcrew_runtime.errors import InvalidOption
 
 if TYPE_CHECKING:
     from pitcrew_runtime.drafting import Speculation
+    from pitcrew_runtime.ranks.pods import Pods
     from pitcrew_runtime.serve import Settings
 
 KEYS_VARIABLE = "PITCREW_API_KEYS"
 """Environment variable with API keys, one a line."""
+_LEADER, _GROUP_SIZE, _INDEX = "LWS_LEADER_ADDRESS", "LWS_GROUP_SIZE", "LWS_WORKER_INDEX"
+"""What LeaderWorkerSet tells the pods of a group."""
 TERMINATION_LOG = Path("/dev/termination-log")
 _UNITS = {"": 1, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40}
 
@@ -46,6 +50,7 @@ def settings_of(options: argparse.Namespace) -> "Settings":
             prefix_cache=options.prefix_cache,
             speculation=_speculation(options),
             max_loras=options.max_loras,
+            pods=_pods(options, os.environ),
         ),
         withdraw_seconds=options.withdraw_seconds,
         drain_seconds=options.drain_seconds,
@@ -58,6 +63,61 @@ def settings_of(options: argparse.Namespace) -> "Settings":
             max_in_memory=options.max_cpu_loras,
         ),
     )
+
+
+def _pods(options: argparse.Namespace, env: Mapping[str, str]) -> "Pods | None":
+    """The group that LeaderWorkerSet tells of; None where all ranks are in this pod."""
+    from pitcrew_runtime.ranks.pods import Pods
+
+    count, index = (
+        _number_of(env, name, default) for name, default in ((_GROUP_SIZE, 1), (_INDEX, 0))
+    )
+    each, world = options.ranks_per_pod, options.world_size
+    if each is None and count > 1:
+        raise InvalidOption(
+            f"{_GROUP_SIZE} is {count}: give --ranks-per-pod, so that the group serves one engine"
+        )
+    if each is not None and each * count != world:
+        raise InvalidOption(
+            f"--ranks-per-pod {each}: {count} pods ({_GROUP_SIZE}) of {each} are {each * count} "
+            f"ranks, but --world-size is {world}; make them equal"
+        )
+    if count == 1:
+        return None
+    if not 0 <= index < count or not (leader := env.get(_LEADER, "")):
+        raise InvalidOption(
+            f"{_INDEX} is {index} and {_LEADER} {env.get(_LEADER)!r}: a group of {count} pods needs "
+            f"an index from 0 to {count - 1} and the leader's address"
+        )
+    return Pods(
+        index=index,
+        count=count,
+        ranks_each=each,
+        leader=leader,
+        port=options.rank_port,
+        host=options.rank_host,
+        token=_read_token(options.rank_token_file),
+        join_seconds=options.rank_join_seconds,
+    )
+
+
+def _number_of(env: Mapping[str, str], name: str, default: int) -> int:
+    text = env.get(name) or str(default)
+    if not text.isdecimal():
+        raise InvalidOption(f"{name} is {text!r}: LeaderWorkerSet writes a number there")
+    return int(text)
+
+
+def _read_token(path: Path | None) -> bytes:
+    if path is None:
+        return b""
+    try:
+        token = path.read_bytes().strip()
+    except OSError as error:
+        raise InvalidOption(f"--rank-token-file {path}: {error.strerror}") from error
+    if not token:
+        raise InvalidOption(f"--rank-token-file {path}: is empty; write a secret")
+    return token
 
 
 def _speculation(options: argparse.Namespace) -> "Speculation | None":
@@ -112,6 +172,28 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--served-model-name", metavar="NAME", help="default: the engine's model")
     add("--world-size", type=positive, default=1, metavar="N", help="ranks of this replica")
+    add(
+        "--ranks-per-pod",
+        type=positive,
+        metavar="N",
+        help=f"of a group of pods ({_LEADER}, {_GROUP_SIZE}, {_INDEX}; default: all in this one)",
+    )
+    add(
+        "--rank-port",
+        type=_port,
+        default=8002,
+        metavar="N",
+        help="TCP port on which the pods of a group call each other (default: %(default)s)",
+    )
+    add("--rank-host", default="", metavar="ADDRESS", help="to call from and listen on for them")
+    add("--rank-token-file", type=Path, metavar="FILE", help="a secret that they must share")
+    add(
+        "--rank-join-seconds",
+        type=_seconds,
+        default=600.0,
+        metavar="S",
+        help="how long they wait for each other (default: %(default)s)",
+    )
     add(
         "--kv-memory",
         type=_size,

@@ -23,9 +23,12 @@ import uvicorn
 
 from pitcrew_runtime.adapters.startup import LoraSettings
 from pitcrew_runtime.assembly import Tuning
-from pitcrew_runtime.errors import InvalidOption
+from pitcrew_runtime.engine_directory import open_engine
+from pitcrew_runtime.errors import GroupLost, InvalidOption
+from pitcrew_runtime.execution.resources import usable_cpus
 from pitcrew_runtime.host import Host
 from pitcrew_runtime.loading import VERIFYING, Loaded, load
+from pitcrew_runtime.ranks.pod import serve_pod
 from pitcrew_runtime.server.door import Door
 from pitcrew_runtime.server.keys import Keyring
 
@@ -34,6 +37,9 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MAX_HEADER_BYTES = 32_768
+_LOOK_SECONDS = 0.5
+_LAST_WORDS_SECONDS = 5.0
+"""How long a server whose group is lost still answers probes, with the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +63,16 @@ class Settings:
 
 
 def serve(settings: Settings) -> None:
-    """Serve until told to stop. Raises a `StartupError` where the engine cannot be served."""
+    """Serve until told to stop.
+
+    Raises a `StartupError` where the engine cannot be served, and `GroupLost`.
+    """
+    pods = settings.tuning.pods
+    if pods is not None and pods.index > 0:
+        directory = open_engine(settings.engine, settings.world_size)
+        threads = settings.tuning.threads or usable_cpus()
+        serve_pod(directory, pods, threads, settings.withdraw_seconds + settings.drain_seconds)
+        return
     listener = _listen(settings.host, settings.port)
     if not asyncio.run(_Process(settings).run(listener)):
         # A thread in the middle of native code aborts an interpreter that ends in the usual way.
@@ -122,7 +137,7 @@ class _Process:
         await self._listen_grpc(rpc)
         self._door.open(host.app(settings.max_body_bytes, keyring, settings.lora.root))
         host.start()
-        await self._leaving.wait()
+        await self._until_told(host)
         await self._withdraw(host)
         # The ports stay open while it drains, so that probes can see it.
         http.close_idle_connections()
@@ -130,6 +145,14 @@ class _Process:
             host.leave(settings.drain_seconds), rpc.stop(grace=settings.drain_seconds + 1.0)
         )
         host.stop()
+
+    async def _until_told(self, host: Host) -> None:
+        """Raises `GroupLost`, when liveness and running requests have told of it for a while."""
+        while not await _within(self._leaving, _LOOK_SECONDS):
+            if (fault := host.fault) is not None:
+                await _within(self._leaving, _LAST_WORDS_SECONDS)
+                host.stop()
+                raise GroupLost(fault)
 
     async def _withdraw(self, host: Host) -> None:
         """Whoever sends requests here learns from readiness that it should not, after a while."""
@@ -148,6 +171,13 @@ class _Process:
             raise InvalidOption(f"--grpc-port {settings.grpc_port}: {error}") from error
         await server.start()
         logger.info("gRPC on %s port %d", settings.host, port)
+
+
+async def _within(event: asyncio.Event, seconds: float) -> bool:
+    """Whether the event comes within so many seconds."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
+    return event.is_set()
 
 
 def _in_background(work: Callable[[], T]) -> asyncio.Future[T]:

@@ -1,7 +1,7 @@
 """What ranks do together: all that the network of one rank knows of the others.
 
-Ranks on one machine without GPUs do it through shared memory (`ranks.shared_memory`); ranks with a
-GPU each can bring another way.
+Ranks without GPUs do it through shared memory and over TCP (`ranks.exchanges`); ranks with a GPU
+each can bring another way.
 """
 
 from typing import Any, Protocol

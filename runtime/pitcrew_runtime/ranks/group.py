@@ -1,66 +1,61 @@
-"""The leader's side of an engine that is split: starts a process for each rank and speaks to them.
+"""The leader's side of an engine that is split: starts the ranks of its pod and speaks to all.
 
 Ranks stand and fall together, since each waits for the others. The first that ends, or says that
-it cannot go on, ends the group: the rest are killed at once and the reason is kept. Should the
-leader end, however it does, the kernel kills its ranks.
+it cannot go on, ends the group: the rest are killed at once, in other pods by losing their connection,
+and the reason is kept. Should the leader end, however it does, the kernel kills its ranks.
 """
 
 import contextlib
 import os
 import select
-import signal
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pitcrew_builder.manifest import GraphInterface
 from pitcrew_runtime.adapters.weights import LoraWeights
 from pitcrew_runtime.core.adapters import Adapter
 from pitcrew_runtime.core.executor import ExecutorBroken
 from pitcrew_runtime.errors import RankFailed
 from pitcrew_runtime.execution.packing import Packed
 from pitcrew_runtime.ranks import wire
-from pitcrew_runtime.ranks.messages import Kind, adapter_message, pool_message, step_message
-from pitcrew_runtime.ranks.wiring import Wires
-from pitcrew_runtime.ranks.wiring import wire as wire_up
-from pitcrew_runtime.ranks.worker import Orders
+from pitcrew_runtime.ranks.handshake import receive_words
+from pitcrew_runtime.ranks.launch import GroupShape, ending, start
+from pitcrew_runtime.ranks.meeting import Meeting
+from pitcrew_runtime.ranks.messages import FREE, Kind, adapter_message, pool_message, step_message
 
-
-@dataclass(frozen=True, slots=True)
-class GroupShape:
-    """What the ranks share."""
-
-    engine: Path
-    ranks: tuple[GraphInterface, ...]
-    page_size: int
-    adapter_slots: int
-    threads: int
-    """Of each rank."""
+_WORD_SECONDS = 2.0
+"""How long a pod that is lost may take to say why."""
 
 
 class RankGroup:
     """A `Network` whose parts are processes."""
 
-    def __init__(self, shape: GroupShape) -> None:
-        """Start all ranks and wait until each has loaded its part. Raises `RankFailed`."""
+    def __init__(self, shape: GroupShape, meeting: Meeting | None = None) -> None:
+        """Start the ranks of this pod and wait until all have loaded their part.
+
+        `meeting` leads to the ranks in other pods, if there are any. Raises `RankFailed`.
+        """
         self._shape = shape
         self._pages = 0
         self._lock = threading.Lock()
         self._fault: str | None = None
         self._lies: dict[int, str] = {}
-        self._ranks = list(_start(shape))
+        self._pods = _Pods(meeting.pods if meeting else {})
+        elsewhere = meeting.ranks if meeting else {}
+        here = [number for number in range(len(shape.ranks)) if number not in elsewhere]
+        ours, theirs = zip(*(wire.pair() for _ in here), strict=True)
+        peers = {number: meeting.peers(number) for number in here} if meeting else {}
+        self._processes = dict(start(shape, dict(zip(here, theirs, strict=True)), peers))
+        self._ends = {**dict(zip(here, ours, strict=True)), **elsewhere}
         self._wake, self._woken = os.pipe2(os.O_CLOEXEC)
-        threading.Thread(target=self._watch, name="ranks", daemon=True).start()
+        self._watching = threading.Thread(target=self._watch, name="ranks", daemon=True)
+        self._watching.start()
         with self._at_startup():
-            self._replies()
+            self._free = [int(answer.arrays[FREE]) for answer in self._replies()]
 
     def open(self, pages: int) -> None:
         """Make the pools, before anything is computed. Raises `RankFailed`."""
@@ -68,6 +63,11 @@ class RankGroup:
             self._tell(pool_message(pages))
             self._replies()
         self._pages = pages
+
+    @property
+    def free(self) -> Sequence[int]:
+        """By rank, the memory that was left where it runs when all had loaded their part, in bytes."""
+        return self._free
 
     @property
     def pages(self) -> int:
@@ -86,8 +86,8 @@ class RankGroup:
 
     @property
     def processes(self) -> Sequence[int]:
-        """Process ids, by rank."""
-        return [rank.process.pid for rank in self._ranks]
+        """Process ids of the ranks in this pod."""
+        return [process.pid for process in self._processes.values()]
 
     def copy(self, pairs: Sequence[tuple[int, int]]) -> None:
         """See `Network`. Ranks do what they are told in order, so nobody waits for an answer."""
@@ -114,9 +114,11 @@ class RankGroup:
     def close(self) -> None:
         """End all ranks and wait for them."""
         self._lose("the group was closed")
-        for rank in self._ranks:
-            rank.process.wait()
-            rank.end.close()
+        for process in self._processes.values():
+            process.wait()
+        self._watching.join()
+        for end in (*self._ends.values(), *self._pods.ends.values()):
+            end.close()
 
     @contextlib.contextmanager
     def _at_startup(self) -> Iterator[None]:
@@ -129,9 +131,9 @@ class RankGroup:
 
     def _tell(self, message: wire.Message) -> None:
         self._check()
-        for number, rank in enumerate(self._ranks):
+        for number, end in self._ends.items():
             try:
-                wire.send(rank.end, message)
+                wire.send(end, message)
             except OSError:
                 self._fail(self._ending(number))
 
@@ -139,20 +141,20 @@ class RankGroup:
         """An answer of every rank, in whatever order they come."""
         answers: dict[int, wire.Message] = {}
         poll = select.poll()
-        numbers = {rank.end.fileno(): number for number, rank in enumerate(self._ranks)}
+        numbers = {end.fileno(): number for number, end in self._ends.items()}
         for descriptor in numbers:
             poll.register(descriptor, select.POLLIN)
-        while len(answers) < len(self._ranks):
+        while len(answers) < len(self._ends):
             for descriptor, _ in poll.poll():
                 number = numbers[descriptor]
                 poll.unregister(descriptor)
                 answers[number] = self._answer(number)
-        return [answers[number] for number in range(len(self._ranks))]
+        return [answers[number] for number in range(len(self._ends))]
 
     def _answer(self, number: int) -> wire.Message:
         try:
-            answer = wire.receive(self._ranks[number].end)
-        except (EOFError, OSError):
+            answer = wire.receive(self._ends[number])
+        except (EOFError, OSError, ValueError):
             self._fail(self._ending(number))
         if answer.kind == Kind.FAILED:
             self._fail(f"rank {number}: {answer.text}")
@@ -160,8 +162,11 @@ class RankGroup:
 
     def _ending(self, number: int) -> str:
         """How a rank ended. The first that did is the reason; the others were killed for it."""
-        code = self._ranks[number].process.wait()
-        return f"rank {number} {_told(code)}"
+        process = self._processes.get(number)
+        if process is not None:
+            return f"rank {number} {ending(process.wait())}"
+        pod = number // len(self._processes)
+        return self._pods.last_word(pod) or f"rank {number} is gone, see the log of pod {pod}"
 
     def _fail(self, why: str) -> NoReturn:
         self._lose(why)
@@ -178,63 +183,60 @@ class RankGroup:
             if self._fault is not None:
                 return
             self._fault = why
-        for rank in self._ranks:
-            rank.process.kill()
+        for process in self._processes.values():
+            process.kill()
+        for number in self._ends.keys() - self._processes.keys():
+            with contextlib.suppress(OSError):
+                self._ends[number].shutdown(socket.SHUT_RDWR)
+        self._pods.leave()
         with contextlib.suppress(OSError):
             os.write(self._woken, b"!")
 
     def _watch(self) -> None:
-        """Notice a rank that ends while nobody asks it anything."""
+        """Notice a rank or a pod that is lost while nobody asks it anything."""
         poll = select.poll()
-        ends = {os.pidfd_open(rank.process.pid): n for n, rank in enumerate(self._ranks)}
-        for descriptor in (*ends, self._wake):
+        ends = {os.pidfd_open(process.pid): n for n, process in self._processes.items()}
+        for descriptor in (*ends, *self._pods.descriptors, self._wake):
             poll.register(descriptor, select.POLLIN)
         (descriptor, _), *_ = poll.poll()
         if descriptor in ends:
             self._lose(self._ending(ends[descriptor]))
+        elif (pod := self._pods.descriptors.get(descriptor)) is not None:
+            self._lose(self._pods.last_word(pod) or f"pod {pod} is gone")
         for end in ends:
             os.close(end)
 
 
-@dataclass(frozen=True, slots=True)
-class _Rank:
-    process: subprocess.Popen[bytes]
-    end: socket.socket
+class _Pods:
+    """The other pods: they say nothing until they end, and then why."""
 
+    def __init__(self, ends: Mapping[int, socket.socket]) -> None:
+        self.ends = ends
+        self._lock = threading.Lock()
+        self._words: dict[int, str | None] = {}
 
-def _start(shape: GroupShape) -> Iterator[_Rank]:
-    wires = wire_up(shape.ranks)
-    try:
-        for number in range(len(shape.ranks)):
-            yield _start_rank(shape, number, wires.of(number))
-    finally:
-        for descriptor in wires.descriptors:
-            os.close(descriptor)
+    @property
+    def descriptors(self) -> Mapping[int, int]:
+        """The pods' numbers, by descriptor."""
+        return {end.fileno(): pod for pod, end in self.ends.items()}
 
+    def last_word(self, pod: int) -> str | None:
+        """Why a pod ends; None where it does not say."""
+        with self._lock:
+            if pod not in self._words:
+                self._words[pod] = self._listen(self.ends[pod])
+            return self._words[pod]
 
-def _start_rank(shape: GroupShape, number: int, wires: Wires) -> _Rank:
-    ours, theirs = wire.pair()
-    orders = Orders(
-        engine=str(shape.engine),
-        rank=number,
-        adapter_slots=shape.adapter_slots,
-        threads=shape.threads,
-        control=theirs.fileno(),
-        wires=wires,
-        leader=os.getpid(),
-    )
-    with theirs:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "pitcrew_runtime.ranks.worker", orders.model_dump_json()],
-            pass_fds=[theirs.fileno(), *wires.descriptors],
-            stdin=subprocess.DEVNULL,
-        )
-    return _Rank(process, ours)
+    def leave(self) -> None:
+        """Let all of them end."""
+        for end in self.ends.values():
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_WR)
 
-
-def _told(code: int) -> str:
-    if code >= 0:
-        return f"ended with exit code {code}"
-    name = signal.Signals(-code).name
-    hint = "; its memory may not have sufficed" if -code == signal.SIGKILL else ""
-    return f"was ended by {name}{hint}"
+    @staticmethod
+    def _listen(end: socket.socket) -> str | None:
+        try:
+            end.settimeout(_WORD_SECONDS)
+            return str(receive_words(end)["lost"])
+        except (OSError, EOFError, ValueError, KeyError):
+            return None

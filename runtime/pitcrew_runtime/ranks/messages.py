@@ -11,6 +11,9 @@ from pitcrew_runtime.ranks.wire import Message
 PAGES = "pages"
 """Name of the one array of a `Kind.POOL`."""
 
+FREE = "free"
+"""Name of the one array of the answer of a rank that has loaded its part."""
+
 _SLOTS, _TAKE = "slots", "take"
 _DOWN, _UP = "down:", "up:"
 
@@ -24,6 +27,11 @@ class Kind(StrEnum):
     ADAPTER = "adapter"
     DONE = "done"
     FAILED = "failed"
+
+
+def loaded_message(free: int) -> Message:
+    """A rank has loaded its part; so many bytes of memory are left where it runs."""
+    return Message(Kind.DONE, {FREE: np.asarray(free, np.int64)})
 
 
 def pool_message(pages: int) -> Message:

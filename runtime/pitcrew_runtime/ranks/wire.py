@@ -1,8 +1,8 @@
 """Messages between the leader and a rank: a line of JSON, and arrays in memory that goes with it.
 
 The arrays lie in a file in memory whose descriptor travels beside the text, so their size is free
-and they are never copied through the socket. Numbers are all that can be sent: nothing that is
-received is ever executed.
+and they are never copied through the socket. To a rank in another pod they are sent. Numbers are all
+that can be sent: nothing that is received is ever executed.
 """
 
 import json
@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pitcrew_runtime.ranks import stream
 
 Array = NDArray[Any]
 
@@ -41,6 +43,9 @@ def pair() -> tuple[socket.socket, socket.socket]:
 
 def send(end: socket.socket, message: Message) -> None:
     """Raises `OSError` where the other end is gone."""
+    if end.family != socket.AF_UNIX:
+        stream.send_message(end, message.kind, message.text, message.arrays)
+        return
     places, size = {}, 0
     for name, array in message.arrays.items():
         places[name] = (array.dtype.str, array.shape, size)
@@ -63,6 +68,9 @@ def send(end: socket.socket, message: Message) -> None:
 
 def receive(end: socket.socket) -> Message:
     """The next message. Raises `EOFError` where the other end is gone."""
+    if end.family != socket.AF_UNIX:
+        kind, words, numbers = stream.receive_message(end)
+        return Message(kind, numbers, words)
     text, descriptors, _, _ = socket.recv_fds(end, _LARGEST_TEXT, 1)
     if not text:
         raise EOFError("the other end is gone")

@@ -1,7 +1,7 @@
 """One rank: a process that computes its part of every step, as its leader says.
 
-Started by `ranks.group` with its orders as the only argument. It reads files that the leader has
-verified. It ends with its leader, whatever becomes of either.
+Started by `ranks.launch` with its orders as the only argument. It reads files that whoever started it
+has verified. It ends with its leader and with its pod, whatever becomes of them.
 """
 
 import logging
@@ -26,12 +26,15 @@ from pitcrew_runtime.execution.onnx_network import (
     Segment,
     open_session,
 )
+from pitcrew_runtime.execution.resources import free_memory
 from pitcrew_runtime.ranks import wire
-from pitcrew_runtime.ranks.messages import PAGES, Kind, adapter_of, step_of
-from pitcrew_runtime.ranks.shared_memory import SharedMemory
-from pitcrew_runtime.ranks.wiring import Wires
+from pitcrew_runtime.ranks.exchanges import Exchanges, PeerLost
+from pitcrew_runtime.ranks.messages import PAGES, Kind, adapter_of, loaded_message, step_of
+from pitcrew_runtime.ranks.wiring import Wires, next_stage, previous_stage
 
 logger = logging.getLogger(__name__)
+
+_OTHERS_FIRST_SECONDS = 3.0
 
 
 class Orders(Model):
@@ -44,24 +47,54 @@ class Orders(Model):
     control: int
     """The socket to the leader."""
     wires: Wires
-    leader: int
-    """The leader's process id."""
+    parent: int
+    """The process id of whoever starts it."""
 
 
 def main() -> None:
     """Serve until the leader is gone."""
     orders = Orders.model_validate_json(sys.argv[1])
-    _leave_with(orders.leader)
+    _leave_with(orders.parent)
     # A terminal's interrupt reaches the whole group; the leader decides when it is over.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with socket.socket(fileno=orders.control) as end:
         try:
             _serve(end, orders)
+        except _LeaderGone:
+            sys.exit("the leader is gone")
         except Exception as error:
+            if isinstance(error, PeerLost):
+                # Whoever is lost is the reason, and the leader is about to learn of it.
+                _wait_for_the_end(end, _OTHERS_FIRST_SECONDS)
             logger.exception("Rank %d cannot go on", orders.rank)
             wire.send(end, wire.Message(Kind.FAILED, text=f"{type(error).__name__}: {error}"))
             # The leader reads this before it ends the group: an exit would be the reason otherwise.
-            signal.pause()
+            _wait_for_the_end(end)
+
+
+class _LeaderGone(Exception):
+    """Nobody is there to say why to."""
+
+
+def _next(end: socket.socket) -> wire.Message:
+    try:
+        return wire.receive(end)
+    except (EOFError, OSError):
+        raise _LeaderGone from None
+
+
+def _wait_for_the_end(end: socket.socket, seconds: float | None = None) -> None:
+    """Of the connection to the leader, after which there is nobody to speak to."""
+    end.settimeout(seconds)
+    try:
+        while end.recv(1 << 16):
+            pass
+    except TimeoutError:
+        end.settimeout(None)
+        return
+    except OSError:
+        pass
+    sys.exit("the leader is gone")
 
 
 def _serve(end: socket.socket, orders: Orders) -> None:
@@ -70,13 +103,13 @@ def _serve(end: socket.socket, orders: Orders) -> None:
     rank = manifest.ranks[orders.rank]
     parts = [(part.graph, part.exchanges) for part in rank.segments] or [(rank.graph, ())]
     segments = [Segment(open_session(root / file, orders.threads), after) for file, after in parts]
-    wire.send(end, wire.Message(Kind.DONE))
     # What weights have left of the memory decides how many pages there are.
-    pages = int(wire.receive(end).arrays[PAGES])
+    wire.send(end, loaded_message(free_memory()))
+    pages = int(_next(end).arrays[PAGES])
     network = _network(orders, manifest, segments, pages)
     wire.send(end, wire.Message(Kind.DONE))
     while True:
-        message = wire.receive(end)
+        message = _next(end)
         if message.kind == Kind.COPY:
             network.copy([(source, target) for source, target in message.arrays["pairs"].tolist()])
         elif message.kind == Kind.ADAPTER:
@@ -94,7 +127,7 @@ def _network(
 ) -> OnnxNetwork:
     rank = manifest.ranks[orders.rank]
     assert rank.placement is not None
-    links, lora = orders.wires.links, manifest.identity.lora
+    lora = manifest.identity.lora
     return OnnxNetwork(
         segments,
         PoolShape(
@@ -108,9 +141,9 @@ def _network(
         ),
         AdapterPool(rank.lora, orders.adapter_slots, lora.max_rank) if lora else None,
         Neighbours(
-            SharedMemory(orders.rank, orders.wires),
-            next((link.sender for link in links if link.receiver == orders.rank), None),
-            next((link.receiver for link in links if link.sender == orders.rank), None),
+            Exchanges(orders.rank, orders.wires),
+            previous_stage(manifest.ranks, orders.rank),
+            next_stage(manifest.ranks, orders.rank),
         ),
     )
 
@@ -121,8 +154,8 @@ def _speaks(orders: Orders) -> bool:
     return all(orders.rank == min(ranks) for ranks in mates)
 
 
-def _leave_with(leader: int) -> None:
-    """End this process when the leader's ends, whatever it waits for then."""
+def _leave_with(parent: int) -> None:
+    """End this process when its parent ends, whatever it waits for then."""
 
     def watch() -> None:
         poll = select.poll()
@@ -131,10 +164,10 @@ def _leave_with(leader: int) -> None:
         os._exit(1)
 
     try:
-        descriptor = os.pidfd_open(leader)
+        descriptor = os.pidfd_open(parent)
     except ProcessLookupError:
-        sys.exit("the leader is gone")
-    threading.Thread(target=watch, name="leader", daemon=True).start()
+        sys.exit("whoever started this rank is gone")
+    threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 if __name__ == "__main__":

@@ -65,6 +65,14 @@ class Server:
         except httpx.TransportError:
             return False
 
+    def liveness(self) -> str:
+        """What is wrong; empty while all is well, and when nobody answers any more."""
+        try:
+            answer = self.get("/health/live")
+        except httpx.TransportError:
+            return ""
+        return answer.text if answer.status_code == 503 else ""
+
     def empty(self) -> bool:
         used = self.metric("pitcrew_kv_cache_usage_ratio")
         return used == 0 and self.metric("pitcrew_requests_running") == 0
@@ -81,12 +89,14 @@ def command(engine: Path, *options: str) -> list[str]:
 
 @contextmanager
 def serving(
-    engine: Path, folder: Path, *options: str, name: str = "model", wait: bool = True
+    engine: Path, folder: Path, *options: str, name: str = "model", wait: bool = True, **env: str
 ) -> Iterator[Server]:
     log = folder / f"server-{time.monotonic_ns()}.log"
     arguments = command(engine, "--served-model-name", name, *options)
     with log.open("wb") as output:
-        process = subprocess.Popen(arguments, stderr=output, stdout=output)
+        process = subprocess.Popen(
+            arguments, stderr=output, stdout=output, env={**os.environ, **env}
+        )
     try:
         wait_until(
             lambda: bool(_LISTENING.search(log.read_bytes())) or process.poll() is not None,

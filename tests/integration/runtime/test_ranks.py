@@ -20,9 +20,10 @@ from pitcrew_runtime.core.executor import ExecutorBroken
 from pitcrew_runtime.core.request import Request
 from pitcrew_runtime.engine_directory import open_engine
 from pitcrew_runtime.errors import RankFailed, WorldSizeMismatch
-from pitcrew_runtime.ranks.group import GroupShape, RankGroup
+from pitcrew_runtime.ranks.group import RankGroup
+from pitcrew_runtime.ranks.launch import GroupShape
 from tests.integration.runtime.conftest import Engines, Serve
-from tests.integration.runtime.servers import Server, serving, wait_until
+from tests.integration.runtime.servers import DEADLINE, Server, serving, wait_until
 
 GOLDENS = Path(__file__).parents[2] / "golden/data"
 TP2 = ("--tensor-parallel", "2")
@@ -109,11 +110,12 @@ def test_a_server_of_two_ranks_turns_red_when_one_is_lost(engines: Engines, tmp_
         )
         assert answer.usage is not None
         assert answer.usage.completion_tokens == 8
-        victim = children(server)[0]
-        os.kill(victim, signal.SIGKILL)
-        wait_until(lambda: server.get("/health/live").status_code == 503, "liveness is red")
-        assert "SIGKILL" in server.get("/health/live").text
-        wait_until(lambda: not any(map(alive, children(server))), "no rank is left")
+        ranks = children(server)
+        os.kill(ranks[0], signal.SIGKILL)
+        wait_until(lambda: "SIGKILL" in server.liveness(), "liveness is red and names the signal")
+        assert server.process.wait(DEADLINE) == 1, "so that Kubernetes starts it anew"
+        wait_until(lambda: not any(map(alive, ranks)), "no rank is left")
+        assert "GroupLost: rank" in server.log.read_text()
 
 
 def test_sigterm_drains_and_leaves_no_rank(engines: Engines, serve: Serve) -> None:

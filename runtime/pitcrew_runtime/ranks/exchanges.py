@@ -1,14 +1,17 @@
-"""How ranks on one machine exchange values: each puts its own into memory that the others read.
+"""How ranks exchange values: each puts its own into memory that the others of its pod read.
 
-For every group of ranks there are two mailboxes a rank and a signal for every pair. Each rank puts
+For every group of ranks in a pod there are two mailboxes a rank and a signal for every pair. Each rank puts
 its value into its mailbox, signals the others and reads theirs when they have signalled. Two
 mailboxes in turn save a second wait: a rank writes into one again only after the next exchange,
-which the others reach when they have read it. Sums are taken in the group's order, on every rank
-alike, so they are equal to the last bit wherever and however often they are computed.
+which the others reach when they have read it. Ranks of other pods
+are sent the value, and send theirs. Sums are taken in the group's order, on every rank alike, so they
+are equal to the last bit wherever and however often they are computed.
 """
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+import socket
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,22 +19,31 @@ from numpy.typing import NDArray
 
 from pitcrew_builder.manifest import Exchange
 from pitcrew_runtime.ranks.mailbox import Mailbox
+from pitcrew_runtime.ranks.stream import receive_value, send_value, swap
 from pitcrew_runtime.ranks.wiring import GroupWires, LinkWires, Wires
 
 Array = NDArray[Any]
 
 
-class SharedMemory:
-    """The collective of ranks on one machine."""
+class PeerLost(Exception):
+    """The connection to a rank in another pod is broken."""
+
+
+class Exchanges:
+    """The collective of ranks on CPUs. Its methods raise `PeerLost`."""
 
     def __init__(self, rank: int, wires: Wires) -> None:
-        self._groups = {tuple(group.ranks): _Group(rank, group) for group in wires.groups}
+        self._peers = {peer.rank: socket.socket(fileno=peer.connection) for peer in wires.peers}
+        self._groups = {
+            tuple(group.ranks): _Group(rank, group, self._peers) for group in wires.groups
+        }
         self._out = {link.receiver: _Link(link) for link in wires.links if link.sender == rank}
         self._in = {link.sender: _Link(link) for link in wires.links if link.receiver == rank}
 
     def exchange(self, what: Exchange, value: Array) -> Array:
         """See `Collective`."""
-        given = self._groups[what.group].all(value)
+        with _to(what.group):
+            given = self._groups[what.group].all(value)
         if what.operator == "AllGather":
             return np.concatenate(given, axis=-1)
         total = given[0].copy()
@@ -41,25 +53,41 @@ class SharedMemory:
 
     def send(self, value: Array, receiver: int) -> None:
         """See `Collective`."""
-        self._out[receiver].put(value)
+        if receiver in self._peers:
+            with _to(receiver):
+                send_value(self._peers[receiver], value)
+        else:
+            self._out[receiver].put(value)
 
     def receive(self, sender: int) -> Array:
         """See `Collective`."""
+        if sender in self._peers:
+            with _to(sender):
+                return receive_value(self._peers[sender])
         return self._in[sender].take()
+
+
+@contextlib.contextmanager
+def _to(ranks: object) -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, OSError) as error:
+        raise PeerLost(f"the connection to {ranks} broke: {error}") from error
 
 
 class _Group:
     """One group, as one of its members sees it."""
 
-    def __init__(self, rank: int, wires: GroupWires) -> None:
+    def __init__(self, rank: int, wires: GroupWires, peers: Mapping[int, socket.socket]) -> None:
         self._ranks = wires.ranks
         self._rank = rank
+        self._elsewhere = {one: peers[one] for one in wires.ranks if one not in wires.here}
         self._boxes = [
-            {member: Mailbox(box) for member, box in zip(wires.ranks, half, strict=True)}
+            {member: Mailbox(box) for member, box in zip(wires.here, half, strict=True)}
             for half in wires.boxes
         ]
         signals = {(one.sender, one.receiver): one.signal for one in wires.signals}
-        others = [member for member in wires.ranks if member != rank]
+        others = [member for member in wires.here if member != rank]
         self._told = [signals[rank, other] for other in others]
         self._heard = [signals[other, rank] for other in others]
         self._turn = 0
@@ -71,9 +99,12 @@ class _Group:
         boxes[self._rank].write(value)
         for signal in self._told:
             os.eventfd_write(signal, 1)
+        values = swap(self._elsewhere, value)
         for signal in self._heard:
             os.eventfd_read(signal)
-        return [value if one == self._rank else boxes[one].read() for one in self._ranks]
+        values |= {one: box.read() for one, box in boxes.items() if one != self._rank}
+        values[self._rank] = value
+        return [values[one] for one in self._ranks]
 
 
 class _Link:
