@@ -25,7 +25,7 @@ from pitcrew_builder.graph.recipe import (
     map_tensors,
 )
 
-FP8, WORDS = "F8_E4M3", ("I32",)
+FP8, WORDS, INDICES = "F8_E4M3", ("I32",), ("I32", "I64")
 
 _IN_LAYER = re.compile(r"(^|\.)layers\.\d+\..+")
 _ROUTER = re.compile(r"\.(gate|router)$")
@@ -37,7 +37,7 @@ UNUSED = (
     r".+\.[kv]_scale",
     r".+\.output_scale",
     # Weights that are not rounded on the way in do not need them.
-    r".+\.(input|activation)_scale",
+    r".+\.(input|activation)_scale(_ub)?",
 )
 """Tensors of the schemes that an engine may do without."""
 
@@ -110,11 +110,11 @@ class Packer:
         if form.packing is Packing.COMPRESSED:
             scales = TensorRef(f"{module}.weight_scale", (outputs, groups))
             zeros = TensorRef(f"{module}.weight_zero_point", (wide, groups), WORDS)
-            order = TensorRef(f"{module}.weight_g_idx", (inputs,), WORDS)
+            order = TensorRef(f"{module}.weight_g_idx", (inputs,), INDICES)
         else:
             scales = TensorRef(f"{module}.scales", (groups, outputs))
             zeros = TensorRef(f"{module}.qzeros", (groups, wide), WORDS)
-            order = TensorRef(f"{module}.g_idx", (inputs,), WORDS)
+            order = TensorRef(f"{module}.g_idx", (inputs,), INDICES)
         # GPTQ writes zero points of symmetric groups too: what is there is read.
         has_zeros = form.zeros or (form.packing is not Packing.COMPRESSED and self._has(zeros))
         return PackedIntegers(

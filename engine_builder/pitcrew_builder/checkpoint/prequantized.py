@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from pitcrew_builder.checkpoint.config import parse_as, parse_object
 from pitcrew_builder.checkpoint.directory import (
@@ -51,8 +51,11 @@ def read_scheme(
 class _Awq(Tolerant):
     bits: int = Field(default=4)
     group_size: int = Field(default=128, ge=-1)
-    version: str = "gemm"
-    backend: str = "autoawq"
+    version: str = Field(
+        default="gemm",
+        validation_alias=AliasChoices("version", "checkpoint_format", "format"),
+    )
+    backend: str | None = None
     modules_to_not_convert: tuple[str, ...] | None = None
 
 
@@ -60,7 +63,9 @@ def _awq(stated: dict[str, Any], where: str) -> Scheme:
     config = parse_as(_Awq, stated, where)
     require(where, "bits", config.bits, (4,))
     require(where, "version", config.version.lower(), ("gemm",))
-    require(where, "backend", config.backend.lower(), ("autoawq",))
+    # Other backends are kernels over the same codes.
+    if (config.backend or "").lower() == "llm-awq":
+        refuse(where, "backend", config.backend)
     form = Integers(Packing.AWQ, 4, _group(config.group_size), zeros=True)
     return Scheme("awq", form, config.modules_to_not_convert or ())
 
@@ -80,7 +85,7 @@ def _gptq(stated: dict[str, Any], where: str) -> Scheme:
     config = parse_as(_Gptq, stated, where)
     require(where, "bits", config.bits, (4, 8))
     require(where, "is_marlin_format", config.is_marlin_format, (False,))
-    layout = config.checkpoint_format or config.format or Packing.GPTQ.value
+    layout = (config.checkpoint_format or config.format or Packing.GPTQ.value).lower()
     require(where, "checkpoint_format", layout, (Packing.GPTQ.value, Packing.GPTQ_V2.value))
     rules = config.dynamic or {}
     # GPTQModel: a rule with "-" leaves modules out; others change bits or groups of some.
@@ -112,6 +117,17 @@ def _fp8(stated: dict[str, Any], where: str) -> Scheme:
     return Scheme("fp8", form, excluded)
 
 
+class _Fbgemm(Tolerant):
+    modules_to_not_convert: tuple[str, ...] | None = None
+
+
+def _fbgemm(stated: dict[str, Any], where: str) -> Scheme:
+    """One scale an output; activations are bounded and rounded on the way, which is not done here."""
+    config = parse_as(_Fbgemm, stated, where)
+    form = Floats8(None, rounds_inputs=False)
+    return Scheme("fbgemm_fp8", form, config.modules_to_not_convert or ())
+
+
 class _Numbers(Tolerant):
     num_bits: int
     type: str
@@ -128,6 +144,10 @@ class _Group(Tolerant):
     input_activations: _Numbers | None = None
 
 
+_NAIVE = "naive-quantized"
+_FORMATS = ("float-quantized", _NAIVE, "pack-quantized")
+
+
 class _Compressed(Tolerant):
     format: str
     config_groups: dict[str, _Group] = Field(min_length=1)
@@ -138,12 +158,14 @@ class _Compressed(Tolerant):
 
 def _compressed(stated: dict[str, Any], where: str) -> Scheme:
     config = parse_as(_Compressed, stated, where)
-    require(where, "format", config.format, ("float-quantized", "pack-quantized"))
+    require(where, "format", config.format, _FORMATS)
     for field in ("sparsity_config", "transform_config"):
         given = getattr(config, field) or {}
         if given and given.get("format") != "dense":
             refuse(where, field, given)
     forms = {name: _compressed_form(group, where) for name, group in config.config_groups.items()}
+    if config.format == _NAIVE and any(isinstance(form, Integers) for form in forms.values()):
+        refuse(where, "format", f"{_NAIVE} with integers")
     if len(set(forms.values())) > 1:
         refuse(where, "config_groups", f"{len(forms)} groups that differ")
     return Scheme("compressed-tensors", next(iter(forms.values())), config.ignore or ())
@@ -194,6 +216,7 @@ _READERS: Mapping[str, Callable[[dict[str, Any], str], Scheme]] = {
     "awq": _awq,
     "gptq": _gptq,
     "fp8": _fp8,
+    "fbgemm_fp8": _fbgemm,
     "compressed-tensors": _compressed,
     "modelopt": _modelopt,
 }

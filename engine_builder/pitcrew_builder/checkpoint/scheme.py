@@ -11,8 +11,8 @@ from pitcrew_builder.errors import UnknownArchitecture
 from pitcrew_builder.graph.recipe import Packing
 
 KNOWN = (
-    "awq (GEMM, 4 bits), gptq (4 or 8 bits), fp8 (whole tensors or tiles), compressed-tensors "
-    "(float-quantized fp8; pack-quantized with 4 or 8 bits), modelopt (FP8, "
+    "awq (GEMM, 4 bits), gptq (4 or 8 bits), fp8 (whole tensors or tiles), fbgemm_fp8, "
+    "compressed-tensors (float-quantized fp8; pack-quantized with 4 or 8 bits), modelopt (FP8, "
     "FP8_PER_CHANNEL_PER_TOKEN)"
 )
 

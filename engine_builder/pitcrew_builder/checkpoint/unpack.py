@@ -83,7 +83,7 @@ class Unpacker:
         inputs = source.shape[1]
         if source.groups is None:
             return np.arange(inputs) // -(-inputs // count)
-        groups = self._words(source.groups).view(np.int32).astype(np.int64)
+        groups = self._indices(source.groups)
         if groups.min() < 0 or groups.max() >= count:
             raise CheckpointCorrupt(
                 f"tensor '{source.groups.name}' names group {groups.max()} of {count}; {AGAIN}"
@@ -116,6 +116,11 @@ class Unpacker:
     def _words(self, ref: TensorRef) -> Words:
         info = self._tensors[ref.name]
         return self._reader.packed(info, 0, info.length).view("<u4").reshape(info.shape)
+
+    def _indices(self, ref: TensorRef) -> Indices:
+        info = self._tensors[ref.name]
+        stored = "<i8" if info.dtype == "I64" else "<i4"
+        return self._reader.packed(info, 0, info.length).view(stored).astype(np.int64)
 
     def _numbers(self, ref: TensorRef) -> Floats:
         info = self._tensors[ref.name]

@@ -199,6 +199,17 @@ def test_codes_are_not_quantized_again(tmp_path: Path) -> None:
         Engine(tmp_path, theirs, quantization=WEIGHTS, proof=proof)
 
 
+def test_groups_may_be_named_by_wider_integers(tmp_path: Path) -> None:
+    theirs, plain = packed.write(tmp_path / "checkpoints", FORMATS["gptq-act-order"])
+    file = theirs / "model.safetensors"
+    tensors = load_file(file)
+    wider = {
+        name: tensor.astype(np.int64) for name, tensor in tensors.items() if name.endswith("g_idx")
+    }
+    save_file(tensors | wider, file)
+    _compare(Engine(tmp_path, theirs), Engine(tmp_path, plain))
+
+
 def test_a_bias_that_the_network_lacks_must_be_zero(tmp_path: Path) -> None:
     theirs, _ = packed.write(tmp_path / "checkpoints", FORMATS["gptq-sym"])
     file = theirs / "model.safetensors"

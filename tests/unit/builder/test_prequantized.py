@@ -23,6 +23,7 @@ def _scheme(
 
 
 GROUP = {"weights": {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 128}}
+FLOATS = {"weights": {"num_bits": 8, "type": "float", "strategy": "channel"}}
 COMPRESSED = {"quant_method": "compressed-tensors", "format": "pack-quantized"}
 
 
@@ -32,6 +33,10 @@ COMPRESSED = {"quant_method": "compressed-tensors", "format": "pack-quantized"}
         (
             {"quant_method": "awq", "bits": 4, "group_size": 64, "version": "GEMM"},
             Integers(Packing.AWQ, 4, 64, zeros=True),
+        ),
+        (
+            {"quant_method": "awq", "bits": 4, "format": "gemm", "backend": "auto"},
+            Integers(Packing.AWQ, 4, 128, zeros=True),
         ),
         (
             {"quant_method": "gptq", "bits": 8, "group_size": -1, "desc_act": True, "sym": False},
@@ -46,6 +51,11 @@ COMPRESSED = {"quant_method": "compressed-tensors", "format": "pack-quantized"}
             Floats8((128, 128), rounds_inputs=False),
         ),
         (COMPRESSED | {"config_groups": {"0": GROUP}}, Integers(Packing.COMPRESSED, 4, 128, False)),
+        (
+            COMPRESSED | {"format": "naive-quantized", "config_groups": {"0": FLOATS}},
+            Floats8(None, rounds_inputs=False),
+        ),
+        ({"quant_method": "fbgemm_fp8"}, Floats8(None, rounds_inputs=False)),
         ({"quant_method": "modelopt", "quant_algo": "FP8"}, Floats8(None, rounds_inputs=True)),
     ],
     ids=lambda value: value["quant_method"] if isinstance(value, dict) else "",
@@ -79,6 +89,11 @@ def test_formats_of_a_family_are_left_to_it(tmp_path: Path) -> None:
     [
         ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "quant_method is 'bitsandbytes'"),
         ({"quant_method": "awq", "version": "gemv"}, "version is 'gemv'"),
+        ({"quant_method": "awq", "backend": "llm-awq"}, "backend is 'llm-awq'"),
+        (
+            COMPRESSED | {"format": "naive-quantized", "config_groups": {"0": GROUP}},
+            "naive-quantized with integers",
+        ),
         ({"quant_method": "awq", "bits": 3}, "bits is 3"),
         ({"quant_method": "gptq", "bits": 2}, "bits is 2"),
         ({"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}, "'marlin'"),
