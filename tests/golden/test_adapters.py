@@ -107,6 +107,32 @@ def test_other_kinds_of_adapters_are_refused(
         merged("llama3", (_copy(tmp_path, **{field: value}), "1"))
 
 
+@pytest.mark.parametrize("start", ["pissa", "pissa_niter_16", "olora", "corda", "loftq"])
+def test_adapters_that_change_the_checkpoint_itself_are_refused(
+    start: str, merged: Build, tmp_path: Path
+) -> None:
+    with pytest.raises(UnknownArchitecture, match=f"init_lora_weights is '{start}'"):
+        merged("llama3", (_copy(tmp_path, init_lora_weights=start), "1"))
+
+
+@pytest.mark.parametrize("prefix", ["model.language_model.", "language_model.model."])
+def test_adapters_of_multimodal_models_change_their_language_model(
+    prefix: str, merged: Build, tmp_path: Path
+) -> None:
+    adapter = _copy(tmp_path)
+    file = adapter / "adapter_model.safetensors"
+    renamed = {
+        name.replace("model.layers.", f"{prefix}layers."): tensor
+        for name, tensor in load_file(file).items()
+    }
+    vision = f"base_model.model.{prefix.split('language')[0]}vision_tower.layers.0.q_proj.lora_"
+    vision_pair = {f"{vision}{role}.weight": np.ones((2, 2), np.float32) for role in "AB"}
+    save_file(renamed | vision_pair, file)
+    with np.load(DATA / "adapters" / "llama-lora" / "expected.npz") as expected:
+        logits = _logits(merged("llama3", (adapter, "1")), expected["prompt"])
+        assert np.abs(logits - expected["logits"]).max() <= CLOSE
+
+
 def _spoiled(tmp_path: Path, spoil: Callable[[dict[str, np.ndarray]], object]) -> Path:
     target = _copy(tmp_path)
     tensors = load_file(target / "adapter_model.safetensors")

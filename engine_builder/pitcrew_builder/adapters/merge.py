@@ -4,7 +4,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from pitcrew_builder.adapters.peft import AdapterConfig, Change, change_of, check_plain
+from pitcrew_builder.adapters.peft import (
+    AdapterConfig,
+    Change,
+    change_of,
+    check_plain,
+    text_tensors,
+)
 from pitcrew_builder.checkpoint.config import parse_as, parse_object
 from pitcrew_builder.checkpoint.directory import ADAPTER, Directory, read_tensors
 from pitcrew_builder.checkpoint.safetensors import TensorInfo
@@ -44,7 +50,7 @@ def _open(known: MergedAdapter, directory: Directory, number: int) -> Adapter:
     document = parse_object(directory.read_small(ADAPTER.config), ADAPTER.config)
     check_plain(document, known.model)
     config = parse_as(AdapterConfig, document, ADAPTER.config)
-    tensors = read_tensors(directory, ADAPTER)
+    tensors = text_tensors(read_tensors(directory, ADAPTER))
     return Adapter(known.model, float(known.weight), config, tensors, number)
 
 

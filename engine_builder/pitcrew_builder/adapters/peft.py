@@ -9,14 +9,16 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import Field
 
 from pitcrew_builder.checkpoint.tolerant import Tolerant
+from pitcrew_builder.checkpoint.wrapped import is_other, language_name
 from pitcrew_builder.errors import UnknownArchitecture
 
 PREFIX = "base_model.model."
+Item = TypeVar("Item")
 _PAIRED = re.compile(r"(.+)\.lora_(embedding_)?([AB])(?:\.weight)?")
 
 _PLAIN: Mapping[str, object] = {
@@ -35,6 +37,10 @@ _PLAIN: Mapping[str, object] = {
     "velora_config": None,
 }
 """Fields that change what an adapter means, and the only value of each that is read."""
+
+_MOVING = ("pissa", "olora", "corda", "loftq")
+"""Beginnings of `init_lora_weights` under which PEFT takes the first product from the checkpoint's own
+weights, when it loads too. A saved conversion says `true` instead."""
 
 
 class AdapterConfig(Tolerant):
@@ -74,15 +80,27 @@ def check_plain(document: Mapping[str, Any], name: str) -> None:
                 f"adapter '{name}': adapter_config.json: {field} is {value!r}; only plain LoRA is "
                 f"read ({field}: {plain!r}); merge this adapter into its model with PEFT first"
             )
+    start = document.get("init_lora_weights")
+    if isinstance(start, str) and start.lower().startswith(_MOVING):
+        raise UnknownArchitecture(
+            f"adapter '{name}': adapter_config.json: init_lora_weights is {start!r}, which changes "
+            f"the checkpoint's weights too; save it with path_initial_model_for_weight_conversion "
+            f"of PEFT's save_pretrained, or merge it into its model with PEFT first"
+        )
 
 
 def change_of(tensor: str) -> Change:
     """What an adapter's tensor of that name does."""
-    bare = tensor.removeprefix(PREFIX).replace(".base_layer.", ".")
+    bare = language_name(tensor.removeprefix(PREFIX).replace(".base_layer.", "."))
     found = _PAIRED.fullmatch(bare)
     if found is None:
         return Change(bare, "whole")
     return Change(f"{found[1]}.weight", found[3], embedding=found[2] is not None)
+
+
+def text_tensors(tensors: Mapping[str, Item]) -> dict[str, Item]:
+    """Those of an adapter that change the language model; a vision tower has no part in an engine."""
+    return {name: item for name, item in tensors.items() if not is_other(name.removeprefix(PREFIX))}
 
 
 def _applies(key: str, module: str) -> bool:

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from pitcrew_builder.adapters.peft import AdapterConfig, change_of, check_plain
+from pitcrew_builder.adapters.peft import AdapterConfig, change_of, check_plain, text_tensors
 from pitcrew_builder.checkpoint.config import parse_as, parse_object
 from pitcrew_builder.checkpoint.directory import ADAPTER, Directory, read_tensors
 from pitcrew_builder.checkpoint.safetensors import TensorInfo
@@ -29,7 +29,7 @@ def read_adapter(directory: Directory, room: Room) -> LoraWeights:
         document = parse_object(directory.read_small(ADAPTER.config), ADAPTER.config)
         check_plain(document, directory.path.name)
         config = parse_as(AdapterConfig, document, ADAPTER.config)
-        tensors = read_tensors(directory, ADAPTER)
+        tensors = text_tensors(read_tensors(directory, ADAPTER))
     except BuildError as error:
         raise InvalidAdapter(str(error), param="lora_path") from error
     except OSError as error:

@@ -90,7 +90,13 @@ def test_what_the_engine_cannot_serve_is_refused(tmp_path: Path, spoil: Spoil, t
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("use_dora", True), ("peft_type", "IA3"), ("fan_in_fan_out", True)]
+    ("field", "value"),
+    [
+        ("use_dora", True),
+        ("peft_type", "IA3"),
+        ("fan_in_fan_out", True),
+        ("init_lora_weights", "olora"),
+    ],
 )
 def test_other_kinds_of_adapters_are_refused(tmp_path: Path, field: str, value: object) -> None:
     with pytest.raises(InvalidAdapter, match=field):
