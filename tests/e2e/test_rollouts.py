@@ -8,13 +8,22 @@ import pytest
 
 from tests.e2e.conftest import Cluster
 from tests.e2e.load import Load, load
-from tests.e2e.product import MODEL, apply, condition, deployment, engine, ready, service
+from tests.e2e.product import (
+    MODEL,
+    apply,
+    condition,
+    deployment,
+    engine,
+    ready,
+    service,
+    stalled,
+)
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 REQUESTS = 5000
 NAME = "chat"
 GOLDEN = {"prompts": ["In the beginning God", "And the king said"], "maxTokens": 8}
-ROLLOUT = {
+ROLLOUT: dict[str, Any] = {
     "progressDeadlineSeconds": 40,
     "canary": {
         "steps": [{"replicas": 1, "holdSeconds": 3}],
@@ -131,6 +140,44 @@ def test_scaling_goes_on_while_a_rollout_is_paused(
     assert client.failed == []
 
 
+def test_a_canary_that_is_judged_worse_goes_back(
+    client: Load, space: str, kubectl: Callable[..., Any], eventually: Callable[..., Any]
+) -> None:
+    """No revision can be a thousand times as fast as the one before it."""
+    bound = {"maxMeanRatio": "0.001", "floorMilliseconds": 0}
+    canary = {**ROLLOUT["canary"], "analysis": {"minRequests": 20, "timeToFirstToken": bound}}
+    patch(
+        *(kubectl, space, "llmdeployment", NAME),
+        rollout={"canary": canary},
+        runtime={"drainSeconds": 32},
+    )
+    told = eventually(lambda: stalled(kubectl, space, "llmdeployment", NAME), seconds=120, every=1)
+    assert told["reason"] == "RolledBack"
+    assert "timeToFirstToken.maxMeanRatio is 0.001" in told["message"]
+    patch(kubectl, space, "llmdeployment", NAME, runtime={"drainSeconds": 31})
+    eventually(lambda: ready(kubectl, space, "llmdeployment", NAME), seconds=60)
+    assert client.failed == []
+
+
+def test_in_place_nothing_is_started_before_something_has_ended(
+    client: Load, space: str, kubectl: Callable[..., Any], eventually: Callable[..., Any]
+) -> None:
+    patch(
+        *(kubectl, space, "llmdeployment", NAME),
+        rollout={"strategy": "InPlace", "canary": None},
+        runtime={"drainSeconds": 30},
+    )
+    counts = set()
+
+    def replaced() -> bool:
+        counts.add(len(pods(kubectl, space)))
+        return ready(kubectl, space, "llmdeployment", NAME)
+
+    eventually(replaced, seconds=120)
+    assert max(counts) <= 2
+    assert client.failed == []
+
+
 def test_an_evicted_pod_is_replaced_and_no_request_fails(
     client: Load, space: str, kubectl: Callable[..., Any], eventually: Callable[..., Any]
 ) -> None:
@@ -155,5 +202,6 @@ def test_thousands_of_requests_were_answered_and_none_failed(
     client: Load, eventually: Callable[..., Any]
 ) -> None:
     eventually(lambda: client.answered >= REQUESTS or client.failed, seconds=300, every=0.5)
+    print(f"{client.answered} requests answered, {len(client.failed)} failed")
     assert client.failed == []
     assert client.answered >= REQUESTS

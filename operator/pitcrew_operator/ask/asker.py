@@ -7,7 +7,7 @@ Answers live in memory alone; an operator that restarts asks again.
 import asyncio
 import logging
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 from pitcrew_operator.ask.http import Http
@@ -15,7 +15,7 @@ from pitcrew_operator.ask.pods import PodWatch
 from pitcrew_operator.ask.service import prove_service
 from pitcrew_operator.plan.questions import Answer, ComparePods, ProveService, Question
 
-_FRESH_SECONDS: Final = 3.0
+_FRESH_SECONDS: Final = 0.9
 _AT_A_TIME: Final = 16
 
 logger = logging.getLogger(__name__)
@@ -56,6 +56,7 @@ class _Thread:
     watch: PodWatch = field(default_factory=PodWatch)
     answer: Answer | None = None
     answered: float = float("-inf")
+    tries: int = 0
     task: asyncio.Task[None] | None = None
 
 
@@ -108,7 +109,8 @@ class PodAsker:
     async def _answer(self, thread: _Thread, question: Question) -> Answer:
         match question:
             case ProveService():
-                return await prove_service(self._http, question)
+                thread.tries += 1
+                return replace(await prove_service(self._http, question), tries=thread.tries)
             case ComparePods():
                 return await thread.watch.compare(self._http, question)
 

@@ -47,6 +47,8 @@ class Proven:
 
     problem: str | None
     """None: an answer came from that engine."""
+    tries: int = 1
+    """How often it was asked."""
 
 
 Question = ProveService | ComparePods

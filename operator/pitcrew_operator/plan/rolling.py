@@ -1,7 +1,7 @@
 """One pass over the replicas of an LLMDeployment: where its rollout stands, and what it does next."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
@@ -16,7 +16,7 @@ from pitcrew_operator.plan.memory import recall
 from pitcrew_operator.plan.pods import last_report, newest, why_not_running
 from pitcrew_operator.plan.questions import Answer, ComparePods, Proven, ProveService
 from pitcrew_operator.plan.replicas import Fleet, change
-from pitcrew_operator.plan.rollout.analysis import Bounds, Evidence, Verdict, judge
+from pitcrew_operator.plan.rollout.analysis import Evidence, Verdict, judge
 from pitcrew_operator.plan.rollout.course import Course, Fault, Phase, Sight, advance
 from pitcrew_operator.plan.rollout.step import step
 from pitcrew_operator.plan.seen import DeploymentSeen
@@ -25,6 +25,7 @@ from pitcrew_operator.views import Deployment, Pod
 
 _HOPELESS_RESTARTS: Final = 3
 _ASK_AGAIN: Final = 5.0
+_LONGEST_PATIENCE: Final = 60.0
 
 
 @dataclass(frozen=True)
@@ -123,9 +124,8 @@ def _verdict(
     canary = owner.spec.rollout.canary
     if comparison is None or canary is None or canary.analysis is None:
         return None
-    bounds: Bounds = bounds_of(canary.analysis)
-    if not comparison.prompts:
-        bounds = replace(bounds, min_agreement=None)
+    bounds = bounds_of(canary.analysis)
+    bounds = bounds if comparison.stable else bounds.alone()
     found = answers.get(comparison.subject)
     return judge(bounds, found if isinstance(found, Evidence) else None)
 
@@ -163,9 +163,11 @@ def _questions(
     elif course.phase is Phase.COMPLETE and proof is not None and any(course.goals.values()):
         known = owner.status.rollout
         found = answers.get(proof.subject)
+        tries = found.tries if isinstance(found, Proven) else 0
         answered = isinstance(found, Proven) and found.problem is None
         if not answered and (known is None or known.answered != proof.revision):
-            asked = [Ask(owner.kind, owner.meta, proof), Requeue(_ASK_AGAIN)]
+            patience = min(_LONGEST_PATIENCE, 2.0**tries)
+            asked = [Ask(owner.kind, owner.meta, proof), Requeue(patience)]
     if course.wake is not None:
         asked.append(Requeue(max(1.0, course.wake.total_seconds())))
     return asked

@@ -138,13 +138,23 @@ class Rollouts(RuleBasedStateMachine):
 
     # Users.
 
-    @rule(revision=st.sampled_from(REVISIONS))
-    def another_revision_is_asked_for(self, revision: str) -> None:
-        self._wish(revision=revision)
+    @rule(revisions=st.lists(st.sampled_from(REVISIONS), min_size=1, max_size=3), plans=SOME)
+    def other_revisions_are_asked_for(self, revisions: list[str], plans: int) -> None:
+        """One, or one upon the other before anything else has happened but that pods are made."""
+        for revision in revisions:
+            self._wish(revision=revision)
+            self._plan_often(plans)
 
-    @rule(budget=BUDGETS)
-    def user_or_autoscaler_changes_the_numbers(self, budget: Budget) -> None:
+    @rule(budget=BUDGETS, plans=SOME)
+    def user_or_autoscaler_changes_the_numbers(self, budget: Budget, plans: int) -> None:
         self._wish(budget=budget)
+        self._plan_often(plans)
+
+    def _plan_often(self, plans: int) -> None:
+        for _ in range(plans):
+            self.plan(forgets=False, writes=9)
+        for name in self.fleet.workloads:
+            self.fleet.act(name)
 
     @rule(steps=STEPS, paused=st.booleans())
     def user_changes_the_rollout(self, steps: tuple[Share, ...], paused: bool) -> None:
@@ -213,7 +223,7 @@ class Rollouts(RuleBasedStateMachine):
 
 
 Rollouts.TestCase.settings = settings(
-    max_examples=150,
+    max_examples=200,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

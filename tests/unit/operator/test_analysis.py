@@ -56,7 +56,8 @@ CASES: list[tuple[str, Evidence | None, Outcome, str]] = [
     ("out of reach", replace(GOOD, problem="metrics: no answer"), Outcome.UNKNOWN, "no answer"),
     ("bad, and out of reach", replace(GOOD, canary=sample(errors=50), problem="x"), Outcome.BAD,
      "maxErrorRate"),
-    ("nothing to compare with", replace(GOOD, stable=Sample()), Outcome.GOOD, ""),
+    ("nothing to compare with", replace(GOOD, stable=Sample()), Outcome.UNKNOWN, "are measured"),
+    ("nobody asks", Evidence(Sample(), Sample(), Agreement(1, 1)), Outcome.UNKNOWN, "0 of 10"),
 ]  # fmt: skip
 
 
@@ -67,6 +68,12 @@ def test_verdicts(case: str, evidence: Evidence | None, outcome: Outcome, hint: 
     verdict = judge(BOUNDS, evidence)
     assert verdict.outcome is outcome
     assert hint in verdict.message
+
+
+def test_a_canary_without_a_stable_replica_is_judged_by_itself() -> None:
+    alone = Evidence(sample(), Sample())
+    assert judge(BOUNDS.alone(), alone).outcome is Outcome.GOOD
+    assert judge(BOUNDS.alone(), replace(alone, canary=sample(errors=9))).outcome is Outcome.BAD
 
 
 def test_a_slow_tail_is_told_by_the_percentile() -> None:

@@ -109,7 +109,9 @@ def test_ready_waits_for_an_answer_through_the_service() -> None:
     actions = cluster.plan()
     assert told(actions)[:2] == (Health.RECONCILING, reasons.SERVICE_UNREACHABLE)
     assert asked(actions) == [question]
-    assert [a.seconds for a in actions if isinstance(a, Requeue)] == [5.0]
+    assert [a.seconds for a in actions if isinstance(a, Requeue)] == [2.0]
+    cluster.answers = {question.subject: Proven("no answer through the Service: refused", tries=9)}
+    assert [a.seconds for a in cluster.plan() if isinstance(a, Requeue)] == [60.0]
     cluster.answers = {question.subject: Proven(None)}
     actions = cluster.plan()
     assert told(actions)[:2] == (Health.READY, reasons.SERVING)

@@ -1,7 +1,7 @@
 """Is the new revision as good as the stable one? What was measured goes in, a verdict comes out."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import pairwise
 
@@ -104,6 +104,15 @@ class Bounds:
     floor_seconds: float = field(default=0.0)
     """Times to the first token up to this are never too long."""
 
+    @property
+    def compares_times(self) -> bool:
+        """Whether times are held against those of the stable revision."""
+        return self.max_mean_ratio is not None or self.max_p95_ratio is not None
+
+    def alone(self) -> "Bounds":
+        """What can be judged where no replica of the stable revision serves."""
+        return replace(self, max_mean_ratio=None, max_p95_ratio=None, min_agreement=None)
+
 
 def judge(bounds: Bounds, evidence: Evidence | None) -> Verdict:
     """Fail for what is proven bad, wait for what is not known yet, else pass."""
@@ -120,6 +129,8 @@ def judge(bounds: Bounds, evidence: Evidence | None) -> Verdict:
             return Verdict(Outcome.BAD, _disagreement(rate, bounds.min_agreement))
     if evidence.problem is not None:
         return Verdict(Outcome.UNKNOWN, evidence.problem)
+    if bounds.compares_times and evidence.canary.first_tokens and not evidence.stable.first_tokens:
+        return Verdict(Outcome.UNKNOWN, "the stable revision's times are measured")
     if bounds.min_agreement is not None and evidence.agreement is None:
         return Verdict(Outcome.UNKNOWN, "both engines are asked the prompts")
     if requests < bounds.min_requests:
