@@ -28,7 +28,7 @@ def space(
     shutil.copytree(MODEL, models / "tiny")
     cluster.volume("models", models, name)
     yield name
-    kubectl("delete", "namespace", name, "--wait=true", "--timeout=180s")
+    kubectl("delete", "namespace", name, "--wait=false")
 
 
 @pytest.fixture(scope="module")
