@@ -318,6 +318,25 @@ async def test_the_queue_is_bounded_and_cancelling_makes_room() -> None:
         assert b'requests_refused_total{code="429"} 2.0' in rig.metrics.render()
 
 
+async def test_the_time_to_retry_follows_from_the_pace_of_the_last_requests() -> None:
+    async with running() as rig:
+        for second in range(1, 5):
+            rig.clock.now = float(second)
+            assert (await rig.post()).status_code == 200
+        rig.gate.entered.clear()
+        rig.gate.open.clear()
+        waiting = [asyncio.create_task(rig.post())]
+        await rig.until(rig.gate.entered.is_set)
+        waiting += [asyncio.create_task(rig.post()) for _ in range(4)]
+        await rig.until(lambda: rig.engine.gauges().waiting == 4)
+        # Four that ended in three seconds: the four that wait take as long.
+        assert (await rig.post()).headers["retry-after"] == "3"
+        rig.clock.now = 10.0
+        assert (await rig.post()).headers["retry-after"] == "9"
+        rig.gate.open.set()
+        await asyncio.gather(*waiting)
+
+
 async def test_more_choices_than_may_ever_wait_are_refused() -> None:
     async with running() as rig:
         answer = await rig.post(n=5)
