@@ -1,6 +1,6 @@
 """What a build costs: its speed beside copying the checkpoint, and the memory at its peak.
 
-Writes random bf16 Llamas of two depths, in shards, and builds each in a process of its own, several
+Writes random Llamas of two depths, in shards, and builds each in a process of its own, several
 times, each time after copying the same files. Speed is bytes of the checkpoint per second. Beside a
 plain copy stand parse to serialize, which end in the page cache as the copy does; beside a copy with
 an fsync of every file stand the same phases and the publishing, which makes the engine durable and
@@ -16,7 +16,8 @@ Every step begins with the checkpoint in the page cache and with free memory fil
 as on a machine that has run for a while. The memory that a virtual machine's host took back, and
 gives again on first touch, costs seconds for each GiB, and would be what is measured.
 
-The defaults have the shape of Llama 3.2 1B, whole and at half its depth.
+The defaults have the shape of Llama 3.2 1B, whole and at half its depth. With `--dtype f32` the engine has as
+many bytes as its checkpoint, which parts the cost of hashing from that of twice the bytes.
 """
 
 import argparse
@@ -43,6 +44,7 @@ from safetensors.numpy import save_file
 
 MIB = 1 << 20
 LAYERS_A_SHARD = 4
+DTYPES = {"bf16": ml_dtypes.bfloat16, "f32": np.float32}
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Width:
     kv: int
     vocab: int
     heads: int = 16
+    dtype: str = "bf16"
 
 
 @dataclass(frozen=True)
@@ -87,10 +90,12 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=2048)
     parser.add_argument("--vocab", type=int, default=128_256)
     parser.add_argument("--layers", type=int, nargs="+", default=[8, 16])
+    parser.add_argument("--dtype", choices=tuple(DTYPES), default="bf16", help="of the checkpoint")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--directory", type=Path, help="where to work (default: a temporary one)")
     options = parser.parse_args()
-    width = Width(options.hidden, options.hidden * 4, options.hidden // 4, options.vocab)
+    hidden, dtype = options.hidden, options.dtype
+    width = Width(hidden, hidden * 4, hidden // 4, options.vocab, dtype=dtype)
     with tempfile.TemporaryDirectory(dir=options.directory) as work:
         memory = Memory(Path(work) / "hole")
         for layers in options.layers:
@@ -98,7 +103,7 @@ def main() -> None:
             write(checkpoint, width, layers)
             results = [measure(checkpoint, layers, memory) for _ in range(options.repeats)]
             shutil.rmtree(checkpoint)
-            show(results)
+            show(results, dtype)
 
 
 def measure(checkpoint: Path, layers: int, memory: "Memory") -> Result:
@@ -178,10 +183,10 @@ Tensors = dict[str, np.ndarray]
 def _shards(rng: np.random.Generator, width: Width, layers: int) -> Iterator[Tensors]:
     def normal(*shape: int) -> np.ndarray:
         values = rng.standard_normal(shape, dtype=np.float32) * np.float32(shape[-1] ** -0.5)
-        return values.astype(ml_dtypes.bfloat16)
+        return values.astype(DTYPES[width.dtype], copy=False)
 
     def ones() -> np.ndarray:
-        return np.ones(width.hidden, ml_dtypes.bfloat16)
+        return np.ones(width.hidden, DTYPES[width.dtype])
 
     hidden, wide = width.hidden, width.intermediate
     yield {"model.embed_tokens.weight": normal(width.vocab, hidden), "model.norm.weight": ones()}
@@ -280,7 +285,7 @@ def _status(pid: int) -> list[str]:
         return []
 
 
-def show(results: list[Result]) -> None:
+def show(results: list[Result], dtype: str) -> None:
     """Print the medians of one checkpoint's builds."""
 
     def median(read: Callable[[Result], float]) -> float:
@@ -306,12 +311,13 @@ def show(results: list[Result]) -> None:
         table.add_row(name, value)
     console = Console()
     console.print(
-        f"{len(results)} builds of a random bf16 Llama for the CPU target on {_machine()}"
+        f"{len(results)} builds of a random {dtype} Llama for the CPU target on {machine()}"
     )
     console.print(table)
 
 
-def _machine() -> str:
+def machine() -> str:
+    """Processor, kernel and load, for the table's heading."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     load = os.getloadavg()[1]

@@ -118,7 +118,9 @@ class Prediction(Model):
     engine_disk_bytes: int
     build_disk_bytes: int = Field(description="On the store's volume, the engine included.")
     build_ram_bytes: int = Field(description="Rough.")
-    build_seconds: int = Field(description="Rough, without a download.")
+    build_seconds: int = Field(
+        description="Rough, without a download, a calibration or a proof on prompts."
+    )
 
 
 class Resolved(Model):

@@ -88,7 +88,7 @@ def _engine_rows(spec: BuildSpec, answer: Answer) -> list[tuple[str, str]]:
             "build",
             f"{_gib(needed.build_disk)} of disk, {_gib(needed.build_ram)} of memory (estimate)",
         ),
-        ("build time", f"about {needed.build_seconds:,} s without a download (rough)"),
+        ("build time", f"about {needed.build_seconds:,} s without a download or a proof (rough)"),
     ]
 
 

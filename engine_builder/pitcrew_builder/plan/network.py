@@ -14,6 +14,7 @@ from pitcrew_builder.fit import check_fit
 from pitcrew_builder.graph.ir import ElementType, Graph
 from pitcrew_builder.graph.precision import in_half
 from pitcrew_builder.graph.proto import to_proto
+from pitcrew_builder.graph.recipe import reads_whole
 from pitcrew_builder.graph.segments import segments
 from pitcrew_builder.layout import Layout, layouts
 from pitcrew_builder.manifest import QuantizationRecipe, ResolvedShapes
@@ -37,8 +38,14 @@ class Sizes:
     """The data file: weights and tables, each at an aligned place."""
     graphs: int
     """The ONNX files beside it: the whole graph, and its segments if it has several."""
+    proof: int
+    """The same in float32, as it is proven."""
+    wide: int
+    """The data file of the network in float32 before anything is made narrow."""
+    codes: int
+    """Of `data`, what quantization computes: it lies in scratch too until that is written."""
     widest: int
-    """Of its largest matrix, in float32."""
+    """Of the largest matrix, in float32, that has to be in memory whole."""
     adapters: int
     """Elements, not bytes, of the stacks that a runtime fills with adapters."""
 
@@ -58,6 +65,8 @@ class Planned:
     config: DecoderConfig
     shapes: ResolvedShapes
     ranks: tuple[Rank, ...]
+    compares: bool = False
+    """Whether the network as it was is written too, to calibrate on and to compare with."""
 
 
 def planned(spec: BuildSpec, checkpoint: Directory) -> Planned:
@@ -85,7 +94,8 @@ def planned(spec: BuildSpec, checkpoint: Directory) -> Planned:
             optimized = replace(slotted, graph=backend.optimize(slotted.graph))
             sizes[alike] = _sizes(optimized, spec, recipe)
         ranks.append(Rank(place, sizes[alike]))
-    return Planned(config, shapes, tuple(ranks))
+    compares = recipe is not None and (recipe.imported is None or spec.proof is not None)
+    return Planned(config, shapes, tuple(ranks), compares)
 
 
 def _sizes(slotted: Slotted, spec: BuildSpec, recipe: QuantizationRecipe | None) -> Sizes:
@@ -95,19 +105,35 @@ def _sizes(slotted: Slotted, spec: BuildSpec, recipe: QuantizationRecipe | None)
     cut = segments(graph)
     parts = [part.graph for part in cut] if len(cut) > 1 else []
     extents = serialize.place(graph)
-    single = (w.elements // (w.shape[0] if w.stacked else 1) for w in graph.weights)
+    narrow = graph if recipe is None else _narrow(graph, recipe)
+    made = {weight.name for weight in narrow.weights} - {weight.name for weight in graph.weights}
     return Sizes(
-        data=serialize.size(serialize.place(_stored(graph, spec, recipe))),
+        data=_data(_stored(narrow, spec)),
         graphs=sum(to_proto(each, extents, DATA, {}).ByteSize() for each in (graph, *parts)),
-        widest=4 * max(single),
+        proof=_data(narrow),
+        wide=serialize.size(extents),
+        codes=sum(weight.nbytes for weight in narrow.weights if weight.name in made),
+        widest=_widest(graph, whole=recipe is not None),
         adapters=slotted.elements(spec.lora) if spec.lora else 0,
     )
 
 
-def _stored(graph: Graph, spec: BuildSpec, recipe: QuantizationRecipe | None) -> Graph:
+def _data(graph: Graph) -> int:
+    return serialize.size(serialize.place(graph))
+
+
+def _widest(graph: Graph, *, whole: bool) -> int:
+    """Bytes in float32 of the largest of all matrices, or of those that are not streamed."""
+    held = (
+        weight.elements // (weight.shape[0] if weight.stacked else 1)
+        for weight in graph.weights
+        if whole or any(map(reads_whole, weight.parts))
+    )
+    return 4 * max(held, default=0)
+
+
+def _stored(graph: Graph, spec: BuildSpec) -> Graph:
     """The graph with the element types that its weights are stored in."""
-    if recipe is not None:
-        graph = _narrow(graph, recipe)
     half = _HALVES.get(spec.precision)
     return graph if half is None else in_half(graph, half)
 

@@ -23,11 +23,12 @@ RESERVED = 1 << 30
 POOL_SHARE = (8, 10)
 """The share of the free memory that a runtime gives to its pages, as a fraction."""
 
-BASE_RAM = 512 << 20
+BASE_RAM = 256 << 20
 """Bytes of a build beside weights: the interpreter, its libraries and the chunks in flight."""
 
 COPIES = 3
-"""Copies of a rank's weights that a plan compiler holds: parsed, chosen kernels' own, the plan."""
+"""Copies of a rank's weights that a plan compiler holds: parsed, chosen kernels' own, the plan.
+And of narrow weights that ONNX Runtime holds when it proves them: read, and packed on two ways."""
 
 READ_RATE, WRITE_RATE = 1_000_000_000, 400_000_000
 """Bytes a second of hashing and converting, and of writing durably: an ordinary build volume."""
@@ -63,7 +64,7 @@ class Needs:
     """Bytes on the store's volume while it is built, the engine included."""
     build_ram: int
     build_seconds: int
-    """Rough: of reading, writing and compiling, without a download."""
+    """Rough: of reading, writing and compiling, without a download, a calibration or a proof."""
 
     @property
     def kv_per_token(self) -> int:
@@ -95,21 +96,33 @@ class Capacity:
 def needs(spec: BuildSpec, network: Planned) -> Needs:
     """What an engine of the spec takes."""
     ranks = tuple(_rank_needs(spec, network, rank) for rank in network.ranks)
-    stored = sum(rank.sizes.data + rank.sizes.graphs for rank in network.ranks)
-    largest = max(rank.sizes.data for rank in network.ranks)
-    # An encoder, or a transposition, holds one matrix whole.
-    widest = max(rank.sizes.widest for rank in network.ranks)
+    sizes = [rank.sizes for rank in network.ranks]
+    stored = sum(each.data + each.graphs for each in sizes)
     plans = spec.target.compiles_plans
-    # Beside a plan lie, until it is published, the graph in its precision and in float32.
-    scratch = stored + 2 * stored if plans else 0
+    scratch = _scratch(network, plans=plans)
     compiling = COMPILE_SECONDS + stored // COMPILE_RATE if plans else 0
+    # An encoder, or a transposition, holds one matrix whole.
+    held = max(each.widest for each in sizes)
+    if network.compares:
+        held += COPIES * sum(each.proof for each in sizes)
+    if plans:
+        held = max(held, COPIES * max(each.data for each in sizes))
     return Needs(
         ranks=ranks,
         engine_disk=stored,
         build_disk=stored + scratch,
-        build_ram=BASE_RAM + (COPIES * largest if plans else widest),
+        build_ram=BASE_RAM + held,
         build_seconds=1 + stored // READ_RATE + (stored + scratch) // WRITE_RATE + compiling,
     )
+
+
+def _scratch(network: Planned, *, plans: bool) -> int:
+    """Bytes beside the engine until it is published."""
+    sizes = [rank.sizes for rank in network.ranks]
+    # Beside a plan, the graph in its precision and in float32.
+    graphs = sum(each.data + each.proof + 2 * each.graphs for each in sizes) if plans else 0
+    codes = sum(each.codes for each in sizes)
+    return graphs + codes + (sum(each.wide for each in sizes) if network.compares else 0)
 
 
 def capacity(spec: BuildSpec, network: Planned, needed: Needs, gpu: Gpu, average: int) -> Capacity:
@@ -166,12 +179,18 @@ def _activations(spec: BuildSpec, network: Planned, rank: Rank, width: int) -> i
     """The larger of a prefill and a decode step, as the paged function's body computes them."""
     longest = network.shapes.max_sequence_length
     chunk = min(spec.tensorrt.prefill_chunk if spec.tensorrt else PREFILL_CHUNK, longest)
-    prefill = _step(network, rank, width, sequences=1, new=chunk)
-    return max(prefill, _step(network, rank, width, network.shapes.max_batch_size, new=1))
+    steps = ((1, chunk), (network.shapes.max_batch_size, 1))
+    fused = spec.target.compiles_plans
+    return max(_step(network, rank, width, *step, fused=fused) for step in steps)
 
 
-def _step(network: Planned, rank: Rank, width: int, sequences: int, new: int) -> int:
-    """Rows between blocks, the widest block, a layer's gathered context, the mask, the logits."""
+def _step(
+    network: Planned, rank: Rank, width: int, sequences: int, new: int, *, fused: bool
+) -> int:
+    """Rows between blocks, the widest block, a layer's gathered context, the mask, the logits.
+
+    Where attention is not fused, the scores of a layer too, before and after their softmax.
+    """
     config, longest = network.config, network.shapes.max_sequence_length
     heads = rank.layout.heads(config.num_attention_heads, config.num_key_value_heads)
     attention = (2 * len(heads.query) + 2 * len(heads.kv)) * config.head_dim
@@ -180,7 +199,8 @@ def _step(network: Planned, rank: Rank, width: int, sequences: int, new: int) ->
     context = 2 * sequences * longest * len(heads.kv) * config.head_dim
     mask = sequences * new * longest
     logits = sequences * config.vocab_size * 4 if rank.layout.is_last_stage else 0
-    return (rows + context + mask) * width + logits
+    scores = 0 if fused else 2 * len(heads.query) * mask
+    return (rows + context + mask + scores) * width + logits
 
 
 def _element(spec: BuildSpec) -> ElementType:

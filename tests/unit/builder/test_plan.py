@@ -104,6 +104,26 @@ def test_narrow_weights_are_what_is_built(weights: str, tmp_path: Path) -> None:
     assert predicted.needs.ranks[0].weights == pytest.approx(
         sizes["rank0/model.onnx.data"], rel=0.01
     )
+    # What it is compared with stays in the cache, linked to where it lay beside the engine.
+    compared = sum(
+        file.stat().st_size for file in (tmp_path / "cache" / "unquantized").rglob("*.data")
+    )
+    assert manifest.quantization is not None
+    codes = sum(matrix.bytes_after for matrix in manifest.quantization.matrices)
+    assert compared > 10_000_000
+    needed = predicted.needs
+    assert needed.build_disk - needed.engine_disk == pytest.approx(compared + codes, rel=0.01)
+
+
+def test_attention_that_is_not_fused_takes_its_scores() -> None:
+    shapes = {"maxSequenceLength": 1024, "maxBatchSize": 1}
+    cpu = answer(_spec(SAMPLE, shapes=shapes), Directory.of(SAMPLE)).needs.ranks[0]
+    # 6 heads, 1,024 new tokens over as many, before and after the softmax.
+    scores = 2 * 6 * 1024 * 1024 * 4
+    assert scores < cpu.activations < 2 * scores
+    options = {"computeCapability": "sm89", "prefillChunk": 1024}
+    half = _spec(SAMPLE, shapes=shapes, target="tensorrt-rtx", precision="fp16", tensorrt=options)
+    assert answer(half, Directory.of(SAMPLE)).needs.ranks[0].activations < scores / 2
 
 
 def test_repeated_kv_heads_are_counted_on_every_rank() -> None:
