@@ -16,13 +16,15 @@ from contextlib import AsyncExitStack
 from typing import Final
 
 from pitcrew_operator.ask.asker import PodAsker
+from pitcrew_operator.ask.dcgm import PodName
+from pitcrew_operator.ask.gpu_usage import GpuUsage
 from pitcrew_operator.ask.http import Http
 from pitcrew_operator.cluster import Cluster, KubeCluster
 from pitcrew_operator.config import Config
 from pitcrew_operator.dispatch import concerned
 from pitcrew_operator.election import Elector, KubeLeases
 from pitcrew_operator.errors import ClusterError
-from pitcrew_operator.kinds import OPTIONAL, OWNERS, Kind, Raw
+from pitcrew_operator.kinds import OPTIONAL, OWNERS, POD, Kind, Raw
 from pitcrew_operator.latecomers import Latecomers
 from pitcrew_operator.lease import Timing
 from pitcrew_operator.listing import Listings
@@ -65,7 +67,10 @@ class Operator:
             self._look_at_everything,
         )
         self.asker = PodAsker(http, self._answered)
-        reconciler = Reconciler(cluster, self._store, config, metrics, self.asker)
+        self.gpus = GpuUsage(cluster, http, config, self._measured)
+        reconciler = Reconciler(
+            cluster, self._store, config, metrics, self.asker, gpus=lambda: self.gpus.usage
+        )
         self._queue: WorkQueue[Key] = WorkQueue(reconciler.reconcile, metrics.queue_seconds.observe)
         metrics.queue_depth.set_function(lambda: self._queue.depth)
         self.problem: str | None = "the first listing is not complete"
@@ -142,6 +147,11 @@ class Operator:
         assert isinstance(key, Key)
         self._queue.add(key)
 
+    def _measured(self, pod: PodName) -> None:
+        raw = self._store.get(POD, *pod)
+        if raw is not None:
+            self._changed(POD, raw)
+
     def _look_at_everything(self) -> None:
         for kind in OWNERS:
             for raw in self._store.all(kind):
@@ -168,8 +178,14 @@ async def run(
         stopped = await stack.enter_async_context(_stopped(stop))
         if not await _first(operator.first_listing(), stopped):
             return
-        late = operator.await_latecomers(stop)
-        for work in (_lead(operator, elector), operator.follow(), operator.resync(), late):
+        works = (
+            _lead(operator, elector),
+            operator.follow(),
+            operator.resync(),
+            operator.await_latecomers(stop),
+            operator.gpus.run(),
+        )
+        for work in works:
             await stack.enter_async_context(_going(work, stop))
         await operator.watch(stop, ready or asyncio.Event())
 

@@ -28,8 +28,8 @@ class Cluster(Protocol):
     async def get(self, kind: Kind, namespace: str, name: str) -> Raw | None:
         """One object, read live; None where there is none."""
 
-    async def select(self, kind: Kind, namespace: str, selector: str) -> list[Raw]:
-        """Objects by label selector, read live."""
+    async def select(self, kind: Kind, namespace: str | None, selector: str) -> list[Raw]:
+        """Objects by label selector, read live; of all namespaces for None."""
 
     async def apply(self, manifest: Raw) -> Raw:
         """Server-side apply; the object as it is now."""
@@ -88,7 +88,7 @@ class KubeCluster:
         except Gone:
             return None
 
-    async def select(self, kind: Kind, namespace: str, selector: str) -> list[Raw]:
+    async def select(self, kind: Kind, namespace: str | None, selector: str) -> list[Raw]:
         """See Cluster."""
         found = await self._json(kind, kind.path(namespace), {"labelSelector": selector})
         return [_typed(kind, item) for item in found.get("items") or ()]

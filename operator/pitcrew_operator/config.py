@@ -42,6 +42,11 @@ class Config(Model):
         default=True, description="Ask through the Service before an LLMDeployment is Ready."
     )
     watch_nodes: bool = Field(default=True, description="Read the labels of nodes with GPUs.")
+    dcgm_selector: str = Field(
+        default="app=nvidia-dcgm-exporter",
+        description="Labels of the pods that tell how busy GPUs are; -: ask none.",
+    )
+    dcgm_port: int = Field(default=9400, ge=1, le=65535, description="Port of their /metrics.")
     log_poll_seconds: float = Field(default=1.0, gt=0, description="Between two looks at a build.")
     watch_silence_seconds: float = Field(
         default=70.0,

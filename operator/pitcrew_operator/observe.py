@@ -4,10 +4,11 @@ A child that the view lacks is read live before it is believed missing: it may b
 (the watches see only ours), and creating over it would be theft.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pitcrew_operator.api.version import Phase
+from pitcrew_operator.ask.dcgm import PodName, average
 from pitcrew_operator.cluster import Cluster
 from pitcrew_operator.config import Config
 from pitcrew_operator.configmaps import ConfigMaps
@@ -104,17 +105,20 @@ async def see_deployment(
     cluster: Cluster,
     config: Config,
     answers: Mapping[str, Answer],
+    gpus: Mapping[PodName, Sequence[float]],
 ) -> DeploymentSeen:
     """Everything that `plan_deployment` wants to know."""
     namespace, name = owner.meta.namespace, owner.meta.name
     target = target_of(owner, _engine(store, namespace, owner.spec.engine_ref.name), config)
-    pods = store.refer(POD, namespace, f"deployment={name}")
+    pods = tuple(pod_of(raw) for raw in store.refer(POD, namespace, f"deployment={name}"))
+    ready = [PodName(namespace, pod.meta.name) for pod in pods if pod.ready]
     return DeploymentSeen(
         target=target,
         has_groups=store.serves(LEADER_WORKER_SET),
         workloads=tuple(await _workloads(owner, target, store, cluster)),
         beside=await _beside(owner, store, cluster),
-        pods=tuple(pod_of(raw) for raw in pods),
+        pods=pods,
+        gpu_percent=average(gpus, ready),
         answers=answers,
         proves_service=config.probe_services,
     )

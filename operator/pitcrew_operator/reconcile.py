@@ -1,10 +1,11 @@
 """Observe, plan, perform: one pass over one resource. May be repeated at any moment."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple, TypeVar
 
 from pitcrew_operator.ask.asker import Asker
+from pitcrew_operator.ask.dcgm import PodName
 from pitcrew_operator.cluster import Cluster
 from pitcrew_operator.config import Config
 from pitcrew_operator.configmaps import ConfigMaps
@@ -54,9 +55,10 @@ class Reconciler:
         metrics: Metrics,
         asker: Asker,
         now: Callable[[], datetime] = utc_now,
+        gpus: Callable[[], Mapping[PodName, Sequence[float]]] = dict,
     ) -> None:
         self._cluster, self._store, self._config = cluster, store, config
-        self._asker = asker
+        self._asker, self._gpus = asker, gpus
         self._metrics, self._now = metrics, now
         self._readers = Readers(
             LogTails(cluster, config.log_poll_seconds, now), ConfigMaps(cluster, now)
@@ -101,7 +103,9 @@ class Reconciler:
     async def _pass_deployment(self, raw: Raw, decisions: list[str]) -> float | None:
         owner = deployment_of(raw)
         answers = self._asker.answers(Key(DEPLOYMENT, owner.meta.namespace, owner.meta.name))
-        seen = await see_deployment(owner, self._store, self._cluster, self._config, answers)
+        seen = await see_deployment(
+            owner, self._store, self._cluster, self._config, answers, self._gpus()
+        )
         actions = plan_deployment(owner, seen, self._now())
         return await self._carry_out(actions, DEPLOYMENT, owner.meta, owner.status, decisions)
 

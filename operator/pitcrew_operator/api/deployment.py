@@ -186,4 +186,11 @@ class LLMDeploymentStatus(ResourceStatus):
         default=None, description="The engine that was served before it."
     )
     rollout: RolloutStatus | None = Field(default=None, description="How far the change has come.")
+    gpu_utilization_percent: int | None = Field(
+        default=None,
+        ge=0,
+        le=100,
+        description="How busy the GPUs of the ready pods are, in steps of 5, as DCGM tells it; absent "
+        "where no exporter does.",
+    )
     url: str | None = Field(default=None, description="Address inside the cluster.")

@@ -92,6 +92,7 @@ DEPLOYMENT = Definition(
         _READY,
         _REASON,
         Column("Replicas", ".status.readyReplicas", "integer"),
+        Column("GPU %", ".status.gpuUtilizationPercent", "integer"),
         Column("URL", ".status.url"),
         _AGE,
     ),

@@ -11,7 +11,7 @@ from pitcrew_operator.kinds import DEPLOYMENT, LEADER_WORKER_SET
 from pitcrew_operator.manifests.names import ENGINE_ID_ANNOTATION, ENGINE_TAG_ANNOTATION
 from pitcrew_operator.manifests.revision import Revision
 from pitcrew_operator.manifests.service import selector_text, service_url
-from pitcrew_operator.plan import beside, progress
+from pitcrew_operator.plan import beside, progress, usage
 from pitcrew_operator.plan.actions import Action, Requeue, WriteStatus
 from pitcrew_operator.plan.conditions import (
     Fact,
@@ -69,6 +69,7 @@ def _report(
         selector=selector_text(owner),
         engine=taken.served or before.engine,
         previous_engine=_previous(before, taken.served),
+        gpu_utilization_percent=usage.told(before.gpu_utilization_percent, seen.gpu_percent),
         url=taken.url or before.url,
         rollout=taken.rollout or before.rollout,
     )

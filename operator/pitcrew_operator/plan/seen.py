@@ -25,5 +25,7 @@ class DeploymentSeen:
     """Whether the cluster knows LeaderWorkerSets."""
     answers: Mapping[str, Answer] = field(default_factory=dict)
     """What pods have answered, by the subject of the question."""
+    gpu_percent: float | None = None
+    """How busy the GPUs of the ready pods are; None where nobody tells."""
     proves_service: bool = True
     """Whether an answer through the Service is asked for before Ready."""

@@ -39,7 +39,7 @@ class DryCluster:
         """See Cluster."""
         return self.kubectl.find(kind, name)
 
-    async def select(self, kind: Kind, namespace: str, selector: str) -> list[Raw]:
+    async def select(self, kind: Kind, namespace: str | None, selector: str) -> list[Raw]:
         """See Cluster."""
         return self.kubectl.list(kind, selector)
 

@@ -43,7 +43,7 @@ class SimulatedCluster:
     async def get(self, kind: Kind, namespace: str, name: str) -> Raw | None:
         return _copy(self.objects.get((kind, name)))
 
-    async def select(self, kind: Kind, namespace: str, selector: str) -> list[Raw]:
+    async def select(self, kind: Kind, namespace: str | None, selector: str) -> list[Raw]:
         key, _, value = selector.partition("=")
         everything = (await self.list_all(kind, namespace))[0]
         return [o for o in everything if o["metadata"].get("labels", {}).get(key) == value]

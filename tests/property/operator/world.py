@@ -8,6 +8,7 @@ from collections.abc import Coroutine, Hashable, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
+from pitcrew_operator.ask.dcgm import PodName
 from pitcrew_operator.dispatch import concerned
 from pitcrew_operator.kinds import DEPLOYMENT, ENGINE, JOB, POD, Kind, Raw
 from pitcrew_operator.metrics import Metrics
@@ -55,6 +56,8 @@ class World:
         self.builder = FakeBuilder()
         self.now = datetime(2026, 11, 1, 12, tzinfo=UTC)
         self.config = CONFIG.model_copy(update={"max_parallel_builds": limit})
+        self.gpus: dict[PodName, list[float]] = {}
+        """Percent of each GPU, by the pod that holds it."""
         self.engines: set[str] = set()
         """Ids in the engine store."""
         spec = source | {"rebuildPolicy": POLICY}
@@ -73,7 +76,13 @@ class World:
         self.store = Store(self._changed)
         self.asker = FakeAsker(self._answered)
         self.reconciler = Reconciler(
-            self.cluster, self.store, self.config, Metrics(), self.asker, now=lambda: self.now
+            self.cluster,
+            self.store,
+            self.config,
+            Metrics(),
+            self.asker,
+            now=lambda: self.now,
+            gpus=lambda: self.gpus,
         )
         self.list_everything()
 
