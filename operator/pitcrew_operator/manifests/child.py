@@ -24,6 +24,4 @@ def child(
     }
     if annotations:
         metadata["annotations"] = dict(annotations)
-    return names.stamped(
-        {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": metadata, "spec": spec}
-    )
+    return names.manifest(kind, metadata, spec)

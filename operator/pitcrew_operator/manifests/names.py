@@ -102,3 +102,10 @@ def stamped(manifest: dict[str, Any]) -> dict[str, Any]:
     unscaled = {**manifest, "spec": {k: v for k, v in spec.items() if k != "replicas"}}
     annotations = metadata.get("annotations", {}) | {APPLIED_ANNOTATION: digest(unscaled, 16)}
     return {**manifest, "metadata": {**metadata, "annotations": annotations}}
+
+
+def manifest(kind: Kind, metadata: dict[str, Any], spec: Mapping[str, Any]) -> dict[str, Any]:
+    """An object with a spec, stamped."""
+    return stamped(
+        {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": metadata, "spec": spec}
+    )

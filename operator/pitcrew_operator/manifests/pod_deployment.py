@@ -22,25 +22,19 @@ class PodDeployment:
 
     def manifest(self, revision: Revision, replicas: int) -> dict[str, Any]:
         """The built-in Deployment."""
-        return names.stamped(
-            {
-                "apiVersion": self.kind.api_version,
-                "kind": self.kind.kind,
-                "metadata": revision.metadata,
-                "spec": {
-                    "replicas": replicas,
-                    "minReadySeconds": _MIN_READY_SECONDS,
-                    "progressDeadlineSeconds": revision.startup_seconds + 120,
-                    "revisionHistoryLimit": 0,
-                    "strategy": {
-                        "type": "RollingUpdate",
-                        "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1},
-                    },
-                    "selector": {"matchLabels": revision.selector},
-                    "template": revision.template,
-                },
-            }
-        )
+        spec = {
+            "replicas": replicas,
+            "minReadySeconds": _MIN_READY_SECONDS,
+            "progressDeadlineSeconds": revision.startup_seconds + 120,
+            "revisionHistoryLimit": 0,
+            "strategy": {
+                "type": "RollingUpdate",
+                "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1},
+            },
+            "selector": {"matchLabels": revision.selector},
+            "template": revision.template,
+        }
+        return names.manifest(self.kind, revision.metadata, spec)
 
     def read(self, raw: Raw) -> Workload:
         """From `spec.replicas` and the status that the Deployment controller writes."""

@@ -20,25 +20,19 @@ class PodGroup:
 
     def manifest(self, revision: Revision, replicas: int) -> dict[str, Any]:
         """The LeaderWorkerSet. Its controller tells each pod its place and its leader's address."""
-        return names.stamped(
-            {
-                "apiVersion": self.kind.api_version,
-                "kind": self.kind.kind,
-                "metadata": revision.metadata,
-                "spec": {
-                    "replicas": replicas,
-                    # The leader is ready only with its workers: they must not wait for that.
-                    "startupPolicy": "LeaderCreated",
-                    "networkConfig": {"subdomainPolicy": "Shared"},
-                    "leaderWorkerTemplate": {
-                        "size": revision.pods,
-                        "restartPolicy": "RecreateGroupOnPodRestart",
-                        "leaderTemplate": revision.template,
-                        "workerTemplate": revision.worker_template,
-                    },
-                },
-            }
-        )
+        spec = {
+            "replicas": replicas,
+            # The leader is ready only with its workers: they must not wait for that.
+            "startupPolicy": "LeaderCreated",
+            "networkConfig": {"subdomainPolicy": "Shared"},
+            "leaderWorkerTemplate": {
+                "size": revision.pods,
+                "restartPolicy": "RecreateGroupOnPodRestart",
+                "leaderTemplate": revision.template,
+                "workerTemplate": revision.worker_template,
+            },
+        }
+        return names.manifest(self.kind, revision.metadata, spec)
 
     def read(self, raw: Raw) -> Workload:
         """From the status that the controller writes. A group counts as ready when all of it is."""
