@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from pitcrew_operator.api.common import Condition
+from pitcrew_operator.api.rollout import RolloutStatus
 from pitcrew_operator.api.version import EngineVersion, Phase
 from pitcrew_operator.kinds import ENGINE, Raw
 from pitcrew_operator.plan.conditions import Health, find, recall
@@ -157,10 +158,19 @@ def _deployment_detail(owner: Deployment, now: datetime) -> list[str]:
         f"  engine     llmengine/{spec.engine_ref.name}{pinned}",
         f"  serves     {_served(status.engine)}",
         f"  before     {_served(status.previous_engine)}",
+        f"  rollout    {_rollout(status.rollout)}",
         f"  replicas   {status.ready_replicas} ready of {wanted}",
         f"  updated    {status.updated_replicas} of the newest revision",
         f"  url        {status.url or '-'}",
     ]
+
+
+def _rollout(rollout: RolloutStatus | None) -> str:
+    if rollout is None:
+        return "-"
+    step = f", step {rollout.step} of {rollout.steps}" if rollout.steps else ""
+    failed = f", gave up {rollout.failed.engine}" if rollout.failed else ""
+    return f"{rollout.phase}{step}, {rollout.weight} % of what serves is the newest{failed}"
 
 
 def _served(engine: object) -> str:

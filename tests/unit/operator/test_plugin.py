@@ -248,6 +248,17 @@ def upgraded(world: World) -> tuple[Deployment, Engine]:
     return deployment_of(objects[DEPLOYMENT, "chat"]), engine_of(objects[ENGINE, "tiny"])
 
 
+def test_detail_tells_how_far_a_rollout_is(kubectl: SimulatedKubectl) -> None:
+    world = settled(kubectl.world)
+    told = text(status.detail(subject(world, CHAT), NOW))
+    assert "rollout    Complete, 100 % of what serves is the newest" in told
+    steps = [{"weight": 50, "holdSeconds": 600}]
+    world.change(CHAT, runtime={"drainSeconds": 31}, rollout={"canary": {"steps": steps}})
+    settled(world)
+    told = text(status.detail(subject(world, CHAT), NOW))
+    assert "rollout    Canary, step 1 of 1, 50 % of what serves is the newest" in told
+
+
 def test_a_rollback_goes_to_what_was_served_before(kubectl: SimulatedKubectl) -> None:
     owner, engine = upgraded(kubectl.world)
     before = owner.status.previous_engine
