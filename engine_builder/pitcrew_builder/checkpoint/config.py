@@ -5,7 +5,7 @@ from typing import Any, ClassVar, TypeVar, get_args
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from pitcrew_builder.checkpoint.rope import RopeParameters, rope_document
+from pitcrew_builder.checkpoint.rope import LONGROPE, RopeParameters, rope_document
 from pitcrew_builder.checkpoint.tolerant import Tolerant
 from pitcrew_builder.errors import CheckpointCorrupt
 
@@ -43,8 +43,13 @@ class DecoderConfig(Tolerant):
 
     @property
     def natural_length(self) -> int:
-        """Tokens of a text that the network takes without a change to its rotations."""
-        return self.max_position_embeddings
+        """Tokens of a text that the network takes without a change to its rotations.
+
+        Where there are two sets of factors, the short ones hold up to the original length.
+        """
+        rope, most = self.rope_parameters, self.max_position_embeddings
+        original = rope.original_max_position_embeddings or most
+        return min(original, most) if rope.rope_type == LONGROPE else most
 
     @model_validator(mode="before")
     @classmethod

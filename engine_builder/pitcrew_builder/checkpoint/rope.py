@@ -6,6 +6,7 @@ from pydantic import Field
 
 from pitcrew_builder.checkpoint.tolerant import Tolerant
 
+LONGROPE = "longrope"
 LAYER_KINDS = ("full_attention", "sliding_attention")
 
 

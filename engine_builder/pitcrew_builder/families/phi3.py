@@ -10,14 +10,13 @@ from pitcrew_builder.blocks.causal_lm import Decoder, Frame
 from pitcrew_builder.blocks.decoder_layer import DecoderLayer
 from pitcrew_builder.blocks.norm import Norm
 from pitcrew_builder.checkpoint.config import DecoderConfig
+from pitcrew_builder.checkpoint.rope import LONGROPE
 from pitcrew_builder.families.family import Family, attention, decoder, frame, gated_mlp
 from pitcrew_builder.families.refusal import unsupported
 from pitcrew_builder.families.rotation import rope_of
 from pitcrew_builder.graph.emitter import Sources
 from pitcrew_builder.graph.recipe import Rows, Source, TensorRef
 from pitcrew_builder.manifest import ResolvedShapes
-
-LONGROPE = "longrope"
 
 
 class Phi3Config(DecoderConfig):
@@ -27,13 +26,6 @@ class Phi3Config(DecoderConfig):
     original_max_position_embeddings: int = Field(default=4096, gt=1)
     rms_norm_eps: float = Field(default=1e-5, gt=0)
     sliding_window: int | None = Field(default=None, gt=0)
-
-    @property
-    def natural_length(self) -> int:
-        """The length up to which the short factors hold, where there are two sets."""
-        if self.rope_parameters.rope_type != LONGROPE:
-            return self.max_position_embeddings
-        return min(self.original_max_position_embeddings, self.max_position_embeddings)
 
     @property
     def rotated(self) -> int:

@@ -81,11 +81,34 @@ FACTORS = {"short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
 
 
 @pytest.mark.parametrize(("asked", "decided"), [(None, 32), (32, 32), (100, 100)])
-def test_longrope_engines_end_where_the_short_factors_do(asked: int | None, decided: int) -> None:
+@pytest.mark.parametrize("family", ["phi3", "llama"])
+def test_longrope_engines_end_where_the_short_factors_do(
+    family: str, asked: int | None, decided: int
+) -> None:
     rope = {"rope_type": "longrope", **FACTORS}
-    config = _config("phi3", {"rope_parameters": rope, "original_max_position_embeddings": 32})
+    config = _config(family, {"rope_parameters": rope, "original_max_position_embeddings": 32})
     shapes = resolve_shapes(Shapes(max_sequence_length=asked), config)
     assert shapes.max_sequence_length == decided
+
+
+def test_the_older_place_of_rotary_keys_wins_as_in_transformers() -> None:
+    both = {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": {"factor": 3.0}}
+    rope = _config("llama", both).rope_parameters
+    assert (rope.rope_type, rope.factor) == ("linear", 2.0)
+
+
+def test_odd_parts_of_heads_are_not_rotated() -> None:
+    with pytest.raises(UnknownArchitecture, match=r"partial_rotary_factor is 0\.3"):
+        _graph("phi3", partial_rotary_factor=0.3, head_dim=30)
+
+
+def test_a_family_knows_how_many_kv_heads_a_config_leaves_out() -> None:
+    bare = {key: value for key, value in SMALL.items() if key != "num_key_value_heads"}
+    wide = bare | {"num_attention_heads": 16, "model_type": "mistral"}
+    mistral = FAMILIES["mistral"].config
+    assert parse_as(mistral, wide, "config.json").num_key_value_heads == 8
+    stated = wide | {"num_key_value_heads": None}
+    assert parse_as(mistral, stated, "config.json").num_key_value_heads == 16
 
 
 def test_older_names_of_rotary_keys() -> None:
