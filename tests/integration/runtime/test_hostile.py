@@ -221,6 +221,19 @@ def test_keys_are_compared_by_digest_and_in_constant_time(
     assert lengths == [(32, 32)] * 3
 
 
+def test_nobody_learns_what_others_have_asked(server: Server) -> None:
+    """CVE-2025-46570: a prompt that others had sent before was answered faster."""
+
+    def found(salt: str) -> float:
+        before = server.metric("pitcrew_prefix_cache_hit_tokens_total")
+        assert complete(server, prompt=[7] * 48, cache_salt=salt).status_code == 200
+        return server.metric("pitcrew_prefix_cache_hit_tokens_total") - before
+
+    assert found("mine") == 0
+    assert found("mine") > 0, "what is one's own is found"
+    assert found("another's") == 0
+
+
 @pytest.mark.parametrize("scheme", ["http", "https", "file"])
 def test_no_address_in_a_request_is_fetched(server: Server, scheme: str) -> None:
     """CVE-2025-6242: the address of an image led the server into its own network."""

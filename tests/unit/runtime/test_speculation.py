@@ -9,12 +9,12 @@ from pitcrew_runtime.core.engine import Engine
 from pitcrew_runtime.core.executor import Chosen
 from pitcrew_runtime.core.limits import Limits
 from pitcrew_runtime.core.pages import PageAllocator
-from pitcrew_runtime.core.request import GREEDY, Request
+from pitcrew_runtime.core.request import GREEDY, Request, Sampled, Sampling
 from pitcrew_runtime.core.scheduler import Scheduler
 from pitcrew_runtime.speculation.draft import DraftProposer
 from pitcrew_runtime.speculation.executor import Proposer, SpeculativeExecutor
 from pitcrew_runtime.speculation.ngram import NgramProposer
-from pitcrew_runtime.testing import EchoExecutor, continuation
+from pitcrew_runtime.testing import EchoExecutor, continuation, score_of
 
 LIMITS = Limits(4, 32, 8, 64, page_size=4, lookahead=3)
 
@@ -84,16 +84,25 @@ def proposers() -> dict[str, Proposer]:
 def test_guesses_change_no_token(name: str) -> None:
     executor = SpeculativeExecutor(EchoExecutor(64, 4), proposers()[name])
     engine = Engine(Scheduler(LIMITS, PageAllocator(64)), executor)
-    requests = [Request(number, (number, 3, 1), 20 + number, 0.0) for number in range(6)]
+    scored = Sampling(prompt_logprobs=0)
+    requests = [
+        Request(number, (number, 3, 1), 20 + number, 0.0, scored if number % 2 else GREEDY)
+        for number in range(6)
+    ]
     for one in requests:
         engine.submit(one)
     tokens: dict[int, list[int]] = {one.id: [] for one in requests}
+    scores: dict[int, list[Sampled]] = {one.id: [] for one in requests}
     steps = 0
     while not engine.idle:
         steps += 1
         for update in engine.step(0.0).updates:
+            scores[update.request_id] += update.scores
             if update.sampled is not None:
                 tokens[update.request_id].append(update.sampled.token)
+    for one in requests:
+        said = [score_of(one.prompt[:place], one.prompt[place]) for place in (1, 2)]
+        assert scores[one.id] == (said if one.id % 2 else [])
     assert tokens == {one.id: continuation(one.prompt, one.max_tokens) for one in requests}
     work = executor.work
     assert work.accepted <= work.proposed
