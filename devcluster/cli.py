@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from devcluster import addon, cluster, images, node, rootfs, status, volume
+from devcluster import addon, cluster, controlplane, images, node, rootfs, status, volume
 from devcluster import config as configuration
 from devcluster.api import Api, service_address
 from devcluster.artefacts import ensure
@@ -80,6 +80,7 @@ def parser() -> argparse.ArgumentParser:
     one = command("forward", _forward, "lead a port here to a Service; prints the address")
     one.add_argument("service", metavar="NAMESPACE/NAME[:PORT]", help="port: default the first one")
     one.add_argument("--port", type=int, default=0, help="on 127.0.0.1 (default: any free one)")
+    command("plane", _plane, "run a control plane without a node, in the foreground, for tests")
     command("tools", _tools, "print the directory that holds kubectl and helm, for PATH")
     return top
 
@@ -162,6 +163,10 @@ def _logs(config: Config, options: argparse.Namespace) -> None:
         known = ", ".join(sorted(path.stem for path in config.logs.glob("*.log"))) or "none yet"
         raise DevclusterError(f"no log of {options.component}; there are: {known}")
     sys.stdout.write(file.read_text(errors="replace"))
+
+
+def _plane(config: Config, _: argparse.Namespace) -> None:
+    controlplane.serve(config, go_version())
 
 
 def _tools(config: Config, _: argparse.Namespace) -> None:
