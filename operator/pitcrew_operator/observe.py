@@ -116,7 +116,7 @@ async def see_deployment(
         target=target,
         has_groups=store.serves(LEADER_WORKER_SET),
         workloads=tuple(await _workloads(owner, target, store, cluster)),
-        beside=await _beside(owner, store, cluster),
+        beside=await _beside(owner, target, store, cluster),
         pods=pods,
         gpu_percent=average(gpus, ready),
         answers=answers,
@@ -136,14 +136,17 @@ async def _workloads(
     return found
 
 
-async def _beside(owner: Deployment, store: Store, cluster: Cluster) -> Beside:
-    """What is not wanted is ours or none of our business: the view tells."""
+async def _beside(
+    owner: Deployment, target: Revision | Situation, store: Store, cluster: Cluster
+) -> Beside:
+    """What is not wanted, or not yet, is ours or none of our business: the view tells."""
     namespace, asked = owner.meta.namespace, beside.wanted(owner)
     served = store.serves(INFERENCE_POOL)
     found: dict[beside.Place, Raw] = {}
     for kind, name in beside.places(owner):
         raw = store.get(kind, namespace, name)
-        if raw is None and (kind, name) in asked and (served or kind is not INFERENCE_POOL):
+        is_next = (kind, name) in asked and isinstance(target, Revision)
+        if raw is None and is_next and (served or kind is not INFERENCE_POOL):
             raw = await cluster.get(kind, namespace, name)
         if raw is not None:
             found[kind, name] = raw
