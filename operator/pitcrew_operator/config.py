@@ -54,7 +54,7 @@ class Config(Model):
         description="A watch is opened anew after so long without a word. Bookmarks come each minute.",
     )
     latecomer_seconds: float = Field(
-        default=30.0, gt=0, description="Between two looks for kinds that the cluster lacks."
+        default=10.0, gt=0, description="Between two looks for kinds that the cluster lacks."
     )
     resync_seconds: float = Field(default=300.0, gt=0, description="Between two full listings.")
     workers: int = Field(default=8, ge=1, le=256, description="Reconciliations at a time.")
