@@ -269,12 +269,15 @@ class Frontend:
                 ticket.first_token = now
                 self._metrics.first_token.observe(now - ticket.arrival)
         if update.finish is not None:
-            self._measure(ticket, now)
-            self._end(update.request_id, ticket.dropped or update.finish)
+            finish = ticket.dropped or update.finish
+            self._measure(ticket, now, finish)
+            self._end(update.request_id, finish)
 
-    def _measure(self, ticket: _Ticket, now: float) -> None:
+    def _measure(self, ticket: _Ticket, now: float, finish: Finish) -> None:
         self._metrics.duration.observe(now - ticket.arrival)
-        if ticket.first_token is not None and ticket.tokens > 1:
+        # OpenTelemetry's meaning: of successful answers.
+        succeeded = finish in (Finish.STOP, Finish.LENGTH)
+        if succeeded and ticket.first_token is not None and ticket.tokens > 1:
             self._metrics.output_token.observe((now - ticket.first_token) / (ticket.tokens - 1))
         self._ends.append(now)
 

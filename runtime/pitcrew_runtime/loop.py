@@ -50,7 +50,6 @@ class EngineLoop:
         self._wedge_seconds = wedge_seconds
         self._wake = threading.Event()
         self._stopping = False
-        self._step_started: float | None = None
         self._fault: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -81,7 +80,7 @@ class EngineLoop:
             return f"the engine stopped: {type(self._fault).__name__}: {self._fault}"
         if self.engine.fault is not None:
             return f"the engine cannot go on: {self.engine.fault}"
-        started = self._step_started
+        started = self.engine.stepping_since
         if started is not None and (elapsed := self._clock() - started) > self._wedge_seconds:
             return f"a step has been running for {elapsed:.0f} s (limit {self._wedge_seconds:g} s)"
         return None
@@ -107,9 +106,8 @@ class EngineLoop:
         if self.engine.idle:
             self._wake.wait()
             return
-        self._step_started = now = self._clock()
+        now = self._clock()
         report = self.engine.step(now)
-        self._step_started = None
         end = self._clock()
         waited = max(0.0, end - now - report.computing_seconds)
         self._hooks.stepped(replace(report, host_seconds=waited), end)

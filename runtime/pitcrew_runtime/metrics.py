@@ -47,7 +47,7 @@ class Metrics:
         )
         self.output_token = Histogram(
             "pitcrew_time_per_output_token_seconds",
-            "A request's time between tokens after the first, averaged over the request.",
+            "A complete answer's time between tokens after the first, averaged over the answer.",
             buckets=_TOKEN_SECONDS,
             registry=registry,
         )

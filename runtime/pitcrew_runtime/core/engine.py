@@ -66,6 +66,7 @@ class Engine:
         self._lock = threading.Lock()
         self._failures = 0
         self._barren = 0
+        self._since: float | None = None
 
     def submit(self, *requests: Request) -> None:
         """Queue all of them or none; raises `QueueFull` or `InvalidRequest`."""
@@ -79,6 +80,13 @@ class Engine:
 
     def step(self, now: float) -> StepReport:
         """Schedule, execute, record. Raises `InvariantViolated` or `ExecutorBroken`: the end."""
+        self._since = now
+        try:
+            return self._step(now)
+        finally:
+            self._since = None
+
+    def _step(self, now: float) -> StepReport:
         with self._lock:
             plan = self._scheduler.plan(now)
         waited = tuple(now - one.request.arrival for one in plan.admitted if not one.started)
@@ -119,6 +127,11 @@ class Engine:
     def fault(self) -> str | None:
         """Why nothing can be computed any more; None while all is well."""
         return self._executor.work.fault
+
+    @property
+    def stepping_since(self) -> float | None:
+        """When the step began that is under way, if one is."""
+        return self._since
 
     @property
     def idle(self) -> bool:

@@ -47,7 +47,8 @@ def watch(
     """Draw that many pages (None: for ever), so many seconds apart. Raises `Unreadable`.
 
     The first page is about all the time since the server's start, each later one about the time
-    since the page before. A screen that is no terminal gets the pages one after the other.
+    since the page before. A screen that is no terminal gets the pages one after the other. Once a page
+    was drawn, a server that is not to be read is told in place of the next and looked for again.
     """
     before = Scrape(0.0, {})
     clear = _HOME_AND_CLEAR if screen.isatty() else ""
@@ -55,7 +56,15 @@ def watch(
     while looks is None or drawn < looks:
         if drawn:
             sleep(seconds)
-        after = scrape()
+        try:
+            after = scrape()
+        except Unreadable as error:
+            if not drawn:
+                raise
+            screen.write(f"{clear}pitcrew-top: {error}\n")
+            screen.flush()
+            drawn += 1
+            continue
         span = f"the last {after.at - before.at:.1f} s" if drawn else "all since the start"
         interval = Interval(before, after) if drawn else since_start(after)
         page = "\n".join([f"pitcrew-top: {span}", *lines(interval)])

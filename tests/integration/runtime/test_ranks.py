@@ -118,6 +118,27 @@ def test_a_server_of_two_ranks_turns_red_when_one_is_lost(engines: Engines, tmp_
         assert "GroupLost: rank" in server.log.read_text()
 
 
+def test_a_rank_that_hangs_turns_liveness_red_until_it_goes_on(
+    engines: Engines, serve: Serve
+) -> None:
+    """It is alive, so only the watchdog can notice."""
+    options = ("--world-size", "2", "--wedge-seconds", "1")
+    with serve(engines("tiny-kjv", *TP2), *options) as server:
+        stream = server.client.completions.create(
+            model="model", prompt="And God said", max_tokens=300, stream=True, temperature=0
+        )
+        pieces = iter(stream)
+        next(pieces)
+        hanging = children(server)[1]
+        os.kill(hanging, signal.SIGSTOP)
+        wait_until(lambda: "a step has been running for" in server.liveness(), "liveness is red")
+        assert "limit 1 s" in server.liveness()
+        os.kill(hanging, signal.SIGCONT)
+        *_, last = pieces
+        assert last.choices[0].finish_reason == "length"
+        assert server.get("/health/live").status_code == 200
+
+
 def test_sigterm_drains_and_leaves_no_rank(engines: Engines, serve: Serve) -> None:
     with serve(engines("tiny-kjv", *TP2), "--world-size", "2") as server:
         ranks = children(server)

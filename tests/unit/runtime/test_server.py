@@ -404,6 +404,22 @@ async def test_a_wedged_step_turns_liveness_red_until_it_ends() -> None:
         assert await rig.status("/health/live") == (200, None)
 
 
+def test_a_step_that_hangs_in_the_warm_up_turns_liveness_red() -> None:
+    gate, clock, ready = Gate(), Clock(), threading.Event()
+    engine = Engine(Scheduler(LIMITS, PageAllocator(32), AdapterSlots(2)), gate)
+    hooks = Hooks(lambda report, now: None, ready.set, lambda fault: None)
+    canary = manifest().canary
+    loop = EngineLoop(engine, lambda one, now: warm_up(one, canary, now), hooks, clock, 10.0)
+    loop.start()
+    assert gate.entered.wait(30)
+    clock.now = 11.0
+    assert loop.trouble() == "a step has been running for 11 s (limit 10 s)"
+    gate.open.set()
+    assert ready.wait(30)
+    assert loop.trouble() is None
+    assert loop.stop(30)
+
+
 async def test_draining_finishes_and_refuses() -> None:
     async with running(gate_open=False) as rig:
         last = asyncio.create_task(rig.post())

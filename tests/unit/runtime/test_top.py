@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 
 from pitcrew_runtime.core.engine import StepReport
 from pitcrew_runtime.metrics import Metrics
-from pitcrew_runtime.top.cli import main, metrics_address, watch
+from pitcrew_runtime.top.cli import Unreadable, main, metrics_address, watch
 from pitcrew_runtime.top.scrape import Interval, Scrape, parse
 from tests.unit.runtime.test_metrics import ENGINE, GAUGES
 
@@ -66,6 +66,27 @@ def test_a_terminal_is_cleared_and_a_file_is_not(metrics: Metrics) -> None:
     plain = io.StringIO()
     pages(metrics, plain)
     assert "\x1b" not in plain.getvalue()
+
+
+def test_a_server_that_goes_is_looked_for_again(metrics: Metrics) -> None:
+    text = metrics.render().decode()
+    looks: list[Scrape | Unreadable] = [
+        parse(text, 10.0),
+        Unreadable("http://there: refused"),
+        parse(text, 14.0),
+    ]
+
+    def look() -> Scrape:
+        found = looks.pop(0)
+        if isinstance(found, Unreadable):
+            raise found
+        return found
+
+    screen = io.StringIO()
+    watch(look, 2.0, 3, screen, lambda seconds: None)
+    _, gone, back = screen.getvalue().split("pitcrew-top: ")[1:]
+    assert gone == "http://there: refused\n"
+    assert back.startswith("the last 4.0 s")
 
 
 def scrape(registry: CollectorRegistry) -> Scrape:
