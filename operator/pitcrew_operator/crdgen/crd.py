@@ -94,6 +94,8 @@ DEPLOYMENT = Definition(
         Column("Replicas", ".status.readyReplicas", "integer"),
         Column("GPU %", ".status.gpuUtilizationPercent", "integer"),
         Column("URL", ".status.url"),
+        Column("Rollout", ".status.rollout.phase", priority=1),
+        Column("UpToDate", _condition("UpToDate", "status"), priority=1),
         _AGE,
     ),
     rules=(
