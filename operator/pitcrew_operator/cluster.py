@@ -160,5 +160,9 @@ class KubeCluster:
 
 
 def _typed(kind: Kind, item: Raw) -> Raw:
-    """Items of a list come without kind and version; events of a watch have them."""
-    return {"apiVersion": kind.api_version, "kind": kind.kind, **item}
+    """Items of a list come without kind and version; events of a watch have them.
+
+    Who manages which field is half of an object, and of a thousand it would all be held at a time.
+    """
+    metadata = {k: v for k, v in item["metadata"].items() if k != "managedFields"}
+    return {"apiVersion": kind.api_version, "kind": kind.kind, **item, "metadata": metadata}
