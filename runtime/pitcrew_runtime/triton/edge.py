@@ -43,9 +43,11 @@ _CODES: Mapping[type[RequestError], str] = {
 }
 _DTYPES: Mapping[str, Any] = {BYTES: np.object_, "UINT32": np.uint32}
 _OUTPUT_NAMES = frozenset(name for name, _ in OUTPUTS)
-_SWEEP_SECONDS = 0.05
+_SWEEP_SECONDS = (0.05, 0.5)
 _SWEEP_SHARE = 10
-"""Asking whether a request is cancelled is a call into Triton: never more than 1/10 of the time."""
+"""Asking whether a request is cancelled is a call into Triton: about 1/10 of the time at most, but a
+slow machine does not put off the next question for long.
+"""
 
 
 class _Sender:
@@ -106,7 +108,8 @@ class Edge:
                 if await asyncio.to_thread(sender.is_cancelled):
                     task.cancel()
             spent = time.monotonic() - started
-            await asyncio.sleep(max(_SWEEP_SECONDS, _SWEEP_SHARE * spent))
+            shortest, longest = _SWEEP_SECONDS
+            await asyncio.sleep(min(longest, max(shortest, _SWEEP_SHARE * spent)))
 
     async def _respond(self, request: Any, sender: _Sender) -> None:  # noqa: ANN401
         asked = self._parse(request)
