@@ -80,8 +80,7 @@ class Operator:
     async def first_listing(self) -> None:
         """Return once the whole view is there."""
         await self._listings.persist(self._tell)
-        for kind in OPTIONAL:
-            await self._latecomers.look(kind)
+        await self._latecomers.look_for(OPTIONAL)
         self._metrics.synced.set(1)
 
     def lead(self) -> None:
@@ -116,6 +115,7 @@ class Operator:
                 await self._listings.list_everything()
             except ClusterError as error:
                 logger.warning("cannot list again: %s", error)
+            await self._latecomers.look_for(OPTIONAL)
             self._look_at_everything()
 
     async def watch(self, stop: asyncio.Event, ready: asyncio.Event) -> None:

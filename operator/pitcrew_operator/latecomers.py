@@ -34,6 +34,11 @@ class Latecomers:
         self._listings, self._store, self._namespaces = listings, store, tuple(namespaces)
         self._seconds, self._silence, self._noticed = seconds, silence, noticed
 
+    async def look_for(self, kinds: Collection[Kind]) -> None:
+        """List those of the kinds that the cluster knows, and take note of which these are."""
+        for kind in kinds:
+            await self.look(kind)
+
     async def look(self, kind: Kind) -> bool:
         """List the kind. Whether the cluster knows it, and lets us read it."""
         before = self._store.serves(kind)

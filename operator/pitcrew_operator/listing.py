@@ -61,7 +61,7 @@ class Listings:
 
     async def list_everything(self) -> None:
         """Bring the view up to date. Raises ClusterError."""
-        for kind in (*self._kinds, *self._store.served):
+        for kind in self._kinds:
             await self.list_kind(kind)
 
     async def persist(self, tell: Callable[[str | None], None] = lambda problem: None) -> None:

@@ -39,11 +39,6 @@ class Store:
         """Whether the cluster knows an optional kind, as far as was heard."""
         return kind in self._served
 
-    @property
-    def served(self) -> tuple[Kind, ...]:
-        """The optional kinds that the cluster knows."""
-        return tuple(self._served)
-
     def serve(self, kind: Kind, *, served: bool) -> None:
         """Take note of whether the cluster knows an optional kind."""
         if served:
