@@ -21,10 +21,12 @@ from pitcrew_runtime.errors import (
     NotEnoughMemory,
 )
 from pitcrew_runtime.execution.adapter_pool import AdapterPool
+from pitcrew_runtime.execution.contiguous_network import ContiguousNetwork
 from pitcrew_runtime.execution.executor import NetworkExecutor
 from pitcrew_runtime.execution.kv_pool import STORED_AS, PoolShape
 from pitcrew_runtime.execution.network import Network
-from pitcrew_runtime.execution.onnx_network import OnnxNetwork, Segment, open_session
+from pitcrew_runtime.execution.onnx_network import OnnxNetwork, Segment
+from pitcrew_runtime.execution.program import open_session
 from pitcrew_runtime.execution.resources import free_memory, usable_cpus
 from pitcrew_runtime.ranks.group import RankGroup
 from pitcrew_runtime.ranks.launch import GroupShape
@@ -37,6 +39,8 @@ from pitcrew_runtime.speculation.ngram import NgramProposer
 logger = logging.getLogger(__name__)
 
 FREE_MEMORY_FRACTION = 0.8
+SMALL_CONTEXTS = 32 << 20
+"""Bytes that contexts may have beside the smallest pool: they are of one length, pages are not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +88,18 @@ def load_executor(
     if draft is not None:
         check_draft(directory, draft, limits)
     threads = tuning.threads or usable_cpus()
-    weights = _loaded(directory, threads, adapter_slots(manifest, tuning), tuning.pods)
+    # Guesses make runs of several tokens each, which contexts are not kept for.
+    contiguous = not limits.lookahead and _has_contiguous_form(manifest)
+    slots = adapter_slots(manifest, tuning)
+    weights = _loaded(directory, threads, slots, tuning.pods, contiguous=contiguous)
     drafting = _loaded(draft, threads, 0) if draft is not None else None
     # Pages of a draft engine lie beside those of the engine, where the leader is.
     beside = draft.manifest.kv_bytes_per_token if draft is not None else 0
     bytes_per_token = manifest.kv_bytes_per_token + beside
     first, *others = weights.rooms()
-    rooms = [Room(first.bytes_per_token + beside, free_memory()), *others]
+    # Where nobody says how large the pool is, contexts have the other half.
+    share = 2 if contiguous and tuning.kv_memory is None else 1
+    rooms = [Room(first.bytes_per_token + beside, free_memory() // share), *others]
     pages = min(
         pool_pages(room.bytes_per_token, limits, tuning.kv_memory, room.free) for room in rooms
     )
@@ -172,6 +181,13 @@ def pool_pages(bytes_per_token: int, limits: Limits, wanted: int | None, free: i
     return pages
 
 
+def context_bytes(pool: int, free: int) -> int:
+    """Bytes for contexts beside a pool of so many: as many again, or a few where that is little, as
+    long as both are 0.8 of what is free.
+    """
+    return max(0, min(max(pool, SMALL_CONTEXTS), int(free * FREE_MEMORY_FRACTION) - pool))
+
+
 def within_pool(limits: Limits, pages: int) -> Limits:
     """A sequence cannot be longer than the pool: say so to clients instead of starving them."""
     longest = min(limits.max_sequence_length, pages * limits.page_size)
@@ -206,22 +222,33 @@ class _Weights:
 
 
 def _loaded(
-    directory: EngineDirectory, threads: int, slots: int, pods: Pods | None = None
+    directory: EngineDirectory,
+    threads: int,
+    slots: int,
+    pods: Pods | None = None,
+    *,
+    contiguous: bool = False,
 ) -> _Weights:
+    """With `contiguous`, by the form of the graph that reads contexts."""
     manifest = directory.manifest
     _check_kv_dtype(manifest)
     if manifest.world_size > 1:
         return _loaded_ranks(directory, threads, slots, pods)
-    name = manifest.ranks[0].graph
+    name = (manifest.ranks[0].contiguous if contiguous else None) or manifest.ranks[0].graph
     graph = directory.file(name)
     if graph is None:
         raise EngineCorrupt(f"the manifest lists no file {name}; build the engine again")
-    segment = Segment(open_session(graph, threads))
+    session = open_session(graph, threads)
     adapters = _adapter_pool(manifest, slots)
-    return _Weights(
-        lambda pages: OnnxNetwork([segment], _pool_shape(manifest, pages), adapters),
-        lambda: [Room(manifest.kv_bytes_per_token, free_memory())],
-    )
+
+    def network(pages: int) -> Network:
+        shape = _pool_shape(manifest, pages)
+        if not contiguous:
+            return OnnxNetwork([Segment(session)], shape, adapters)
+        room = context_bytes(shape.nbytes, free_memory())
+        return ContiguousNetwork(session, shape, room, adapters)
+
+    return _Weights(network, lambda: [Room(manifest.kv_bytes_per_token, free_memory())])
 
 
 def _loaded_ranks(
@@ -257,6 +284,10 @@ def rooms_of(manifest: Manifest, free: Sequence[int], ranks_each: int) -> list[R
         )
         for first in range(0, len(heads), ranks_each)
     ]
+
+
+def _has_contiguous_form(manifest: Manifest) -> bool:
+    return manifest.world_size == 1 and manifest.ranks[0].contiguous is not None
 
 
 def _adapter_pool(manifest: Manifest, slots: int) -> AdapterPool | None:

@@ -24,15 +24,19 @@ Pool = npt.NDArray[np.float32] | npt.NDArray[np.int8]
 class ReferenceEngine:
     """An engine directory, opened."""
 
-    def __init__(self, path: Path, *, exact: bool = False) -> None:
-        """`exact` keeps ONNX Runtime from rounding what enters narrow matrices."""
+    def __init__(self, path: Path, *, exact: bool = False, contiguous: bool = False) -> None:
+        """`exact` keeps ONNX Runtime from rounding what enters narrow matrices; `contiguous` takes
+        the graph that reads contexts.
+        """
+        self.path = path
+        self.contiguous = contiguous
         self.manifest = json.loads((path / "manifest.json").read_text())
         self.page: int = self.manifest["identity"]["shapes"]["kvPageSize"]
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         if exact:
             options.add_session_config_entry("session.disable_prepacking", "1")
-        graph = path / self.manifest["ranks"][0]["graph"]
+        graph = path / self.manifest["ranks"][0]["contiguous" if contiguous else "graph"]
         self.session: Session = (
             SplitSession(path, self.manifest)
             if len(self.manifest["ranks"]) > 1
@@ -93,10 +97,9 @@ class Batch:
             {
                 "input_ids": ids,
                 "positions": self._positions(width, counts),
-                "block_tables": self._tables[:, :used],
                 "context_lengths": self._lengths,
                 "logit_indices": np.tile(np.arange(width), (len(rows), 1)),
-                **self._pools,
+                **self._past(self._tables[:, :used], width),
                 **self._adapters(),
             },
         )
@@ -104,6 +107,15 @@ class Batch:
         for row, count in enumerate(counts):
             self._store(named, row, count)
         return [named["logits"][row, :count] for row, count in enumerate(counts)]
+
+    def _past(self, tables: npt.NDArray[np.int64], room: int) -> dict[str, npt.NDArray[Any]]:
+        """Block tables and pools, or contexts with noise behind them."""
+        if not self._engine.contiguous:
+            return {"block_tables": tables, **self._pools}
+        return {
+            name.replace("_pool.", "_context."): _side_by_side(pool[tables], room)
+            for name, pool in self._pools.items()
+        }
 
     def greedy(self, prompts: list[list[int]], count: int) -> list[list[int]]:
         """Continue each prompt by its `count` likeliest tokens."""
@@ -149,3 +161,10 @@ def _noise(rng: np.random.Generator, shape: tuple[int, ...], *, narrow: bool) ->
     if narrow:
         return rng.integers(-128, 128, shape, dtype=np.int8)
     return 5 * rng.standard_normal(shape, dtype=np.float32)
+
+
+def _side_by_side(pages: Pool, room: int) -> Pool:
+    """[B, P, page, kv_heads, D] to [B, kv_heads, P * page + room, D]."""
+    rows, blocks, page, heads, dim = pages.shape
+    contexts = pages.transpose(0, 3, 1, 2, 4).reshape(rows, heads, blocks * page, dim)
+    return np.pad(contexts, ((0, 0), (0, 0), (0, room), (0, 0)))

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from pitcrew_builder.spec import Model
+from pitcrew_builder.spec.base import is_none
 
 ADAPTER_SLOTS, LORA_A, LORA_B = "adapter_slots", "lora_a.", "lora_b."
 """Names of the graph's inputs for adapters; the latter two end with a target's name."""
@@ -175,12 +176,24 @@ class GraphInterface(Model):
     the same tensor and expert position. `llm::AllReduce` and `llm::AllGather` nodes exchange values
     within a stage; an executor without them runs `segments` instead: one after the other, each fed
     by name with inputs and earlier values, and after each the exchanges.
+
+    `contiguous` has the same weights, inputs and outputs, but in place of pools and `block_tables`
+    `key_context.<layer>` and `value_context.<layer>` [B, kv_heads, T, D]: each sequence's tokens side
+    by side, `context_lengths` of them, and room for S more. Further outputs `key_grown.<layer>` and
+    `value_grown.<layer>` of the same shape have the new tokens, padding too, behind those; bound to
+    the inputs' memory, they are written in place. Only sequences without context, or with S = 1, may
+    share a run.
     """
 
     graph: str = Field(description="Path of the rank's graph in the engine directory.")
     placement: Placement | None = Field(default=None, description="Absent: the whole network.")
     segments: tuple[SegmentFile, ...] = Field(
         default=(), description="Empty where the graph holds no collective."
+    )
+    contiguous: str | None = Field(
+        default=None,
+        exclude_if=is_none,
+        description="Path of the same graph over contexts in place of pools.",
     )
     kv_dtype: str = Field(
         default="float32", description="float32, float16, bfloat16, int8 or float8_e4m3fn."

@@ -25,6 +25,7 @@ from pitcrew_builder.quantize.sites import packed_sites, sites
 from pitcrew_builder.request import divisible, resolve_shapes
 from pitcrew_builder.spec import BuildSpec, Precision
 from pitcrew_builder.targets import backend_of
+from pitcrew_builder.targets.contiguous import contiguous
 from pitcrew_builder.targets.onnx_files import DATA
 
 _HALVES = {Precision.FP16: ElementType.FLOAT16, Precision.BF16: ElementType.BFLOAT16}
@@ -104,6 +105,8 @@ def _sizes(slotted: Slotted, spec: BuildSpec, recipe: QuantizationRecipe | None)
         graph = narrow_cache(graph, CODES[recipe.kv_cache], even_reaches(graph))
     cut = segments(graph)
     parts = [part.graph for part in cut] if len(cut) > 1 else []
+    if spec.parallelism.world_size == 1 and not spec.target.compiles_plans:
+        parts += filter(None, [contiguous(graph)])
     extents = serialize.place(graph)
     narrow = graph if recipe is None else _narrow(graph, recipe)
     made = {weight.name for weight in narrow.weights} - {weight.name for weight in graph.weights}

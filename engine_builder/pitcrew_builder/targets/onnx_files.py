@@ -14,6 +14,7 @@ from pitcrew_builder.progress import Tracker
 from pitcrew_builder.targets.target import Network, Proof, Written
 
 GRAPH = "model.onnx"
+CONTIGUOUS = "contiguous.onnx"
 DATA = "model.onnx.data"
 
 
@@ -23,10 +24,12 @@ def write_onnx(
     network: Network,
     metadata: Mapping[str, str],
     tracker: Tracker,
+    contiguous: Graph | None = None,
 ) -> Written:
     """Write the whole graph, its segments where ranks exchange values, and the data of them all.
 
-    All lie in `root/folder`. Raises `DiskFull`.
+    `contiguous` is another form of the graph with the same weights. All lie in `root/folder`.
+    Raises `DiskFull`.
     """
     directory = root / folder
     directory.mkdir(parents=True, exist_ok=True)
@@ -35,6 +38,8 @@ def write_onnx(
     with room_for(root, size, f"engine {metadata['tag']}"):
         _write_graph(directory / GRAPH, network.graph, extents, metadata)
         parts = tuple(_write_segments(directory, network.graph, extents, metadata))
+        if contiguous is not None:
+            _write_graph(directory / CONTIGUOUS, contiguous, extents, metadata)
         data = serialize.write_data(
             directory / DATA,
             folder,
@@ -47,11 +52,12 @@ def write_onnx(
         graph=f"{folder}/{GRAPH}",
         placement=network.placement,
         segments=parts,
+        contiguous=None if contiguous is None else f"{folder}/{CONTIGUOUS}",
         kv_dtype=network.kv_dtype,
         lora=network.lora,
     )
-    graphs = [interface.graph, *(part.graph for part in parts)]
-    files = (*(file_entry(root, path) for path in graphs), *data)
+    graphs = [interface.graph, *(part.graph for part in parts), interface.contiguous]
+    files = (*(file_entry(root, path) for path in graphs if path is not None), *data)
     return Written(interface, files, Proof(root, interface))
 
 

@@ -26,7 +26,11 @@ class OnnxRuntimeCpu:
         return optimize(graph)
 
     def write(self, network: Network, site: Site) -> Written:
-        """Write the graph and its constants; what is proven is what is served."""
+        """Write the graph and its constants, and for a network that is not split the form with
+        contexts in place of pages beside it; the canary holds the runtime to what was proven.
+        """
+        from pitcrew_builder.targets.contiguous import contiguous
         from pitcrew_builder.targets.onnx_files import write_onnx
 
-        return write_onnx(site.engine, site.folder, network, site.metadata, site.tracker)
+        other = contiguous(network.graph) if network.placement is None else None
+        return write_onnx(site.engine, site.folder, network, site.metadata, site.tracker, other)

@@ -41,6 +41,12 @@ class PoolShape:
         return np.dtype(STORED_AS[self.kv_dtype])
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of all pools."""
+        elements = self.pages * self.page_size * self.kv_heads * self.head_dim
+        return 2 * self.layers * elements * self.dtype.itemsize
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The graph's pool inputs, keys of every layer first."""
         return tuple(

@@ -11,7 +11,8 @@ from pitcrew_runtime.core.batch import Row
 
 Integers = NDArray[np.int64]
 
-INPUTS = ("input_ids", "positions", "block_tables", "context_lengths", "logit_indices")
+BLOCK_TABLES = "block_tables"
+INPUTS = ("input_ids", "positions", BLOCK_TABLES, "context_lengths", "logit_indices")
 """What every network is given; where it takes adapters, their slots too."""
 
 
@@ -23,6 +24,8 @@ class Packed(NamedTuple):
     """[N]: the places in the pools of the N new tokens, page x page size + offset."""
     take: Integers
     """[N]: where these tokens are among the [B x S] of the run."""
+    histories: Sequence[Sequence[int]] = ()
+    """Of the rows: an object for each sequence, the same in every run. Stays in this process."""
 
 
 def pack(rows: Sequence[Row], page_size: int) -> Packed:
@@ -56,9 +59,10 @@ def pack(rows: Sequence[Row], page_size: int) -> Packed:
     inputs = {
         "input_ids": ids,
         "positions": positions,
-        "block_tables": tables,
+        BLOCK_TABLES: tables,
         "context_lengths": np.asarray([row.start for row in rows], np.int64),
         "logit_indices": indices,
         ADAPTER_SLOTS: np.asarray([row.slot for row in rows], np.int64),
     }
-    return Packed(inputs, np.concatenate(slots), np.concatenate(take))
+    histories = [row.history for row in rows]
+    return Packed(inputs, np.concatenate(slots), np.concatenate(take), histories)

@@ -24,8 +24,8 @@ from pitcrew_runtime.execution.onnx_network import (
     Neighbours,
     OnnxNetwork,
     Segment,
-    open_session,
 )
+from pitcrew_runtime.execution.program import open_session
 from pitcrew_runtime.execution.resources import free_memory
 from pitcrew_runtime.ranks import wire
 from pitcrew_runtime.ranks.exchanges import Exchanges, PeerLost

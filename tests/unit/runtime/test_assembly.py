@@ -1,7 +1,7 @@
 import pytest
 
 from pitcrew_builder.manifest import Manifest
-from pitcrew_runtime.assembly import Tuning, limits_for, pool_pages, within_pool
+from pitcrew_runtime.assembly import Tuning, context_bytes, limits_for, pool_pages, within_pool
 from pitcrew_runtime.errors import InvalidOption, NotEnoughMemory
 from tests.unit.runtime.test_server import manifest as echo_manifest
 
@@ -36,6 +36,16 @@ def test_the_pool_takes_what_it_is_given_up_to_its_use() -> None:
 def test_a_pool_that_does_not_fit(wanted: int | None, free: int, says: str) -> None:
     with pytest.raises(NotEnoughMemory, match=says):
         pages(wanted, free)
+
+
+@pytest.mark.parametrize(
+    ("pool", "free", "contexts"),
+    [(1 << 30, 4 << 30, 1 << 30), (1 << 30, 5 << 28, 0), (1 << 10, 4 << 30, 32 << 20)],
+)
+def test_contexts_are_as_large_as_the_pool_where_there_is_room(
+    pool: int, free: int, contexts: int
+) -> None:
+    assert context_bytes(pool, free) == contexts
 
 
 def test_sequences_are_no_longer_than_the_pool() -> None:

@@ -21,7 +21,8 @@ def test_decoding_rows_run_together_and_prompts_by_length() -> None:
 
 
 def test_rows_are_padded_and_slots_are_where_the_pages_say() -> None:
-    inputs, slots, take = pack([row(5, [7, 8, 9], [3, 1]), row(0, [4], [2])], page_size=4)
+    rows = [row(5, [7, 8, 9], [3, 1]), row(0, [4], [2])]
+    inputs, slots, take, histories = pack(rows, page_size=4)
     assert inputs["input_ids"].tolist() == [[7, 8, 9], [4, 0, 0]]
     assert inputs["positions"].tolist() == [[5, 6, 7], [0, 0, 0]]
     assert inputs["context_lengths"].tolist() == [5, 0]
@@ -29,10 +30,11 @@ def test_rows_are_padded_and_slots_are_where_the_pages_say() -> None:
     assert inputs["block_tables"].tolist() == [[3, 1], [0, 0]]
     assert slots.tolist() == [1 * 4 + 1, 1 * 4 + 2, 1 * 4 + 3, 2 * 4]
     assert take.tolist() == [0, 1, 2, 3]
+    assert histories == [one.history for one in rows]
     assert {array.dtype for array in inputs.values()} == {np.dtype(np.int64)}
 
 
 def test_a_first_prefill_has_no_block_table() -> None:
-    inputs, slots, _ = pack([row(0, [1, 2, 3, 4, 5], [6, 0])], page_size=4)
+    inputs, slots, *_ = pack([row(0, [1, 2, 3, 4, 5], [6, 0])], page_size=4)
     assert inputs["block_tables"].shape == (1, 0)
     assert slots.tolist() == [24, 25, 26, 27, 0]

@@ -1,0 +1,131 @@
+"""The graph for a caller that keeps every sequence's context together: a pass from `Graph` to `Graph`.
+
+On a CPU, copying the pages of all sequences side by side takes longer than attention itself. ONNX
+Runtime's own `GroupQueryAttention` appends to contexts in place and reads of each as much as it has.
+The paged graph of standard operators stays for all others, and for the proof. Weights are the same,
+in the same files.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from pitcrew_builder.graph.ir import (
+    Attribute,
+    ElementType,
+    Graph,
+    Literal,
+    Node,
+    Port,
+    Value,
+)
+
+_PAGED = "PagedAttention"
+_TABLES = Value("block_tables")
+_POOLS = {"key_pool": "key_context", "value_pool": "value_context"}
+_LAST, _TOTAL = Value("step/last_index"), Value("step/total_length")
+_INT32 = 6
+"""Of ONNX's `TensorProto.DataType`."""
+
+
+def contiguous(graph: Graph) -> Graph | None:
+    """`manifest.GraphInterface` with contexts in place of pools and block tables.
+
+    None where the cache is narrow, or some attention of the graph is more than plain and causal.
+    """
+    pools = {port.name: port for port in graph.inputs if port.name.split(".")[0] in _POOLS}
+    plain = [node for node in graph.nodes if node.op == _PAGED]
+    readers = [node for node in graph.nodes if not pools.keys().isdisjoint(node.inputs)]
+    wide = all(port.type is ElementType.FLOAT32 for port in pools.values())
+    if not plain or readers != plain or not wide or _has_windows(graph, plain):
+        return None
+    outputs = (*graph.outputs, *map(_grown, pools.values()))
+    drawn = [_rewritten(node, pools) if node.op == _PAGED else node for node in graph.nodes]
+    nodes = _needed([*_LENGTHS, *drawn], outputs)
+    read = {name for node in nodes for name in node.inputs}
+    return replace(
+        graph,
+        inputs=tuple(_port(port) for port in graph.inputs if port.name != _TABLES),
+        outputs=outputs,
+        nodes=tuple(nodes),
+        literals=tuple(each for each in (*graph.literals, *_CONSTANTS) if each.name in read),
+        functions=tuple(each for each in graph.functions if each.name != _PAGED),
+    )
+
+
+_CONSTANTS = (Literal(Value("step/one"), np.array(1, np.int64)),)
+_LENGTHS = (
+    Node("Shape", "step/new_tokens", (Value("input_ids"),), (Value("step/new_tokens"),),
+         (("start", 1), ("end", 2))),
+    Node("Add", "step/totals", (Value("context_lengths"), Value("step/new_tokens")),
+         (Value("step/totals"),)),
+    Node("Sub", "step/last", (Value("step/totals"), Value("step/one")), (Value("step/last"),)),
+    Node("Cast", str(_LAST), (Value("step/last"),), (_LAST,), (("to", _INT32),)),
+    Node("ReduceMax", "step/most", (Value("step/totals"),), (Value("step/most"),),
+         (("keepdims", 0),)),
+    Node("Cast", str(_TOTAL), (Value("step/most"),), (_TOTAL,), (("to", _INT32),)),
+)  # fmt: skip
+"""Of each sequence the index of its last token, padding counted, and the longest one's length."""
+
+
+def _has_windows(graph: Graph, attention: Iterable[Node]) -> bool:
+    """Whether some mask hides more than what comes later: then two conditions are joined in it."""
+    masks = {node.inputs[6] for node in attention}
+    return any(node.op == "And" for node in _needed(graph.nodes, masks))
+
+
+def _needed(nodes: Iterable[Node], results: Iterable[Port | Value]) -> list[Node]:
+    """The nodes that results are computed from, in their order."""
+    wanted = {each.name if isinstance(each, Port) else each for each in results}
+    kept = []
+    for node in reversed(list(nodes)):
+        if not wanted.isdisjoint(node.outputs):
+            kept.append(node)
+            wanted.update(node.inputs)
+    return kept[::-1]
+
+
+def _context(pool: Value) -> Value:
+    kind, layer = pool.split(".")
+    return Value(f"{_POOLS[kind]}.{layer}")
+
+
+def _grown_name(pool: Value) -> Value:
+    return Value(_context(pool).replace("_context.", "_grown."))
+
+
+def _port(port: Port) -> Port:
+    """[pages, page, kv_heads, D] becomes [B, kv_heads, T, D]."""
+    if port.name.split(".")[0] not in _POOLS:
+        return port
+    assert port.shape is not None
+    return Port(_context(port.name), port.type, ("batch", port.shape[2], "context", port.shape[3]))
+
+
+def _grown(pool: Port) -> Port:
+    return replace(_port(pool), name=_grown_name(pool.name))
+
+
+def _rewritten(node: Node, pools: Mapping[Value, Port]) -> Node:
+    queries, keys, values, key_pool, value_pool, _, _ = node.inputs
+    shape = pools[key_pool].shape
+    assert shape is not None
+    heads, kv_heads, scale = node.attribute("q_num_heads"), shape[2], node.attribute("scale")
+    assert isinstance(heads, int)
+    assert isinstance(kv_heads, int)
+    assert isinstance(scale, float)
+    attributes: dict[str, Attribute] = {
+        "num_heads": heads,
+        "kv_num_heads": kv_heads,
+        "scale": scale,
+    }
+    contexts = (_context(key_pool), _context(value_pool))
+    return Node(
+        "GroupQueryAttention",
+        node.name,
+        (queries, keys, values, *contexts, _LAST, _TOTAL),
+        (*node.outputs, _grown_name(key_pool), _grown_name(value_pool)),
+        tuple(attributes.items()),
+        domain="com.microsoft",
+    )
