@@ -60,6 +60,8 @@ class Repeat:
     seconds: float
     cpu_seconds: float
     events: int
+    writes: int
+    """Of the server: chunks of the answers."""
     first: float
     """Median of the seconds to a stream's first event."""
 
@@ -106,8 +108,8 @@ async def serve(engine_directory: Path, streams: int) -> None:
     host.stop()
 
 
-async def stream(port: int, tokens: int) -> tuple[int, float]:
-    """Events of one answer, and the seconds to the first."""
+async def stream(port: int, tokens: int) -> tuple[int, int, float]:
+    """Events of one answer, the writes that they came in, and the seconds to the first."""
     body = {
         "model": "sse", "prompt": "Hail", "max_tokens": tokens, "stream": True, "ignore_eos": True
     }  # fmt: skip
@@ -116,26 +118,29 @@ async def stream(port: int, tokens: int) -> tuple[int, float]:
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
     head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(raw)}\r\n"
     writer.write(head.encode() + b"Connection: close\r\n\r\n" + raw)
-    events, first, tail = 0, 0.0, b""
+    events, writes, first, tail = 0, 0, 0.0, b""
     while piece := await reader.read(1 << 16):
         text = tail + piece
         found = text.count(b"data: {")
         if found and not events:
             first = time.perf_counter() - started
         events += found
+        # A chunk ends with an event's empty line and its own line's end.
+        writes += piece.count(b"\n\n\r\n")
         # A mark that is cut in two by a read is counted with the next.
         keep = max(0, text.rfind(b"\n") + 1)
         tail = text[keep:] if b"data: {" not in text[keep:] else b""
     writer.close()
-    return events, first
+    return events, writes, first
 
 
-async def measure(port: int, streams: int, tokens: int) -> tuple[float, int, float]:
-    """Seconds, events and the median time to a first event of all streams at once."""
+async def measure(port: int, streams: int, tokens: int) -> tuple[float, int, int, float]:
+    """Seconds, events, writes and the median time to a first event of all streams at once."""
     started = time.perf_counter()
     found = await asyncio.gather(*(stream(port, tokens) for _ in range(streams)))
     seconds = time.perf_counter() - started
-    return seconds, sum(one[0] for one in found), statistics.median(one[1] for one in found)
+    events, writes = (sum(one[index] for one in found) for index in (0, 1))
+    return seconds, events, writes, statistics.median(one[2] for one in found)
 
 
 def repeats(options: argparse.Namespace, engine: Path) -> list[Repeat]:
@@ -154,8 +159,8 @@ def repeats(options: argparse.Namespace, engine: Path) -> list[Repeat]:
 
         for _ in range(options.repeats + 1):
             before = cpu()
-            seconds, events, first = asyncio.run(measure(port, options.streams, options.tokens))
-            found.append(Repeat(seconds, cpu() - before, events, first))
+            seconds, *seen = asyncio.run(measure(port, options.streams, options.tokens))
+            found.append(Repeat(seconds, cpu() - before, *seen))
         server.stdin.close()
     return found[1:]
 
@@ -172,6 +177,7 @@ def show(options: argparse.Namespace, found: list[Repeat]) -> None:
     figures = {
         f"events a second (bar {BAR:,})": [one.events / one.seconds for one in found],
         "events a second of the server's CPU": [one.events / one.cpu_seconds for one in found],
+        "writes a second": [one.writes / one.seconds for one in found],
         "milliseconds to a first event": [one.first * 1e3 for one in found],
     }
     for name, values in figures.items():
