@@ -53,15 +53,15 @@ def llama_cpp(program: str) -> Path:
             raise Unavailable(f"no {tool} to build llama.cpp with")
     if not source.exists():
         _unpack(home)
-    _run("cmake", "-S", source, "-B", source / "build", *_LLAMA_OPTIONS)
-    _run("cmake", "--build", source / "build", "--target", program, "--parallel")
+    run("cmake", "-S", source, "-B", source / "build", *_LLAMA_OPTIONS)
+    run("cmake", "--build", source / "build", "--target", program, "--parallel")
     return built
 
 
 def _unpack(home: Path) -> None:
     sources = CACHE / "src"
     name = "llama-cpp-python"
-    _run(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", name,
+    run(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", name,
          "--dest", sources, f"{name}=={LLAMA_CPP}")  # fmt: skip
     with tarfile.open(sources / f"llama_cpp_python-{LLAMA_CPP}.tar.gz") as archive:
         archive.extractall(CACHE, filter="data")
@@ -73,13 +73,14 @@ def _environment(name: str, packages: Sequence[str]) -> Path:
     python = home / "bin" / "python"
     if not (home / ".complete").exists():
         shutil.rmtree(home, ignore_errors=True)
-        _run(sys.executable, "-m", "venv", home)
-        _run(python, "-m", "pip", "install", "--quiet", *packages)
+        run(sys.executable, "-m", "venv", home)
+        run(python, "-m", "pip", "install", "--quiet", *packages)
         (home / ".complete").touch()
     return python
 
 
-def _run(*command: str | Path) -> None:
+def run(*command: str | Path) -> None:
+    """Run to the end. Raises `Unavailable` with its last words."""
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr or done.stdout).strip().splitlines()[-1:]

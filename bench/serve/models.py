@@ -14,7 +14,7 @@ from pathlib import Path
 
 import checkpoint
 import environments
-from environments import CACHE, Unavailable
+from environments import CACHE
 
 WORK = CACHE / "models"
 BLOCK = 32
@@ -70,7 +70,7 @@ def gguf_file(model: Model) -> Path:
 
     def write(target: Path) -> None:
         form = "int4" if model.int4 else "f32"
-        _run(environments.gguf(), script, model.checkpoint, target, form)
+        environments.run(environments.gguf(), script, model.checkpoint, target, form)
 
     return _made(WORK / f"{model.name}-{model.form}.gguf", write)
 
@@ -80,7 +80,7 @@ def genai_directory(model: Model, threads: int) -> Path:
 
     def write(target: Path) -> None:
         more = [f"block_size={BLOCK}", "nodes_to_exclude=/lm_head/MatMul"] if model.int4 else []
-        _run(
+        environments.run(
             environments.genai(), "-m", "onnxruntime_genai.models.builder", "--input", model.checkpoint,
             "--output", target, "--precision", model.form, "--execution_provider", "cpu",
             "--cache_dir", WORK / "genai-cache", *(["--extra_options", *more] if more else []),
@@ -112,10 +112,3 @@ def _made(target: Path, write: Callable[[Path], None]) -> Path:
         write(draft)
         draft.rename(target)
     return target
-
-
-def _run(*command: str | Path) -> None:
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
-    if done.returncode:
-        last = (done.stderr or done.stdout).strip().splitlines()[-1:]
-        raise Unavailable(f"{Path(command[1]).name} failed: {' '.join(last)}")
