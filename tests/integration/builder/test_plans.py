@@ -81,6 +81,24 @@ def test_a_plan_has_two_profiles_and_tells_its_kernels(workshop: Workshop) -> No
     assert len(layer.kernels) == 2
     assert all(0 < kernels < layer.operators / 2 for kernels in layer.kernels)
     assert layer.operators <= layer.layers
+    for index, profile in enumerate(plan.profiles):
+        told = [each for each in plan.kernels if each.profile == profile.name]
+        launched = {block: len(each.launches) for each in told for block in each.blocks}
+        counted = {block.block: block.kernels[index] for block in plan.blocks}
+        assert launched == {block: count for block, count in counted.items() if count}
+    computed = {node for each in plan.kernels for launch in each.launches for node in launch.nodes}
+    assert {"o_proj", "gate_proj", "attended", "q_rope"} <= computed
+
+
+def test_a_plan_tells_the_bytes_it_was_made_of(workshop: Workshop) -> None:
+    _, manifest = workshop.publish(GOLDENS / "llama3", **rtx())
+    plan, model = manifest.ranks[0].plan, manifest.model
+    assert plan is not None
+    halves = {each.part: 0 for each in plan.stored}
+    for each in plan.stored:
+        halves[each.part] += each.bytes if each.type == "float16" else 0
+    assert sum(halves.values()) - halves["tables"] == 2 * model.parameters
+    assert {each.layer for each in plan.stored} == {None, *range(model.layers)}
 
 
 def test_what_decides_a_plan_decides_its_id(workshop: Workshop) -> None:
