@@ -37,8 +37,11 @@ def printed(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def client(printed: str) -> Iterator[OpenAI]:
-    with service("default", "tiny-kjv") as url:
-        yield OpenAI(base_url=f"{url}/v1", api_key="unused", max_retries=0, timeout=60)
+    with (
+        service("default", "tiny-kjv") as url,
+        OpenAI(base_url=f"{url}/v1", api_key="unused", max_retries=0, timeout=60) as client,
+    ):
+        yield client
 
 
 def pods(kubectl: Callable[..., Any]) -> dict[str, str]:

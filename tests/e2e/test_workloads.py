@@ -294,8 +294,10 @@ def test_a_group_serves_and_falls_and_rises_as_one(
     eventually(lambda: ready(kubectl, space, "llmdeployment", group), seconds=240)
 
     def ask() -> str:
-        with service(space, group) as url:
-            client = OpenAI(base_url=f"{url}/v1", api_key="unused", timeout=60)
+        with (
+            service(space, group) as url,
+            OpenAI(base_url=f"{url}/v1", api_key="unused", timeout=60) as client,
+        ):
             model = client.models.list().data[0].id
             reply = client.completions.create(
                 model=model, prompt="And the king said", max_tokens=8, temperature=0
