@@ -166,8 +166,8 @@ def _kernels(plan: PlanReport) -> str:
         folded(
             f"{each.profile}, {named_blocks(each)}: {len(each.launches)} kernels",
             table(
-                ("kernel", "kind", "computes"),
-                [(launch.name, launch.kind, ", ".join(launch.nodes)) for launch in each.launches],
+                ("kind", "kernel", "computes"),
+                [(launch.kind, launch.name, ", ".join(launch.nodes)) for launch in each.launches],
             ),
         )
         for each in plan.kernels
