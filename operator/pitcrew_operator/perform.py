@@ -24,6 +24,7 @@ from pitcrew_operator.store import Store
 from pitcrew_operator.views import Meta
 
 _CONTROLLER: Final = "pitcrew.dev/operator"
+_INSTANCE: Final = f"{_CONTROLLER}-{socket.gethostname()}"[:128]
 
 logger = logging.getLogger(__name__)
 
@@ -114,5 +115,5 @@ def event_manifest(action: Emit) -> Raw:
         "action": "Reconcile",
         "regarding": regarding,
         "reportingController": _CONTROLLER,
-        "reportingInstance": f"{_CONTROLLER}-{socket.gethostname()}"[:128],
+        "reportingInstance": _INSTANCE,
     }

@@ -33,7 +33,11 @@ class Transport:
     @classmethod
     async def connect(cls, metrics: Metrics, connections: int) -> Self:
         """Log in as the pod's service account, else through the kubeconfig."""
-        settings = Configuration(connection_pool_maxsize=connections)
+        settings = Configuration(
+            connection_pool_maxsize=connections,
+            # Else it looks for a ~/.netrc and for proxies, in threads, before each request.
+            client_session_kwargs={"trust_env": False},
+        )
         await _log_in(settings)
         return cls(ApiClient(settings), metrics)
 
