@@ -55,6 +55,8 @@ class Tally:
     worst: float = 0.0
     split: int = 0
     """Of those that were built, how many on several ranks."""
+    contiguous: int = 0
+    """How many were compared in the form that reads contexts in place, too."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         judge(family, seed, tally)
         seed += 1
     print(
-        f"{sum(tally.same.values())} cases agree, {tally.split} split: {dict(tally.same)}; worst {tally.worst:.1e}"
+        f"{sum(tally.same.values())} cases agree, {tally.split} split, {tally.contiguous} in two forms: {dict(tally.same)}; worst {tally.worst:.1e}"
     )
     for title, counts in (("not legal", tally.illegal), ("refused", tally.refused)):
         for reason, count in counts.most_common():
@@ -106,6 +108,10 @@ def judge(family: str, seed: int, tally: Tally) -> None:
             tally.faults.append(f"{family} seed {seed}: {traceback.format_exc(limit=-3)}")
             return
         problem, far = compare(engine, prompt, logits, greedy, margin)
+        if not problem and engine.manifest["ranks"][0].get("contiguous"):
+            other = ReferenceEngine(engine.path, contiguous=True)
+            problem, far = compare(other, prompt, logits, greedy, margin)
+            tally.contiguous += 1
     tally.worst = max(tally.worst, far)
     tally.same[family] += not problem
     tally.split += len(engine.manifest["ranks"]) > 1
