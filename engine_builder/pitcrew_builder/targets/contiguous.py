@@ -32,13 +32,14 @@ _INT32 = 6
 def contiguous(graph: Graph) -> Graph | None:
     """`manifest.GraphInterface` with contexts in place of pools and block tables.
 
-    None where the cache is narrow, or some attention of the graph is more than plain and causal.
+    None where the cache is narrow, some attention of the graph is more than plain and causal, or
+    heads are no multiple of 8 wide, which `GroupQueryAttention` asks for.
     """
     pools = {port.name: port for port in graph.inputs if port.name.split(".")[0] in _POOLS}
     plain = [node for node in graph.nodes if node.op == _PAGED]
     readers = [node for node in graph.nodes if not pools.keys().isdisjoint(node.inputs)]
-    wide = all(port.type is ElementType.FLOAT32 for port in pools.values())
-    if not plain or readers != plain or not wide or _has_windows(graph, plain):
+    fit = all(_is_readable(port) for port in pools.values())
+    if not plain or readers != plain or not fit or _has_windows(graph, plain):
         return None
     outputs = (*graph.outputs, *map(_grown, pools.values()))
     drawn = [_rewritten(node, pools) if node.op == _PAGED else node for node in graph.nodes]
@@ -67,6 +68,12 @@ _LENGTHS = (
     Node("Cast", str(_TOTAL), (Value("step/most"),), (_TOTAL,), (("to", _INT32),)),
 )  # fmt: skip
 """Of each sequence the index of its last token, padding counted, and the longest one's length."""
+
+
+def _is_readable(pool: Port) -> bool:
+    assert pool.shape is not None
+    head_dim = pool.shape[-1]
+    return pool.type is ElementType.FLOAT32 and isinstance(head_dim, int) and head_dim % 8 == 0
 
 
 def _has_windows(graph: Graph, attention: Iterable[Node]) -> bool:

@@ -12,6 +12,7 @@ from pitcrew_builder.graph.ir import Graph
 from pitcrew_builder.manifest import ResolvedShapes
 from pitcrew_builder.request import resolve_shapes
 from pitcrew_builder.spec import Shapes
+from pitcrew_builder.targets.contiguous import contiguous
 
 SHAPES = ResolvedShapes(max_batch_size=2, max_sequence_length=64, kv_page_size=4)
 SMALL: dict[str, Any] = {
@@ -67,6 +68,13 @@ def test_masks_are_built_once_for_each_kind_of_window() -> None:
         for family in ("llama", "mistral", "gemma2")
     }
     assert masks == {"llama": 1, "mistral": 1, "gemma2": 2}
+
+
+@pytest.mark.parametrize(("head_dim", "is_read"), [(20, False), (24, True)])
+def test_contexts_are_read_in_place_where_heads_are_as_wide_as_the_operator_takes(
+    head_dim: int, is_read: bool
+) -> None:
+    assert (contiguous(_graph("llama", head_dim=head_dim)) is not None) is is_read
 
 
 def test_experts_of_a_layer_are_one_node() -> None:
