@@ -8,13 +8,14 @@ the devcluster's artefacts, under a name that follows from their lock.
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import sysconfig
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,15 +116,22 @@ def tritonserver(
     with _held_port() as http, _held_port() as grpc, log.open("wb") as output:
         ports = {"http": http, "grpc": grpc}
         command = _command(repository, ports)
-        process = subprocess.Popen(command, env=_environment(python), stdout=output, stderr=output)
+        process = subprocess.Popen(
+            command,
+            env=_environment(python),
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
         try:
             triton = Triton(process, ports, log, model)
             if wait:
                 wait_until(triton.ready, "the model is ready")
             yield triton
         finally:
-            if process.poll() is None:
-                process.kill()
+            # Its models' interpreters outlive a server that is killed.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait(DEADLINE)
 
 
