@@ -27,6 +27,8 @@ class Workload:
     """Pods, those that serve, and the generation that was observed, as the status has them."""
     crashes: int = 0
     """Pods that ceased to serve since the planner heard of the workload last."""
+    starts: int = 0
+    """Pods that began to serve and are in no status yet: nobody can know of them."""
 
     @property
     def serving(self) -> int:
@@ -118,6 +120,7 @@ class Fleet:
     def report(self, name: str) -> None:
         """The controller writes the status."""
         workload = self.workloads[name]
+        workload.starts = 0
         told = (len(workload.pods), sum(workload.pods), workload.observed)
         if told != workload.reported:
             workload.reported = told
@@ -128,6 +131,7 @@ class Fleet:
         pods = self.workloads[name].pods
         if False in pods:
             pods[pods.index(False)] = True
+            self.workloads[name].starts += 1
 
     def crash(self, name: str) -> None:
         """One pod ceases to serve."""

@@ -82,8 +82,9 @@ class Rollouts(RuleBasedStateMachine):
     def _check(self, before: tuple[int, int]) -> None:
         budget, (occupied, serving) = self.fleet.wish.budget, self._promises()
         crashed = sum(w.crashes for w in self.fleet.workloads.values())
+        untold = sum(w.starts for w in self.fleet.workloads.values())
         assert occupied <= max(budget.maximum, before[0])
-        assert serving >= min(budget.minimum, before[1]) - crashed
+        assert serving >= min(budget.minimum, before[1] - untold) - crashed
 
     @rule(which=SOME)
     def watch_catches_up(self, which: int) -> None:
