@@ -36,6 +36,11 @@ class Workload:
         return min(self.wanted, sum(self.pods))
 
     @property
+    def told(self) -> int:
+        """Those of them that a status has told of, or tells of next."""
+        return min(self.wanted, max(0, sum(self.pods) - self.starts))
+
+    @property
     def occupied(self) -> int:
         """Pods that exist or are about to."""
         return max(self.wanted, len(self.pods))

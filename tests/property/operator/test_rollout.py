@@ -75,16 +75,15 @@ class Rollouts(RuleBasedStateMachine):
         return self.fleet.look({"verdict": self.verdict, "fatal": fatal})
 
     def _promises(self) -> tuple[int, int]:
-        """What exists or may, and what serves and will."""
+        """What exists or may, and what serves and will, as far as anybody can know of it."""
         workloads = self.fleet.workloads.values()
-        return sum(w.occupied for w in workloads), sum(w.serving for w in workloads)
+        return sum(w.occupied for w in workloads), sum(w.told for w in workloads)
 
     def _check(self, before: tuple[int, int]) -> None:
-        budget, (occupied, serving) = self.fleet.wish.budget, self._promises()
-        crashed = sum(w.crashes for w in self.fleet.workloads.values())
-        untold = sum(w.starts for w in self.fleet.workloads.values())
-        assert occupied <= max(budget.maximum, before[0])
-        assert serving >= min(budget.minimum, before[1] - untold) - crashed
+        budget, workloads = self.fleet.wish.budget, self.fleet.workloads.values()
+        crashed = sum(w.crashes for w in workloads)
+        assert sum(w.occupied for w in workloads) <= max(budget.maximum, before[0])
+        assert sum(w.serving for w in workloads) >= min(budget.minimum, before[1]) - crashed
 
     @rule(which=SOME)
     def watch_catches_up(self, which: int) -> None:
