@@ -23,8 +23,10 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 REQUESTS = 5000
 NAME = "chat"
 GOLDEN = {"prompts": ["In the beginning God", "And the king said"], "maxTokens": 8}
+PATIENCE = 300
+"""Seconds for a pod to serve: the client leaves little of a small machine."""
 ROLLOUT: dict[str, Any] = {
-    "progressDeadlineSeconds": 40,
+    "progressDeadlineSeconds": PATIENCE,
     "canary": {
         "steps": [{"replicas": 1, "holdSeconds": 3}],
         "analysis": {"minRequests": 20, "golden": GOLDEN},
@@ -51,7 +53,7 @@ def space(cluster: Cluster, pitcrew: None, kubectl: Callable[..., Any]) -> Itera
 def client(
     space: str, kubectl: Callable[..., Any], eventually: Callable[..., Any]
 ) -> Iterator[Load]:
-    eventually(lambda: ready(kubectl, space, "llmdeployment", NAME), seconds=240)
+    eventually(lambda: ready(kubectl, space, "llmdeployment", NAME), seconds=PATIENCE)
     with service(space, NAME) as url, load(url, MODEL.name) as client:
         yield client
 
@@ -90,8 +92,8 @@ def test_a_new_engine_takes_over_and_no_request_fails(
         status = found(kubectl, space)["status"]
         return bool(status["engine"]["id"] != before and status["rollout"]["phase"] == "Complete")
 
-    eventually(replaced, seconds=240, every=1)
-    eventually(lambda: ready(kubectl, space, "llmdeployment", NAME), seconds=60)
+    eventually(replaced, seconds=PATIENCE, every=1)
+    eventually(lambda: ready(kubectl, space, "llmdeployment", NAME), seconds=PATIENCE)
     status = found(kubectl, space)["status"]
     assert status["previousEngine"]["id"] == before
     assert {p["metadata"]["labels"]["pitcrew.dev/revision"] for p in pods(kubectl, space)} == {
@@ -105,19 +107,27 @@ def test_an_image_that_is_not_there_is_rolled_back_by_itself(
 ) -> None:
     known = {p["metadata"]["uid"] for p in pods(kubectl, space)}
     good = found(kubectl, space)["status"]["rollout"]["stable"]
-    patch(kubectl, space, "llmdeployment", NAME, runtime={"image": "pitcrew/runtime:absent"})
+    patch(
+        *(kubectl, space, "llmdeployment", NAME),
+        rollout={"progressDeadlineSeconds": 40},
+        runtime={"image": "pitcrew/runtime:absent"},
+    )
 
     def told() -> dict[str, Any]:
         return condition(found(kubectl, space), "Stalled")
 
-    eventually(lambda: told().get("reason") == "RolledBack", seconds=120, every=0.5)
+    eventually(lambda: told().get("reason") == "RolledBack", seconds=PATIENCE, every=0.5)
     assert "ImagePullFailed" in told()["message"]
     rollout = found(kubectl, space)["status"]["rollout"]
     assert (rollout["phase"], rollout["stable"]) == ("RolledBack", good)
     assert rollout["failed"]["reason"] == "ImagePullFailed"
     assert {p["metadata"]["uid"] for p in pods(kubectl, space)} <= known
-    patch(kubectl, space, "llmdeployment", NAME, runtime={"image": None})
-    eventually(lambda: ready(kubectl, space, "llmdeployment", NAME), seconds=90)
+    patch(
+        *(kubectl, space, "llmdeployment", NAME),
+        rollout={"progressDeadlineSeconds": PATIENCE},
+        runtime={"image": None},
+    )
+    eventually(lambda: ready(kubectl, space, "llmdeployment", NAME), seconds=PATIENCE)
     assert client.failed == []
 
 
@@ -132,11 +142,11 @@ def test_scaling_goes_on_while_a_rollout_is_paused(
         status = found(kubectl, space)["status"]
         return bool(status["rollout"]["phase"] == "Paused" and status["readyReplicas"] == 3)
 
-    eventually(scaled, seconds=90, every=0.5)
+    eventually(scaled, seconds=PATIENCE, every=0.5)
     assert condition(found(kubectl, space), "Reconciling")["reason"] == "RolloutPaused"
     kubectl("-n", space, "scale", "llmdeployment", NAME, "--replicas=2")
     patch(kubectl, space, "llmdeployment", NAME, rollout={"paused": False})
-    eventually(lambda: ready(kubectl, space, "llmdeployment", NAME), seconds=180)
+    eventually(lambda: ready(kubectl, space, "llmdeployment", NAME), seconds=PATIENCE)
     assert client.failed == []
 
 
@@ -151,11 +161,13 @@ def test_a_canary_that_is_judged_worse_goes_back(
         rollout={"canary": canary},
         runtime={"drainSeconds": 32},
     )
-    told = eventually(lambda: stalled(kubectl, space, "llmdeployment", NAME), seconds=120, every=1)
+    told = eventually(
+        lambda: stalled(kubectl, space, "llmdeployment", NAME), seconds=PATIENCE, every=1
+    )
     assert told["reason"] == "RolledBack"
     assert "timeToFirstToken.maxMeanRatio is 0.001" in told["message"]
     patch(kubectl, space, "llmdeployment", NAME, runtime={"drainSeconds": 31})
-    eventually(lambda: ready(kubectl, space, "llmdeployment", NAME), seconds=60)
+    eventually(lambda: ready(kubectl, space, "llmdeployment", NAME), seconds=PATIENCE)
     assert client.failed == []
 
 
@@ -173,7 +185,7 @@ def test_in_place_nothing_is_started_before_something_has_ended(
         counts.add(len(pods(kubectl, space)))
         return ready(kubectl, space, "llmdeployment", NAME)
 
-    eventually(replaced, seconds=120)
+    eventually(replaced, seconds=PATIENCE)
     assert max(counts) <= 2
     assert client.failed == []
 
@@ -194,14 +206,14 @@ def test_an_evicted_pod_is_replaced_and_no_request_fails(
         names = {p["metadata"]["name"] for p in pods(kubectl, space)}
         return victim not in names and ready(kubectl, space, "llmdeployment", NAME)
 
-    eventually(replaced, seconds=120, every=0.5)
+    eventually(replaced, seconds=PATIENCE, every=0.5)
     assert client.failed == []
 
 
 def test_thousands_of_requests_were_answered_and_none_failed(
     client: Load, eventually: Callable[..., Any]
 ) -> None:
-    eventually(lambda: client.answered >= REQUESTS or client.failed, seconds=300, every=0.5)
+    eventually(lambda: client.answered >= REQUESTS or client.failed, seconds=PATIENCE, every=0.5)
     print(f"{client.answered} requests answered, {len(client.failed)} failed")
     assert client.failed == []
     assert client.answered >= REQUESTS
