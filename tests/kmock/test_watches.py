@@ -37,5 +37,5 @@ async def test_what_was_deleted_while_a_watch_was_away_is_forgotten(
         api.deaf = False
         api.break_watches(code)
         await eventually(lambda: (SERVICE, "chat") in api.cluster.objects)
+        await eventually(lambda: reason(api, DEPLOYMENT, "chat") == "Serving")
         assert reason(api, ENGINE, "tiny") == "EngineReady"
-        assert reason(api, DEPLOYMENT, "chat") == "Serving"
