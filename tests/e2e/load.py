@@ -28,10 +28,20 @@ class Load:
         self._ends.set()
 
     async def _run(self) -> None:
-        async with AsyncOpenAI(
-            base_url=f"{self._url}/v1", api_key="unused", max_retries=0, timeout=60
-        ) as client:
-            await asyncio.gather(*(self._ask(client, number) for number in range(CLIENTS)))
+        async with self._client({}) as kept, self._client({"Connection": "close"}) as fresh:
+            # A kept connection stays with its pod for as long as that lives; what is to reach a new
+            # pod beside it has to knock again.
+            clients = (kept, fresh) * (CLIENTS // 2)
+            await asyncio.gather(*(self._ask(each, number) for number, each in enumerate(clients)))
+
+    def _client(self, headers: dict[str, str]) -> AsyncOpenAI:
+        return AsyncOpenAI(
+            base_url=f"{self._url}/v1",
+            api_key="unused",
+            max_retries=0,
+            timeout=60,
+            default_headers=headers,
+        )
 
     async def _ask(self, client: AsyncOpenAI, number: int) -> None:
         while not self._ends.is_set():
