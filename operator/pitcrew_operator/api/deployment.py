@@ -165,6 +165,11 @@ class LLMDeploymentSpec(Model):
         default=RolloutSettings(), description="How one revision takes the place of another."
     )
 
+    @property
+    def wanted_replicas(self) -> int:
+        """Replicas that should serve."""
+        return 1 if self.replicas is None else self.replicas
+
 
 class ServedEngine(StatusModel):
     """An engine that pods serve."""

@@ -11,6 +11,7 @@ from pitcrew_operator.cluster import Cluster
 from pitcrew_operator.config import Config
 from pitcrew_operator.errors import ClusterError, Rejected
 from pitcrew_operator.kinds import POD
+from pitcrew_operator.manifests.names import url_host
 from pitcrew_operator.views import pod_of
 
 _INTERVAL: Final = 60.0
@@ -59,8 +60,7 @@ class GpuUsage:
             self._wake(name)
 
     async def _scrape(self, ip: str) -> dict[PodName, list[float]]:
-        host = f"[{ip}]" if ":" in ip else ip
-        url = f"http://{host}:{self._config.dcgm_port}/metrics"
+        url = f"http://{url_host(ip)}:{self._config.dcgm_port}/metrics"
         try:
             return readings(await self._http.text(url))
         except (NoAnswer, ValueError) as error:

@@ -15,7 +15,7 @@ def disruption_budget(owner: Deployment, pods_per_replica: int = 1) -> dict[str,
     replicas, and those in the making shall not keep a node from being drained. A replica of several
     pods falls with the first of them, so as many pods may go as replicas.
     """
-    count = 1 if owner.spec.replicas is None else owner.spec.replicas
+    count = owner.spec.wanted_replicas
     taken = count - owner.spec.pod_disruption_budget.minimum(count)
     if taken == count:
         return None

@@ -49,6 +49,11 @@ def revision_name(owner: str, hash_: str) -> str:
     return f"{owner[: _REVISION_NAME_LIMIT - len(hash_) - 1].rstrip('-')}-{hash_}"
 
 
+def url_host(address: str) -> str:
+    """An IP address as URLs write it: one of version 6 stands in brackets."""
+    return f"[{address}]" if ":" in address else address
+
+
 def serving_selector(owner: str) -> dict[str, str]:
     """Labels of every pod of an LLMDeployment that answers requests, whatever its revision."""
     return {DEPLOYMENT_LABEL: owner}

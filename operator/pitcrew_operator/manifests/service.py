@@ -50,7 +50,7 @@ def cluster_url(owner: Deployment, service: Raw | None) -> str | None:
     address = ((service or {}).get("spec") or {}).get("clusterIP")
     if not address or address == "None":
         return None
-    return _url(owner, f"[{address}]" if ":" in address else address)
+    return _url(owner, names.url_host(address))
 
 
 def _url(owner: Deployment, host: str) -> str:

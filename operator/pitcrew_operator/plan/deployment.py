@@ -28,7 +28,7 @@ from pitcrew_operator.plan.rolling import Rolling, roll
 from pitcrew_operator.plan.rollout.course import frozen
 from pitcrew_operator.plan.rollout.step import step
 from pitcrew_operator.plan.seen import DeploymentSeen
-from pitcrew_operator.plan.wish import budget_of, replicas_of
+from pitcrew_operator.plan.wish import budget_of
 from pitcrew_operator.views import Deployment, Workload, meta_of
 
 _LOOK_AGAIN: Final = 10.0
@@ -118,7 +118,7 @@ def _keep(owner: Deployment, fleet: Fleet) -> list[Action]:
     record = recall(owner.status.rollout)
     if record is None:
         return []
-    goals = frozen(record, fleet.counts, replicas_of(owner))
+    goals = frozen(record, fleet.counts, owner.spec.wanted_replicas)
     order = [*goals, *sorted(fleet.counts.keys() - goals.keys())]
     return rescale(fleet, step(fleet.counts, goals, order, budget_of(owner)))
 

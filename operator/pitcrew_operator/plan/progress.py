@@ -19,7 +19,7 @@ from pitcrew_operator.plan.memory import remember
 from pitcrew_operator.plan.replicas import Fleet
 from pitcrew_operator.plan.rolling import Rolling
 from pitcrew_operator.plan.rollout.course import Failure, Phase
-from pitcrew_operator.plan.wish import replicas_of, spec_digest
+from pitcrew_operator.plan.wish import spec_digest
 from pitcrew_operator.views import Deployment
 
 UP_TO_DATE = "UpToDate"
@@ -28,7 +28,7 @@ _UNDER_WAY = frozenset({Phase.PROGRESSING, Phase.CANARY, Phase.PAUSED})
 
 def situation_of(owner: Deployment, target: Revision, fleet: Fleet, rolling: Rolling) -> Situation:
     """Ready only where every replica is of the target, and one has answered through the Service."""
-    course, wanted = rolling.course, replicas_of(owner)
+    course, wanted = rolling.course, owner.spec.wanted_replicas
     if course.record.failed is not None:
         return _given_up(owner, course.phase, course.record.failed, target)
     if wanted == 0 and fleet.present == 0 and not rolling.moves:

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Final
 
 from pitcrew_operator.kinds import SERVICE
-from pitcrew_operator.manifests.names import DEPLOYMENT_LABEL, REVISION_LABEL
+from pitcrew_operator.manifests.names import DEPLOYMENT_LABEL, REVISION_LABEL, url_host
 from pitcrew_operator.manifests.revision import Revision
 from pitcrew_operator.manifests.service import cluster_url
 from pitcrew_operator.manifests.serving_pod import PORT
@@ -112,10 +112,9 @@ def _comparison(owner: Deployment, target: Revision, pods: Sequence[Pod]) -> Com
 
 def _addresses(pods: Sequence[Pod], revision: str) -> tuple[str, ...]:
     """Of the pods that answer requests; others of a group only hold ranks."""
-    answering = (p for p in pods if DEPLOYMENT_LABEL in p.meta.labels and p.ready and p.ip)
+    answering = (p for p in pods if DEPLOYMENT_LABEL in p.meta.labels and p.ready)
     own = (p for p in answering if p.meta.labels.get(REVISION_LABEL) == revision)
-    hosts = (f"[{p.ip}]" if p.ip and ":" in p.ip else p.ip for p in own)
-    return tuple(sorted(f"http://{host}:{PORT}" for host in hosts))
+    return tuple(sorted(f"http://{url_host(p.ip)}:{PORT}" for p in own if p.ip))
 
 
 def _verdict(

@@ -19,20 +19,15 @@ _SHAPES_NO_POD: Final = frozenset(
 )
 
 
-def replicas_of(owner: Deployment) -> int:
-    """Replicas that should serve."""
-    return 1 if owner.spec.replicas is None else owner.spec.replicas
-
-
 def budget_of(owner: Deployment) -> Budget:
     """How far their number may stray meanwhile."""
     settings = owner.spec.rollout
     if settings.strategy is Strategy.IN_PLACE:
         return Budget(
-            replicas_of(owner), surge=0, unavailable=max(1, settings.max_unavailable or 1)
+            owner.spec.wanted_replicas, surge=0, unavailable=max(1, settings.max_unavailable or 1)
         )
     return Budget(
-        replicas_of(owner),
+        owner.spec.wanted_replicas,
         surge=settings.max_surge or 1,
         unavailable=settings.max_unavailable or 0,
     )

@@ -151,7 +151,6 @@ def _version_row(
 def _deployment_detail(owner: Deployment, now: datetime) -> list[str]:
     spec, status = owner.spec, owner.status
     pinned = f", version {spec.engine_ref.version}" if spec.engine_ref.version else ""
-    wanted = 1 if spec.replicas is None else spec.replicas
     return [
         f"LLMDeployment {owner.meta.namespace}/{owner.meta.name}",
         *_headline(status.conditions),
@@ -159,7 +158,7 @@ def _deployment_detail(owner: Deployment, now: datetime) -> list[str]:
         f"  serves     {_served(status.engine)}",
         f"  before     {_served(status.previous_engine)}",
         f"  rollout    {_rollout(status.rollout)}",
-        f"  replicas   {status.ready_replicas} ready of {wanted}",
+        f"  replicas   {status.ready_replicas} ready of {spec.wanted_replicas}",
         f"  updated    {status.updated_replicas} of the newest revision",
         f"  url        {status.url or '-'}",
     ]
