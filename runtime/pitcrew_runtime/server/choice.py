@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pitcrew_runtime.core.guide import Guide
 from pitcrew_runtime.core.request import Finish, Sampled, Update
 from pitcrew_runtime.errors import InvalidRequest
+from pitcrew_runtime.text.call_text import CallPiece
 from pitcrew_runtime.text.stops import StopFinder
 from pitcrew_runtime.text.tokenizer import Tokenizer
-from pitcrew_runtime.text.tool_calls import CallPiece, CallReader, Read
+from pitcrew_runtime.text.tool_calls import CallReader, Read
 
 TOOL_CALLS = "tool_calls"
 
@@ -73,7 +74,6 @@ class Choice:
         self._echo = echo
         self._guide = guide
         self._reader = reader
-        self._called = False
         self.tokens = 0
         """Generated so far, the ones that end the text included."""
         self._detokenizer = tokenizer.detokenizer() if tokenizer else None
@@ -94,7 +94,7 @@ class Choice:
             text += self._rest()
         finish = Finish.STOP.value if self._stops.found else update.finish
         read = self._read(text, finish is not None)
-        if finish == Finish.STOP and self._called:
+        if finish == Finish.STOP and self._reader is not None and self._reader.called:
             finish = TOOL_CALLS
         echo, self._echo = self._echo, NO_ECHO
         return Delta(
@@ -128,7 +128,6 @@ class Choice:
         if ended:
             rest = self._reader.flush()
             read = Read(read.text + rest.text, read.calls + rest.calls)
-        self._called |= self._reader.chosen and bool(read.calls)
         return read
 
     def _check_guide(self) -> None:

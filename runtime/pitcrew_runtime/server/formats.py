@@ -6,8 +6,8 @@ from typing import Any, Protocol
 
 from pitcrew_runtime.core.request import Sampled
 from pitcrew_runtime.server.choice import Delta
+from pitcrew_runtime.text.call_text import CallPiece
 from pitcrew_runtime.text.tokenizer import Tokenizer
-from pitcrew_runtime.text.tool_calls import CallPiece
 
 Json = dict[str, Any]
 

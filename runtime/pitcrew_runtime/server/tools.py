@@ -8,10 +8,9 @@ from pitcrew_runtime.server.constraint_fields import json_constraint
 from pitcrew_runtime.server.messages import Tool, ToolChoice
 from pitcrew_runtime.text.tool_calls import (
     CallFormat,
-    CallList,
     CallReader,
     HermesCalls,
-    LlamaCalls,
+    MessageCalls,
     OneCall,
 )
 
@@ -37,12 +36,12 @@ def call_reader(
     if not tools or choice == "none":
         return None
     if choice == "required":
-        return CallList()
+        return MessageCalls()
     if choice is not None and choice != "auto":
         return OneCall(choice.function.name)
     if form is None:
         return None
-    return HermesCalls(parallel) if form is CallFormat.HERMES else LlamaCalls(parallel)
+    return HermesCalls(parallel) if form is CallFormat.HERMES else MessageCalls(parallel)
 
 
 def _is(tool: Tool, choice: ToolChoice | None) -> bool:

@@ -2,17 +2,18 @@
 
 Models write calls as they were trained to: between `<tool_call>` tags (Hermes, Qwen), or as the
 whole message (Llama 3). A call that is forced is held to JSON and needs no marks. What looks like
-a call and is none is text after all: nothing that the model said is lost.
+a call and is none is text after all: nothing that the model said is lost. What was told of a call
+cannot be taken back: where it goes wrong later, its arguments stay as far as they came, and the
+rest is text.
 """
 
-import json
-import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Protocol
 
-_BLANK = " \t\n\r"
+from pitcrew_runtime.text.call_text import CallPiece, CallText, new_id
+from pitcrew_runtime.text.json_text import BLANK
 
 
 class CallFormat(StrEnum):
@@ -23,16 +24,6 @@ class CallFormat(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class CallPiece:
-    """A part of one call. Its first part has the id and the name; the arguments are JSON text."""
-
-    index: int
-    arguments: str
-    id: str | None = None
-    name: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Read:
     """What became certain: text for the reader, and parts of calls."""
 
@@ -40,17 +31,11 @@ class Read:
     calls: tuple[CallPiece, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _Made:
-    name: str
-    arguments: str
-
-
 class CallReader(Protocol):
     """Reads one message."""
 
-    chosen: bool
-    """Whether making the calls was the model's decision."""
+    called: bool
+    """The model has decided to call something, and what it calls is whole."""
 
     def feed(self, text: str) -> Read:
         """Add text."""
@@ -76,100 +61,109 @@ class HermesCalls:
     White space around the calls is layout and does not come out.
     """
 
-    chosen = True
     _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 
     def __init__(self, parallel: bool = True) -> None:
+        self.called = False
         self._parallel = parallel
         self._held = ""
-        self._inside = False
-        self._count = 0
+        self._layout = ""
+        """White space and the tag before a call that is not certain."""
+        self._calls: CallText | None = None
+        """What stands between the tags, inside of them."""
+        self._begun = 0
 
     def feed(self, text: str) -> Read:
         """See `CallReader`."""
         self._held += text
-        said: list[str] = []
-        calls: list[CallPiece] = []
-        while self._step(said, calls):
-            pass
-        return Read("".join(said), tuple(calls))
+        return _joined(self._steps(), self._parallel)
 
     def flush(self) -> Read:
         """A call without its closing tag counts where it is whole; models forget the tag."""
-        held, inside = self._held, self._inside
-        self._held, self._inside = "", False
-        if not inside:
-            return Read(held if held.strip() or not self._count else "")
-        calls = self._calls(held)
-        return Read(self._OPEN + held) if calls is None else Read("", calls)
+        held, self._held = self._held, ""
+        if self._calls is None:
+            return Read(held if held.strip() or not self._begun else "")
+        calls, self._calls = self._calls, None
+        return Read("" if calls.complete else self._undone(calls) + held)
 
-    def _step(self, said: list[str], calls: list[CallPiece]) -> bool:
-        """Move past the next tag; False where it has not come yet."""
-        mark = self._CLOSE if self._inside else self._OPEN
-        before, found, after = self._held.partition(mark)
+    def _steps(self) -> Iterator[Read]:
+        """What lies before each next tag, as far as the text goes."""
+        progress = True
+        while progress:
+            if self._calls is None:
+                said, progress = self._outside()
+                yield Read(said)
+            else:
+                read, progress = self._inside(self._calls)
+                yield read
+
+    def _outside(self) -> tuple[str, bool]:
+        """Text up to the next tag, and whether there is one."""
+        before, found, after = self._held.partition(self._OPEN)
         if not found:
-            if not self._inside:
-                keep = len(self._held[: _possible_start(self._held, mark)].rstrip())
-                said.append(self._held[:keep])
-                self._held = self._held[keep:]
-            return False
-        if not self._inside:
-            said.append(before.rstrip())
-        elif (made := self._calls(before)) is not None:
-            calls += made
-        else:
-            said.append(self._OPEN + before + self._CLOSE)
-        self._held, self._inside = after, not self._inside
-        return True
+            before = before[: _possible_start(before, self._OPEN)]
+        said = before.rstrip()
+        if not found:
+            self._held = self._held[len(said) :]
+            return said, False
+        self._layout, self._held = before[len(said) :] + self._OPEN, after
+        self._calls = CallText(self._begun)
+        return said, True
 
-    def _calls(self, source: str) -> tuple[CallPiece, ...] | None:
-        """The calls between two tags, as many as may be made; None where these are none."""
-        found = _parse(source)
-        if found is None:
-            return None
-        if not self._parallel:
-            found = [] if self._count else found[:1]
-        made = tuple(_call(self._count + n, call) for n, call in enumerate(found))
-        self._count += len(made)
-        return made
+    def _inside(self, calls: CallText) -> tuple[Read, bool]:
+        """Calls up to the closing tag, or up to what is none; False where more has to come."""
+        rest = _pushed(calls, self._held)
+        told = calls.take()
+        self._begun, self.called = calls.begun, self.called or bool(calls.whole)
+        if not rest or (
+            calls.complete and len(rest) < len(self._CLOSE) and self._CLOSE.startswith(rest)
+        ):
+            self._held = rest
+            return Read("", told), False
+        self._calls = None
+        if calls.complete and rest.startswith(self._CLOSE):
+            self._held = rest[len(self._CLOSE) :]
+            return Read("", told), True
+        self._held = rest
+        return Read(self._undone(calls), told), True
+
+    def _undone(self, calls: CallText) -> str:
+        """What was held of a call that is none; tags around another one are no text."""
+        return calls.held if calls.begun > calls.first else self._layout + calls.held
 
 
-class LlamaCalls:
-    """A message that is nothing but `{"name": …, "parameters": …}`, or several with `;` between."""
-
-    chosen = True
+class MessageCalls:
+    """A message that is nothing but calls: Llama 3's objects with `;` between, or an array."""
 
     def __init__(self, parallel: bool = True) -> None:
+        self.called = False
         self._parallel = parallel
-        self._held = ""
+        self._calls = CallText()
         self._is_text = False
 
     def feed(self, text: str) -> Read:
-        """Held back from a brace at the very start on."""
+        """See `CallReader`."""
         if self._is_text:
             return Read(text)
-        self._held += text
-        start = self._held.lstrip()
-        if not start or start[0] == "{":
-            return Read()
-        self._is_text = True
-        return Read(self._held)
+        rest = _pushed(self._calls, text)
+        read = Read("", self._calls.take())
+        self.called |= bool(self._calls.whole)
+        if rest:
+            self._is_text = True
+            read = Read(self._calls.held + rest, read.calls)
+        return _joined([read], self._parallel)
 
     def flush(self) -> Read:
         """See `CallReader`."""
-        if self._is_text:
+        if self._is_text or (self._calls.complete and not self._calls.held.strip(BLANK + ";")):
             return Read()
-        found = _parse_several(self._held)
-        if not found:
-            return Read(self._held)
-        made = found if self._parallel else found[:1]
-        return Read("", tuple(_call(index, call) for index, call in enumerate(made)))
+        return Read(self._calls.held)
 
 
 class OneCall:
     """The text is the arguments of a function that was chosen already."""
 
-    chosen = False
+    called = False
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -182,89 +176,26 @@ class OneCall:
         if self._begun:
             return Read("", (CallPiece(0, text),))
         self._begun = True
-        return Read("", (CallPiece(0, text, _new_id(), self._name),))
+        return Read("", (CallPiece(0, text, new_id(), self._name),))
 
     def flush(self) -> Read:
         """See `CallReader`."""
         return Read()
 
 
-class CallList:
-    """The text is a JSON array of calls. Each comes out as soon as it is whole."""
-
-    chosen = True
-
-    def __init__(self) -> None:
-        self._held = ""
-        self._count = 0
-
-    def feed(self, text: str) -> Read:
-        """See `CallReader`."""
-        self._held += text
-        calls: list[CallPiece] = []
-        while "}" in text and (made := self._next()) is not None:
-            calls.append(_call(self._count, made))
-            self._count += 1
-        return Read("", tuple(calls))
-
-    def flush(self) -> Read:
-        """What was cut off (by max_tokens) is given back as text."""
-        return Read("" if self._count and self._held.strip() == "]" else self._held)
-
-    def _next(self) -> _Made | None:
-        """The call that the text goes on with, taken out of it; None where it is not whole yet."""
-        start = self._held.lstrip(_BLANK).removeprefix("," if self._count else "[").lstrip(_BLANK)
-        try:
-            document, end = json.JSONDecoder().raw_decode(start)
-        except (ValueError, RecursionError):
-            return None
-        made = _made([document])
-        if made is None:
-            return None
-        self._held = start[end:]
-        return made[0]
+def _pushed(calls: CallText, text: str) -> str:
+    """What is left of a text from where calls cannot go on with it."""
+    for place, char in enumerate(text):
+        if not calls.push(char):
+            return text[place:]
+    return ""
 
 
-def _call(index: int, made: _Made) -> CallPiece:
-    return CallPiece(index, made.arguments, _new_id(), made.name)
-
-
-def _new_id() -> str:
-    return f"call_{secrets.token_hex(12)}"
-
-
-def _parse(source: str) -> list[_Made] | None:
-    """One call, or an array of them; None where the text is anything else."""
-    try:
-        document = json.loads(source)
-    except (ValueError, RecursionError):
-        return None
-    return _made(document if isinstance(document, list) else [document])
-
-
-def _parse_several(source: str) -> list[_Made] | None:
-    """Calls after each other, with `;` or nothing between."""
-    decoder, found, at = json.JSONDecoder(), [], 0
-    try:
-        while source[at:].strip(" \n;"):
-            at += len(source[at:]) - len(source[at:].lstrip(" \n;"))
-            document, at = decoder.raw_decode(source, at)
-            found += document if isinstance(document, list) else [document]
-    except (ValueError, RecursionError):
-        return None
-    return _made(found)
-
-
-def _made(documents: Iterable[Any]) -> list[_Made] | None:
-    calls = []
-    for document in documents:
-        if not isinstance(document, dict) or not isinstance(document.get("name"), str):
-            return None
-        arguments = document.get("arguments", document.get("parameters", {}))
-        if not isinstance(arguments, dict):
-            return None
-        calls.append(_Made(document["name"], json.dumps(arguments, ensure_ascii=False)))
-    return calls
+def _joined(reads: Iterable[Read], parallel: bool) -> Read:
+    """All as one, with the first call only where several are not wanted."""
+    reads = list(reads)
+    calls = tuple(one for read in reads for one in read.calls if parallel or one.index == 0)
+    return Read("".join(read.text for read in reads), calls)
 
 
 def _possible_start(text: str, mark: str) -> int:

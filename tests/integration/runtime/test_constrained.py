@@ -126,6 +126,8 @@ def test_some_function_is_called_where_one_is_required(prophet: Server, stream: 
     answer = chat(prophet, **asked, stream=stream)
     names, arguments, reason = joined(answer) if stream else whole(answer)
     assert len(names) == 1
+    if stream:
+        assert sum(bool(chunk.choices[0].delta.tool_calls) for chunk in answer) > 2, "as they come"
     assert names[0] in ("smite", "bless")
     assert isinstance(json.loads(arguments[0]), dict)
     assert reason == "tool_calls"
@@ -139,7 +141,9 @@ def test_calls_that_the_model_writes_itself_are_found(prophet: Server) -> None:
     names, arguments, reason = whole(chosen := chat(prophet, **asked))
     assert chosen.message.content == "Yea."
     assert (names, arguments, reason) == (["smite"], ['{"whom": "Saul"}'], "tool_calls")
-    assert joined(chat(prophet, **asked, stream=True)) == (names, arguments, reason)
+    chunks = chat(prophet, **asked, stream=True)
+    assert joined(chunks) == (names, arguments, reason)
+    assert sum(bool(chunk.choices[0].delta.tool_calls) for chunk in chunks) > 2, "as they come"
     assert call in chat(prophet, **asked, tool_choice="none").message.content
 
 

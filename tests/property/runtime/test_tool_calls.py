@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 
 from pitcrew_runtime.text.tool_calls import (
     CallFormat,
-    CallList,
     CallReader,
     HermesCalls,
-    LlamaCalls,
+    MessageCalls,
     OneCall,
     Read,
     format_of,
@@ -26,31 +25,46 @@ CALLS = st.lists(st.tuples(st.sampled_from(["smite", "bless"]), ARGUMENTS), min_
 PROSE = st.text(st.characters(exclude_characters="<{"), max_size=20)
 
 
+def cut(text: str, cuts: list[int]) -> list[str]:
+    edges = [0, *sorted(at % (len(text) + 1) for at in cuts), len(text)]
+    return [text[a:b] for a, b in pairwise(edges)]
+
+
+def told(reader: CallReader, pieces: list[str]) -> tuple[str, list[tuple[str, str]]]:
+    """The text, and the name and the arguments of each call, joined as a client would join them."""
+    calls: dict[int, tuple[str, str]] = {}
+    said = ""
+    for one in [*(reader.feed(piece) for piece in pieces), reader.flush()]:
+        said += one.text
+        for piece in one.calls:
+            if piece.name is not None:
+                assert piece.index == len(calls)
+                assert piece.id is not None
+                calls[piece.index] = (piece.name, "")
+            name, arguments = calls[piece.index]
+            calls[piece.index] = (name, arguments + piece.arguments)
+    return said, list(calls.values())
+
+
 def read(reader: CallReader, text: str, cuts: list[int]) -> tuple[str, list[Call]]:
-    edges = [0, *sorted(cut % (len(text) + 1) for cut in cuts), len(text)]
-    pieces = [text[a:b] for a, b in pairwise(edges)]
-    reads = [*(reader.feed(piece) for piece in pieces), reader.flush()]
-    calls: dict[int, list[str]] = {}
-    for piece in (piece for one in reads for piece in one.calls):
-        if piece.name is not None:
-            assert piece.index == len(calls)
-            assert piece.id is not None
-            calls[piece.index] = [piece.name, ""]
-        calls[piece.index][1] += piece.arguments
-    said = "".join(one.text for one in reads)
-    return said, [(name, json.loads(arguments)) for name, arguments in calls.values()]
+    said, calls = told(reader, cut(text, cuts))
+    assert reader.called == (bool(calls) and not isinstance(reader, OneCall))
+    return said, [(name, json.loads(arguments)) for name, arguments in calls]
 
 
 CUTS = st.lists(st.integers(0, 10_000), max_size=12)
 
 
-@given(CALLS, PROSE, CUTS)
-def test_hermes(calls: list[Call], prose: str, cuts: list[int]) -> None:
-    written = "\n".join(
+def hermes(calls: list[Call]) -> str:
+    return "\n".join(
         f"<tool_call>\n{json.dumps({'name': name, 'arguments': given})}\n</tool_call>"
         for name, given in calls
     )
-    said, found = read(HermesCalls(), prose + written, cuts)
+
+
+@given(CALLS, PROSE, CUTS)
+def test_hermes(calls: list[Call], prose: str, cuts: list[int]) -> None:
+    said, found = read(HermesCalls(), prose + hermes(calls), cuts)
     assert found == calls
     assert said == prose.rstrip()
 
@@ -58,30 +72,37 @@ def test_hermes(calls: list[Call], prose: str, cuts: list[int]) -> None:
 @given(CALLS, CUTS, st.sampled_from([";", "; ", "\n", ""]))
 def test_llama(calls: list[Call], cuts: list[int], between: str) -> None:
     written = between.join(json.dumps({"name": name, "parameters": given}) for name, given in calls)
-    assert read(LlamaCalls(), written, cuts) == ("", calls)
-    assert read(LlamaCalls(parallel=False), written, cuts) == ("", calls[:1])
+    assert read(MessageCalls(), written, cuts) == ("", calls)
+    assert read(MessageCalls(parallel=False), written, cuts) == ("", calls[:1])
 
 
 @given(CALLS, CUTS)
-def test_a_list_of_calls(calls: list[Call], cuts: list[int]) -> None:
+def test_an_array_of_calls(calls: list[Call], cuts: list[int]) -> None:
     written = json.dumps([{"name": name, "parameters": given} for name, given in calls])
-    assert read(CallList(), written, cuts) == ("", calls)
-    rest = written[: len(written) - 1 - cuts[0] % len(written)] if cuts else written[:-1]
-    said, found = read(CallList(), rest, cuts[1:])
-    assert found == calls[: len(found)]
-    assert rest.endswith(said), "what was cut off is text"
+    assert read(MessageCalls(), written, cuts) == ("", calls)
+    tagged = f"Yea <tool_call>{written}</tool_call>"
+    assert read(HermesCalls(), tagged, cuts) == ("Yea", calls)
 
 
-@given(CALLS)
-def test_a_call_of_a_list_comes_when_it_is_whole(calls: list[Call]) -> None:
-    reader, come = CallList(), 0
-    for place, (name, arguments) in enumerate(calls):
-        written = json.dumps({"name": name, "parameters": arguments})
-        for text in ("[" if place == 0 else ", ", written[:-1]):
-            assert reader.feed(text).calls == ()
-        come += len(reader.feed(written[-1]).calls)
-        assert come == place + 1
-    assert reader.feed("]") == reader.flush() == Read()
+@given(ARGUMENTS, ARGUMENTS, st.permutations(["name", "arguments", "id", "x"]), CUTS)
+def test_members_in_any_order(
+    arguments: dict[str, Any], other: dict[str, Any], order: list[str], cuts: list[int]
+) -> None:
+    members = {"name": "smite", "arguments": arguments, "id": 7, "x": {"arguments": [other]}}
+    written = json.dumps({key: members[key] for key in order})
+    assert read(MessageCalls(), written, cuts) == ("", [("smite", arguments)])
+
+
+@given(ARGUMENTS, st.sampled_from(["<tool_call>", ""]))
+def test_arguments_come_at_once(arguments: dict[str, Any], tag: str) -> None:
+    """Nothing of them waits, and nothing of the call comes before they begin."""
+    reader: CallReader = HermesCalls() if tag else MessageCalls()
+    for char in f'{tag}{{"name": "smite", "arguments": ':
+        assert reader.feed(char) == Read()
+    for place, char in enumerate(json.dumps(arguments)):
+        (piece,) = reader.feed(char).calls
+        assert piece.arguments == char
+        assert (piece.name is None) == (piece.id is None) == bool(place)
 
 
 @given(ARGUMENTS, CUTS)
@@ -92,11 +113,86 @@ def test_one_call(given_arguments: dict[str, Any], cuts: list[int]) -> None:
 
 @given(st.text(st.sampled_from('<tool_call>/{}": ;[]na'), max_size=60), CUTS)
 def test_what_is_no_call_is_text(text: str, cuts: list[int]) -> None:
-    for reader, other in ((HermesCalls(), HermesCalls()), (LlamaCalls(), LlamaCalls())):
-        said, calls = read(reader, text, cuts)
-        assert (said, calls) == read(other, text, [])
-        assert calls == []
-        assert said.replace(" ", "") == text.replace(" ", "")
+    for reader in (HermesCalls(), MessageCalls()):
+        assert read(reader, text, cuts) == (text, [])
+
+
+WRONG = st.sampled_from(["", "x", "}", '"', "]", "[", "{", "</tool_call>", "<tool_call>", "1", ","])
+
+
+@given(CALLS, WRONG, st.integers(0, 10_000), st.integers(0, 9), CUTS)
+def test_a_fault_is_told_alike_however_the_text_is_cut(
+    calls: list[Call], wrong: str, at: int, lost: int, cuts: list[int]
+) -> None:
+    """Something is put into the text, or left out of it. What is told stays right up to there."""
+    for make, text in (
+        (HermesCalls, "Yea. " + hermes(calls) + " Amen."),
+        (MessageCalls, json.dumps([{"name": name, "parameters": one} for name, one in calls])),
+    ):
+        at %= len(text)
+        text = text[:at] + wrong + text[at + lost :]
+        whole = told(make(), [text])
+        assert told(make(), list(text)) == told(make(), cut(text, cuts)) == whole
+        for _, arguments in whole[1]:
+            assert arguments == "{}" or arguments in text, "they are as the model wrote them"
+
+
+@given(CALLS, st.integers(0, 10_000), CUTS)
+def test_what_is_cut_off(calls: list[Call], at: int, cuts: list[int]) -> None:
+    """By max_tokens: the arguments stay as far as they came, and what had not become a call is text."""
+    whole = json.dumps([{"name": name, "parameters": one} for name, one in calls])
+    text = whole[: at % len(whole)]
+    said, found = told(MessageCalls(), cut(text, cuts))
+    assert text.endswith(said)
+    for (name, arguments), (right, given_arguments) in zip(found, calls, strict=False):
+        assert (name, json.dumps(given_arguments)[: len(arguments)]) == (right, arguments)
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "calls"),
+    [
+        ('<tool_call>{"name": "f", "arguments": [1]}</tool_call>', None, []),
+        ('Yea <tool_call>{"name": 1, "arguments": {}}</tool_call>', None, []),
+        ('<tool_call>{"arguments": {"n": 1}}</tool_call>', None, []),
+        ('<tool_call>{"name": "f", "arguments": "{}"}</tool_call>', None, []),
+        ('<tool_call>{"name": "f"}</tool_call>', "", [("f", "{}")]),
+        (
+            '<tool_call>{"name": "f", "arguments": {"a": nope}}</tool_call>',
+            "ope}}</tool_call>",
+            [("f", '{"a": n')],
+        ),
+        (
+            '<tool_call>{"name": "f", "arguments": {}</tool_call> Amen',
+            "</tool_call> Amen",
+            [("f", "{}")],
+        ),
+        (
+            '<tool_call>{"name": "f", "arguments": {"t": "</tool_call>"}}</tool_call>',
+            "",
+            [("f", '{"t": "</tool_call>"}')],
+        ),
+        (
+            '<tool_call>{"name": "f", "arguments": {}}</tool_call> and <tool_call>x</tool_call>',
+            " and <tool_call>x</tool_call>",
+            [("f", "{}")],
+        ),
+    ],
+)
+def test_calls_that_are_wrong(text: str, said: str | None, calls: list[tuple[str, str]]) -> None:
+    assert told(HermesCalls(), list(text)) == (text if said is None else said, calls)
+
+
+def test_a_call_that_broke_off_is_not_called() -> None:
+    reader = HermesCalls()
+    told(reader, ['<tool_call>{"name": "f", "arguments": {"a": oops}}</tool_call>'])
+    assert not reader.called
+
+
+def test_a_call_that_is_not_certain_is_held_and_given_back() -> None:
+    reader = MessageCalls()
+    assert reader.feed('{"name": "smite", ') == Read()
+    assert reader.feed('"wh') == Read()
+    assert reader.flush() == Read('{"name": "smite", "wh')
 
 
 def test_only_the_first_call_where_several_are_not_wanted() -> None:
