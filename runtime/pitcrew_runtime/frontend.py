@@ -85,6 +85,8 @@ class Generation:
 
     frontend: "Frontend"
     indices: dict[int, int] = field(default_factory=dict)
+    reused: dict[int, int] = field(default_factory=dict)
+    """By the index of a prompt: how many of its tokens were found in the prefix cache."""
     _mail: deque[Update] = field(default_factory=deque)
     _rings: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -114,6 +116,15 @@ class Generation:
         """Deliver news."""
         self._mail.append(update)
         self._rings.set()
+
+    def reuse(self, request_id: int, tokens: int) -> None:
+        """Note how much of a prompt was found."""
+        if (index := self.indices.get(request_id)) is not None:
+            self.reused[index] = tokens
+
+    def cached_tokens(self, each: int) -> int:
+        """Of all prompts, where each is that of so many choices and is counted once."""
+        return sum(tokens for index, tokens in self.reused.items() if index % each == 0)
 
     def drop(self, index: int, reason: Finish = Finish.CANCELLED) -> None:
         """Cancel one prompt: nothing more comes of it. `reason` is what the metrics count."""
@@ -187,6 +198,9 @@ class Frontend:
     def deliver(self, report: StepReport, now: float) -> None:
         """The news of one step, which ended at `now`."""
         self._metrics.step(report)
+        for request_id, tokens in report.reused:
+            if (ticket := self._tickets.get(request_id)) is not None:
+                ticket.generation.reuse(request_id, tokens)
         for update in report.updates:
             ticket = self._tickets.get(update.request_id)
             if ticket is not None:

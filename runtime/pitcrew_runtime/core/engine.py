@@ -41,6 +41,8 @@ class StepReport:
     """Of the step's time, that in which the network ran: see `Work.seconds`."""
     host_seconds: float = 0.0
     """The rest of it, while the device waited; told by whoever has a clock."""
+    reused: tuple[tuple[int, int], ...] = ()
+    """For each of those requests that found any: tokens of its prompt that others had computed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,9 @@ class Engine:
     def _step(self, now: float) -> StepReport:
         with self._lock:
             plan = self._scheduler.plan(now)
-        waited = tuple(now - one.request.arrival for one in plan.admitted if not one.started)
+        fresh = [one for one in plan.admitted if not one.started]
+        waited = tuple(now - one.request.arrival for one in fresh)
+        reused = tuple((one.id, one.computed) for one in fresh if one.computed)
         before = self._executor.work.seconds
         results = self._compute(plan)
         seconds = self._executor.work.seconds - before
@@ -98,7 +102,8 @@ class Engine:
                 self._scheduler.rollback(plan)
                 return StepReport(plan.ended, (), 0, 0, seconds)
             updates = self._scheduler.commit(plan, results)
-        return StepReport(tuple(updates), waited, len(plan.batch.rows), plan.tokens, seconds)
+        rows = len(plan.batch.rows)
+        return StepReport(tuple(updates), waited, rows, plan.tokens, seconds, reused=reused)
 
     def close(self) -> None:
         """End what computes. No step follows."""

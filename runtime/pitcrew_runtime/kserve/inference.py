@@ -17,6 +17,7 @@ from pitcrew_runtime.frontend import Terms
 from pitcrew_runtime.kserve.tensors import BYTES, Tensor
 from pitcrew_runtime.server import problems
 from pitcrew_runtime.server.choice import Delta
+from pitcrew_runtime.server.formats import Usage
 from pitcrew_runtime.server.keys import tenant_name
 from pitcrew_runtime.server.schemas import CompletionBody
 
@@ -29,6 +30,7 @@ INPUTS: tuple[tuple[str, str], ...] = (
     ("return_finish_reason", "BOOL"),
     ("return_token_ids", "BOOL"),
     ("return_num_input_tokens", "BOOL"),
+    ("return_num_cached_tokens", "BOOL"),
     ("return_num_output_tokens", "BOOL"),
 )
 OUTPUTS: tuple[tuple[str, str], ...] = (
@@ -36,6 +38,7 @@ OUTPUTS: tuple[tuple[str, str], ...] = (
     ("finish_reason", BYTES),
     ("token_ids", BYTES),
     ("num_input_tokens", "UINT32"),
+    ("num_cached_tokens", "UINT32"),
     ("num_output_tokens", "UINT32"),
 )
 ADAPTER = "lora_name"
@@ -105,14 +108,15 @@ def parse(
     )
 
 
-def outputs(asked: Inference, deltas: Sequence[Delta], counts: tuple[int, int]) -> list[Tensor]:
-    """The tensors of one response: a delta for each choice, and the tokens of prompt and output."""
+def outputs(asked: Inference, deltas: Sequence[Delta], usage: Usage) -> list[Tensor]:
+    """The tensors of one response: a delta for each choice, and what was used so far."""
     columns: dict[str, Sequence[Any]] = {
         TEXT_OUTPUT: [delta.text for delta in deltas],
         "finish_reason": [delta.finish or "" for delta in deltas],
         "token_ids": [json.dumps(list(delta.token_ids)) for delta in deltas],
-        "num_input_tokens": [counts[0]] * len(deltas),
-        "num_output_tokens": [counts[1]] * len(deltas),
+        "num_input_tokens": [usage.prompt] * len(deltas),
+        "num_cached_tokens": [usage.cached] * len(deltas),
+        "num_output_tokens": [usage.completion] * len(deltas),
     }
     shape = (*asked.shape[:-1], asked.choices) if len(asked.shape) > 1 else (len(deltas),)
     return [

@@ -13,6 +13,7 @@ from pitcrew_runtime.server.answer import deltas, joined
 from pitcrew_runtime.server.choice import Choice, Delta
 from pitcrew_runtime.server.completing import completion
 from pitcrew_runtime.server.contest import Contest
+from pitcrew_runtime.server.formats import Usage
 from pitcrew_runtime.server.served import Served
 
 SERVER = "pitcrew"
@@ -56,7 +57,7 @@ class Service:
                 found[delta.index].append(delta)
         texts = [joined(index, pieces) for index, pieces in enumerate(found)]
         best = Contest(asked.body.candidates, asked.body.choices).best(texts)
-        return Response(outputs(asked, best, run.counts), final=True)
+        return Response(outputs(asked, best, run.usage), final=True)
 
     async def stream(self, asked: Inference, size: int) -> AsyncGenerator[Response]:
         """A response for each piece of text; the last is marked. Raises a `RequestError`."""
@@ -70,7 +71,7 @@ class Service:
                 row = [Delta(index) for index in range(len(run.choices))]
                 row[delta.index] = delta
                 final = not open_choices and not asked.final_response
-                yield Response(outputs(asked, row, run.counts), final)
+                yield Response(outputs(asked, row, run.usage), final)
         if asked.final_response:
             yield Response([], final=True)
 
@@ -80,7 +81,8 @@ class Service:
         counted = prompts[:: asked.body.candidates]
         terms = replace(asked.terms, adapter=self.served.adapter(asked.body.model))
         generation = self.served.frontend.start(prompts, terms)
-        return _Run(generation, choices, sum(len(prompt.tokens) for prompt in counted))
+        tokens = sum(len(prompt.tokens) for prompt in counted)
+        return _Run(generation, choices, tokens, asked.body.candidates)
 
     def metadata(self, model: str) -> dict[str, Any]:
         """The model's inputs and outputs, by the protocol's names."""
@@ -119,6 +121,7 @@ class _Run:
     generation: Generation
     choices: list[Choice]
     prompt_tokens: int
+    candidates: int
 
     async def deltas(self) -> AsyncGenerator[Delta]:
         try:
@@ -128,9 +131,13 @@ class _Run:
             self.generation.close()
 
     @property
-    def counts(self) -> tuple[int, int]:
-        """Tokens of prompts and outputs, so far."""
-        return self.prompt_tokens, sum(choice.tokens for choice in self.choices)
+    def usage(self) -> Usage:
+        """So far."""
+        return Usage(
+            self.prompt_tokens,
+            sum(choice.tokens for choice in self.choices),
+            self.generation.cached_tokens(self.candidates),
+        )
 
 
 def _described(name: str, datatype: str) -> dict[str, Any]:

@@ -98,7 +98,11 @@ class Answer:
         )
 
     def _usage(self) -> Usage:
-        return Usage(self._prompt_tokens, sum(choice.tokens for choice in self._choices))
+        return Usage(
+            self._prompt_tokens,
+            sum(choice.tokens for choice in self._choices),
+            self._generation.cached_tokens(self._contest.candidates),
+        )
 
 
 class _EventStream(StreamingResponse):

@@ -31,6 +31,8 @@ class Usage:
 
     prompt: int
     completion: int
+    cached: int
+    """Of the prompt's, those that were found in the prefix cache."""
 
     def json(self) -> Json:
         """OpenAI's shape."""
@@ -38,6 +40,7 @@ class Usage:
             "prompt_tokens": self.prompt,
             "completion_tokens": self.completion,
             "total_tokens": self.prompt + self.completion,
+            "prompt_tokens_details": {"cached_tokens": self.cached},
         }
 
 

@@ -14,6 +14,7 @@ from pitcrew_runtime.errors import InvalidRequest
 from pitcrew_runtime.kserve.inference import Inference, outputs, parse
 from pitcrew_runtime.kserve.tensors import BYTES, Tensor, from_raw, to_raw
 from pitcrew_runtime.server.choice import Delta
+from pitcrew_runtime.server.formats import Usage
 
 ROOT = Path(__file__).parents[3] / "runtime"
 TEXT = Tensor("text_input", BYTES, (1,), ["Hail"])
@@ -83,7 +84,7 @@ def test_outputs_have_the_shape_of_the_texts(
 ) -> None:
     texts = Tensor("text_input", BYTES, shape, ["Hail"] * count)
     found = parse("model", [texts], {"n": n}, ["num_input_tokens"])
-    tensors = outputs(found, [Delta(index, "x") for index in range(count * n)], (5, 6))
+    tensors = outputs(found, [Delta(index, "x") for index in range(count * n)], Usage(5, 6, 4))
     assert [one.name for one in tensors] == ["text_output", "num_input_tokens"]
     assert {one.shape for one in tensors} == {expected}
     assert tensors[1].values == [5] * count * n
