@@ -47,12 +47,13 @@ class Cluster:
         devcluster("load", image)
 
 
-def devcluster(*args: str, env: Mapping[str, str] | None = None) -> str:
+def devcluster(*args: str, env: Mapping[str, str] | None = None, stdin: str | None = None) -> str:
     """Run one devcluster command from the repository; its progress goes to the test's stderr."""
     done = subprocess.run(
         [sys.executable, "-m", "devcluster", *args],
         cwd=REPO,
         env={**os.environ, **(env or {})},
+        input=stdin,
         stdout=subprocess.PIPE,
         text=True,
         check=True,

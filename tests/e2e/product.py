@@ -8,6 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.e2e.conftest import devcluster
+
+Tool = Callable[..., Any]
 REPO = Path(__file__).resolve().parents[2]
 MODEL = REPO / "samples" / "models" / "tiny-kjv"
 
@@ -36,6 +39,52 @@ def stalled(kubectl: Callable[..., Any], namespace: str, kind: str, name: str) -
 def apply(kubectl: Callable[..., Any], namespace: str, document: dict[str, Any]) -> None:
     """Apply one object, or a List of them."""
     kubectl("-n", namespace, "apply", "-f", "-", stdin=json.dumps(document))
+
+
+def patch(kubectl: Tool, namespace: str, kind: str, name: str, **spec: object) -> None:
+    """Merge fields into the object's spec; None removes one."""
+    body = json.dumps({"spec": spec})
+    kubectl("-n", namespace, "patch", kind, name, "--type=merge", "-p", body)
+
+
+def pods(kubectl: Tool, namespace: str, name: str, label: str = "deployment") -> dict[str, Any]:
+    """Name -> pod of an LLMDeployment, of those that are here to stay."""
+    selector = f"pitcrew.dev/{label}={name}"
+    found = kubectl("-n", namespace, "get", "pods", "-l", selector, "-o", "json")
+    return {
+        pod["metadata"]["name"]: pod
+        for pod in found["items"]
+        if "deletionTimestamp" not in pod["metadata"]
+    }
+
+
+def evict(kubectl: Tool, namespace: str, pod: str) -> str:
+    """Empty where the eviction was let through, else what the API server said."""
+    path = f"/api/v1/namespaces/{namespace}/pods/{pod}/eviction"
+    body = {
+        "apiVersion": "policy/v1",
+        "kind": "Eviction",
+        "metadata": {"name": pod, "namespace": namespace},
+    }
+    try:
+        kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(body))
+    except AssertionError as refused:
+        return str(refused)
+    return ""
+
+
+def stored(kubectl: Tool, namespace: str, name: str) -> Path:
+    """The directory of an LLMEngine's newest engine, as the node sees it."""
+    status = kubectl("-n", namespace, "get", "llmengine", name, "-o", "json")["status"]["engine"]
+    claim = kubectl("-n", namespace, "get", "pvc", status["claimName"], "-o", "json")
+    volume = kubectl("get", "pv", claim["spec"]["volumeName"], "-o", "json")["spec"]
+    return Path((volume.get("hostPath") or volume["local"])["path"]) / status["path"]
+
+
+def weights(folder: Path) -> Path:
+    """The largest file of a stored engine."""
+    listed = devcluster("exec", "--", "find", str(folder), "-type", "f", "-size", "+1024k")
+    return Path(listed.splitlines()[0])
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """A client that never stops asking, while everything under it is replaced: on the real cluster."""
 
-import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +13,9 @@ from tests.e2e.product import (
     condition,
     deployment,
     engine,
+    evict,
+    patch,
+    pods,
     ready,
     service,
     stalled,
@@ -63,17 +65,6 @@ def found(kubectl: Callable[..., Any], space: str) -> dict[str, Any]:
     return document
 
 
-def patch(kubectl: Callable[..., Any], space: str, kind: str, name: str, **spec: object) -> None:
-    body = json.dumps({"spec": spec})
-    kubectl("-n", space, "patch", kind, name, "--type=merge", "-p", body)
-
-
-def pods(kubectl: Callable[..., Any], space: str) -> list[dict[str, Any]]:
-    selector = f"pitcrew.dev/deployment={NAME}"
-    items = kubectl("-n", space, "get", "pods", "-l", selector, "-o", "json")["items"]
-    return [pod for pod in items if "deletionTimestamp" not in pod["metadata"]]
-
-
 def test_ready_means_that_an_answer_came_through_the_service(
     client: Load, space: str, kubectl: Callable[..., Any]
 ) -> None:
@@ -96,16 +87,16 @@ def test_a_new_engine_takes_over_and_no_request_fails(
     eventually(lambda: ready(kubectl, space, "llmdeployment", NAME), seconds=PATIENCE)
     status = found(kubectl, space)["status"]
     assert status["previousEngine"]["id"] == before
-    assert {p["metadata"]["labels"]["pitcrew.dev/revision"] for p in pods(kubectl, space)} == {
-        status["rollout"]["stable"]
-    }
+    assert {
+        p["metadata"]["labels"]["pitcrew.dev/revision"] for p in pods(kubectl, space, NAME).values()
+    } == {status["rollout"]["stable"]}
     assert client.failed == []
 
 
 def test_an_image_that_is_not_there_is_rolled_back_by_itself(
     client: Load, space: str, kubectl: Callable[..., Any], eventually: Callable[..., Any]
 ) -> None:
-    known = {p["metadata"]["uid"] for p in pods(kubectl, space)}
+    known = {p["metadata"]["uid"] for p in pods(kubectl, space, NAME).values()}
     good = found(kubectl, space)["status"]["rollout"]["stable"]
     patch(
         *(kubectl, space, "llmdeployment", NAME),
@@ -121,7 +112,7 @@ def test_an_image_that_is_not_there_is_rolled_back_by_itself(
     rollout = found(kubectl, space)["status"]["rollout"]
     assert (rollout["phase"], rollout["stable"]) == ("RolledBack", good)
     assert rollout["failed"]["reason"] == "ImagePullFailed"
-    assert {p["metadata"]["uid"] for p in pods(kubectl, space)} <= known
+    assert {p["metadata"]["uid"] for p in pods(kubectl, space, NAME).values()} <= known
     patch(
         *(kubectl, space, "llmdeployment", NAME),
         rollout={"progressDeadlineSeconds": PATIENCE},
@@ -182,7 +173,7 @@ def test_in_place_nothing_is_started_before_something_has_ended(
     counts = set()
 
     def replaced() -> bool:
-        counts.add(len(pods(kubectl, space)))
+        counts.add(len(pods(kubectl, space, NAME)))
         return ready(kubectl, space, "llmdeployment", NAME)
 
     eventually(replaced, seconds=PATIENCE)
@@ -193,18 +184,12 @@ def test_in_place_nothing_is_started_before_something_has_ended(
 def test_an_evicted_pod_is_replaced_and_no_request_fails(
     client: Load, space: str, kubectl: Callable[..., Any], eventually: Callable[..., Any]
 ) -> None:
-    victim = pods(kubectl, space)[0]["metadata"]["name"]
-    eviction = {
-        "apiVersion": "policy/v1",
-        "kind": "Eviction",
-        "metadata": {"name": victim, "namespace": space},
-    }
-    path = f"/api/v1/namespaces/{space}/pods/{victim}/eviction"
-    kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))
+    victim = next(iter(pods(kubectl, space, NAME)))
+    assert evict(kubectl, space, victim) == ""
 
     def replaced() -> bool:
-        names = {p["metadata"]["name"] for p in pods(kubectl, space)}
-        return victim not in names and ready(kubectl, space, "llmdeployment", NAME)
+        left = pods(kubectl, space, NAME)
+        return victim not in left and ready(kubectl, space, "llmdeployment", NAME)
 
     eventually(replaced, seconds=PATIENCE, every=0.5)
     assert client.failed == []

@@ -1,20 +1,28 @@
-"""The shape of what serves: pods, disruption budget, Services, verification, groups of pods."""
+"""The shape of what serves: pods, disruption budget, Services, verification."""
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
-from openai import OpenAI
 
 from tests.e2e.conftest import Cluster, devcluster
-from tests.e2e.product import MODEL, apply, deployment, engine, ready, service, stalled
+from tests.e2e.product import (
+    MODEL,
+    Tool,
+    apply,
+    deployment,
+    engine,
+    evict,
+    pods,
+    ready,
+    stalled,
+    stored,
+    weights,
+)
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), pytest.mark.usefixtures("pitcrew")]
 
-Tool = Callable[..., Any]
 RESOURCES = {"requests": {"cpu": "50m", "memory": "128Mi"}}
 
 
@@ -36,31 +44,6 @@ def tiny(space: str, kubectl: Tool, eventually: Tool) -> str:
     apply(kubectl, space, engine("tiny", "models", "tiny"))
     eventually(lambda: ready(kubectl, space, "llmengine", "tiny"), seconds=180)
     return "tiny"
-
-
-def pods(kubectl: Tool, space: str, name: str, label: str = "deployment") -> dict[str, Any]:
-    """Name -> pod, of those that are here to stay."""
-    found = kubectl("-n", space, "get", "pods", "-l", f"pitcrew.dev/{label}={name}", "-o", "json")
-    return {
-        pod["metadata"]["name"]: pod
-        for pod in found["items"]
-        if "deletionTimestamp" not in pod["metadata"]
-    }
-
-
-def evict(kubectl: Tool, space: str, pod: str) -> str:
-    """Empty where the eviction was let through, else what the API server said."""
-    path = f"/api/v1/namespaces/{space}/pods/{pod}/eviction"
-    body = {
-        "apiVersion": "policy/v1",
-        "kind": "Eviction",
-        "metadata": {"name": pod, "namespace": space},
-    }
-    try:
-        kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(body))
-    except AssertionError as refused:
-        return str(refused)
-    return ""
 
 
 SHAPED = {
@@ -198,20 +181,10 @@ def test_what_the_operator_owns_is_named_with_the_remedy(
     kubectl("-n", space, "delete", "llmdeployment", "greedy")
 
 
-def weights(kubectl: Tool, space: str, name: str) -> Path:
-    """The largest file of a published engine, as the node sees it."""
-    status = kubectl("-n", space, "get", "llmengine", name, "-o", "json")["status"]["engine"]
-    claim = kubectl("-n", space, "get", "pvc", status["claimName"], "-o", "json")
-    volume = kubectl("get", "pv", claim["spec"]["volumeName"], "-o", "json")["spec"]
-    folder = Path((volume.get("hostPath") or volume["local"])["path"]) / status["path"]
-    listed = devcluster("exec", "--", "find", str(folder), "-type", "f", "-size", "+1024k")
-    return Path(listed.splitlines()[0])
-
-
 def test_a_damaged_engine_never_serves(
     space: str, tiny: str, kubectl: Tool, eventually: Tool
 ) -> None:
-    file = weights(kubectl, space, tiny)
+    file = weights(stored(kubectl, space, tiny))
     flip = f"b={file}; cp -p $b $b.good; printf XXXX | dd of=$b bs=1 seek=500000 conv=notrunc"
     devcluster("exec", "--", "sh", "-c", flip)
     try:
@@ -229,93 +202,3 @@ def test_a_damaged_engine_never_serves(
     finally:
         devcluster("exec", "--", "sh", "-c", f"mv {file}.good {file}")
         kubectl("-n", space, "delete", "llmdeployment", "damaged")
-
-
-@pytest.fixture(scope="module")
-def split(space: str, kubectl: Tool, eventually: Tool) -> str:
-    apply(kubectl, space, engine("split", "models", "tiny", parallelism={"tensor": 2}))
-    eventually(lambda: ready(kubectl, space, "llmengine", "split"), seconds=240)
-    return "split"
-
-
-def without_groups(kubectl: Tool, helm: Tool) -> None:
-    """An earlier run on the same cluster may have left the controller."""
-    helm("uninstall", "lws", "--namespace", "lws-system", "--ignore-not-found")
-    crd = "leaderworkersets.leaderworkerset.x-k8s.io"
-    kubectl("delete", "crd", crd, "--ignore-not-found", "--timeout=60s")
-
-
-@pytest.fixture(scope="module")
-def group(space: str, split: str, kubectl: Tool, helm: Tool, eventually: Tool) -> str:
-    """Asked for before the cluster knows groups: that is told, and their coming is enough."""
-    without_groups(kubectl, helm)
-    apply(kubectl, space, deployment("group", split, worldSize=2, ranksPerPod=1))
-    found = eventually(lambda: stalled(kubectl, space, "llmdeployment", "group"), seconds=60)
-    assert found["reason"] == "LeaderWorkerSetMissing"
-    assert "install the LeaderWorkerSet controller" in found["message"]
-    devcluster("addon", "lws")
-    label = "pitcrew.dev/deployment=group"
-
-    def made() -> Any:  # noqa: ANN401 (JSON)
-        sets = kubectl("-n", space, "get", "leaderworkersets", "-l", label, "-o", "json")
-        return sets["items"]
-
-    (created,) = eventually(made, seconds=90)
-    assert created["spec"]["leaderWorkerTemplate"]["size"] == 2
-    return "group"
-
-
-def place(pod: dict[str, Any]) -> dict[str, str]:
-    """What the controller told a pod of its place."""
-    entries = pod["spec"]["containers"][0]["env"]
-    return {e["name"]: e["value"] for e in entries if e["name"].startswith("LWS_")}
-
-
-def test_each_pod_of_a_group_knows_its_place(
-    group: str, space: str, kubectl: Tool, eventually: Tool
-) -> None:
-    (leader,) = eventually(lambda: list(pods(kubectl, space, group).values()), seconds=60)
-    (worker,) = eventually(
-        lambda: list(pods(kubectl, space, group, "worker-of").values()), seconds=60
-    )
-    name = leader["metadata"]["name"]
-    assert place(leader)["LWS_WORKER_INDEX"] == "0"
-    assert place(worker)["LWS_WORKER_INDEX"] == "1"
-    for pod in (leader, worker):
-        assert place(pod)["LWS_GROUP_SIZE"] == "2"
-        assert place(pod)["LWS_LEADER_ADDRESS"].startswith(f"{name}.")
-        words = pod["spec"]["containers"][0]["args"]
-        assert words[words.index("--ranks-per-pod") + 1] == "1"
-
-
-def test_a_group_serves_and_falls_and_rises_as_one(
-    group: str, space: str, kubectl: Tool, eventually: Tool
-) -> None:
-    eventually(lambda: ready(kubectl, space, "llmdeployment", group), seconds=240)
-
-    def ask() -> str:
-        with (
-            service(space, group) as url,
-            OpenAI(base_url=f"{url}/v1", api_key="unused", timeout=60) as client,
-        ):
-            model = client.models.list().data[0].id
-            reply = client.completions.create(
-                model=model, prompt="And the king said", max_tokens=8, temperature=0
-            )
-            return reply.choices[0].text
-
-    answer = ask()
-    assert answer
-    (before,) = pods(kubectl, space, group).values()
-    (worker,) = pods(kubectl, space, group, "worker-of")
-    kubectl("-n", space, "delete", "pod", worker, "--grace-period=0", "--force")
-
-    def anew() -> bool:
-        leaders = pods(kubectl, space, group).values()
-        return bool(leaders) and all(
-            leader["metadata"]["uid"] != before["metadata"]["uid"] for leader in leaders
-        )
-
-    eventually(anew, seconds=120)
-    eventually(lambda: ready(kubectl, space, "llmdeployment", group), seconds=240)
-    assert ask() == answer
