@@ -13,10 +13,10 @@ CLIENTS = 8
 class Load:
     """Requests one after the other from several connections, each request tried once."""
 
-    def __init__(self, url: str, model: str) -> None:
+    def __init__(self, url: str, model: str, clients: int) -> None:
         self.answered = 0
         self.failed: list[str] = []
-        self._url, self._model = url, model
+        self._url, self._model, self._clients = url, model, clients
         self._ends = threading.Event()
 
     def run(self) -> None:
@@ -31,7 +31,7 @@ class Load:
         async with self._client({}) as kept, self._client({"Connection": "close"}) as fresh:
             # A kept connection stays with its pod for as long as that lives; what is to reach a new
             # pod beside it has to knock again.
-            clients = (kept, fresh) * (CLIENTS // 2)
+            clients = (kept, fresh) * (self._clients // 2)
             await asyncio.gather(*(self._ask(each, number) for number, each in enumerate(clients)))
 
     def _client(self, headers: dict[str, str]) -> AsyncOpenAI:
@@ -58,9 +58,9 @@ class Load:
 
 
 @contextmanager
-def load(url: str, model: str) -> Iterator[Load]:
+def load(url: str, model: str, clients: int = CLIENTS) -> Iterator[Load]:
     """A client at work for as long as the block runs."""
-    client = Load(url, model)
+    client = Load(url, model, clients)
     thread = threading.Thread(target=client.run, daemon=True)
     thread.start()
     try:

@@ -7,12 +7,15 @@ import pytest
 from openai import OpenAI
 
 from tests.e2e.conftest import Cluster, devcluster
+from tests.e2e.load import Load, load
 from tests.e2e.product import (
     MODEL,
     Tool,
     apply,
     deployment,
     engine,
+    evict,
+    patch,
     pods,
     ready,
     service,
@@ -119,3 +122,64 @@ def test_a_group_serves_and_falls_and_rises_as_one(
     eventually(anew, seconds=120)
     eventually(lambda: ready(kubectl, space, "llmdeployment", group), seconds=240)
     assert ask() == answer
+
+
+PATIENCE = 300
+"""Seconds for a group to serve: the client leaves little of a small machine."""
+
+
+@pytest.fixture(scope="module")
+def client(group: str, space: str, kubectl: Tool, eventually: Tool) -> Iterator[Load]:
+    """A client of two groups that never stops asking."""
+    rollout = {"progressDeadlineSeconds": PATIENCE}
+    patch(kubectl, space, "llmdeployment", group, replicas=2, rollout=rollout)
+    eventually(lambda: ready(kubectl, space, "llmdeployment", group), seconds=PATIENCE)
+    with service(space, group) as url, load(url, MODEL.name, clients=4) as client:
+        yield client
+
+
+def test_a_new_engine_takes_over_group_by_group_and_no_request_fails(
+    client: Load, group: str, space: str, kubectl: Tool, eventually: Tool
+) -> None:
+    def served() -> str:
+        document = kubectl("-n", space, "get", "llmdeployment", group, "-o", "json")
+        return str(document["status"]["engine"]["id"])
+
+    before = served()
+    patch(kubectl, space, "llmengine", "split", shapes={"maxBatchSize": 8})
+    eventually(lambda: served() != before, seconds=PATIENCE, every=1)
+    eventually(lambda: ready(kubectl, space, "llmdeployment", group), seconds=PATIENCE, every=1)
+    left = {**pods(kubectl, space, group), **pods(kubectl, space, group, "worker-of")}
+    assert len(left) == 4
+    assert len({pod["metadata"]["labels"]["pitcrew.dev/revision"] for pod in left.values()}) == 1
+    sets = kubectl("-n", space, "get", "leaderworkersets", "-o", "json")["items"]
+    assert sum(each["spec"]["replicas"] for each in sets) == 2
+    assert client.failed == []
+
+
+def test_a_drain_takes_one_group_at_a_time_and_no_request_fails(
+    client: Load, group: str, space: str, kubectl: Tool, eventually: Tool
+) -> None:
+    """A group falls with any of its pods, so the budget holds back all pods of the other one."""
+
+    def allowed() -> int:
+        budget = kubectl("-n", space, "get", "pdb", group, "-o", "json")
+        return int(budget["status"].get("disruptionsAllowed", 0))
+
+    eventually(lambda: allowed() == 1, seconds=PATIENCE)
+    first, second = sorted(pods(kubectl, space, group))
+    worker = f"{first}-1"
+    known = pods(kubectl, space, group)[first]["metadata"]["uid"]
+    assert evict(kubectl, space, worker) == ""
+    for other in (second, f"{second}-1"):
+        assert "disruption budget" in evict(kubectl, space, other)
+
+    def anew() -> bool:
+        leader = pods(kubectl, space, group).get(first)
+        is_new = leader is not None and leader["metadata"]["uid"] != known
+        return is_new and ready(kubectl, space, "llmdeployment", group)
+
+    eventually(anew, seconds=PATIENCE, every=0.5)
+    assert second in pods(kubectl, space, group)
+    assert client.answered > 0
+    assert client.failed == []
