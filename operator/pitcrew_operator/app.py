@@ -19,6 +19,7 @@ from pitcrew_operator.ask.asker import PodAsker
 from pitcrew_operator.ask.dcgm import PodName
 from pitcrew_operator.ask.gpu_usage import GpuUsage
 from pitcrew_operator.ask.http import Http
+from pitcrew_operator.ask.keys import SecretKeys
 from pitcrew_operator.cluster import Cluster, KubeCluster
 from pitcrew_operator.config import Config
 from pitcrew_operator.dispatch import concerned
@@ -66,7 +67,7 @@ class Operator:
             config.watch_silence_seconds,
             self._look_at_everything,
         )
-        self.asker = PodAsker(http, self._answered)
+        self.asker = PodAsker(http, SecretKeys(cluster.get), self._answered)
         self.gpus = GpuUsage(cluster, http, config, self._measured)
         reconciler = Reconciler(
             cluster, self._store, config, metrics, self.asker, gpus=lambda: self.gpus.usage

@@ -65,6 +65,8 @@ CLAIM: Final = Kind("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
 NODE: Final = Kind("v1", "Node", "nodes", namespaced=False)
 CONFIG_MAP: Final = Kind("v1", "ConfigMap", "configmaps")
 """Read one by one, where an LLMEngine names it; never watched."""
+SECRET: Final = Kind("v1", "Secret", "secrets")
+"""Read one by one, where golden prompts name it and a Role allows it; never watched or held."""
 DISRUPTION_BUDGET: Final = Kind("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets", _OURS)
 LEADER_WORKER_SET: Final = Kind(
     "leaderworkerset.x-k8s.io/v1", "LeaderWorkerSet", "leaderworkersets", _OURS

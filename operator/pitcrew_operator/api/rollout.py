@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from pitcrew_builder.spec import Model
-from pitcrew_operator.api.common import Rule, StatusModel, cel
+from pitcrew_operator.api.common import Rule, SecretKey, StatusModel, cel
 
 Decimal = Annotated[str, Field(pattern=r"^[0-9]{1,6}(\.[0-9]{1,6})?$", max_length=16)]
 """A figure as text: an API object holds no floating point numbers."""
@@ -64,6 +64,11 @@ class GoldenPrompts(Model):
         default="0.9",
         description="Part of the stable revision's tokens, up to the first difference of each "
         "answer, that the new revision has to repeat.",
+    )
+    key_secret_ref: SecretKey | None = Field(
+        default=None,
+        description="An API key of the pods, where they ask for one: the first line of this Secret's "
+        "key. The operator has to be allowed to get this one Secret.",
     )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 from pitcrew_operator.ask.http import Http
+from pitcrew_operator.ask.keys import Keys
 from pitcrew_operator.ask.pods import PodWatch
 from pitcrew_operator.ask.service import prove_service
 from pitcrew_operator.plan.questions import Answer, ComparePods, ProveService, Question
@@ -63,8 +64,8 @@ class _Thread:
 class PodAsker:
     """Over HTTP."""
 
-    def __init__(self, http: Http, wake: Callable[[Hashable], None]) -> None:
-        self._http, self._wake = http, wake
+    def __init__(self, http: Http, keys: Keys, wake: Callable[[Hashable], None]) -> None:
+        self._http, self._keys, self._wake = http, keys, wake
         self._threads: dict[Hashable, dict[type, _Thread]] = {}
         self._slots = asyncio.Semaphore(_AT_A_TIME)
 
@@ -112,7 +113,7 @@ class PodAsker:
                 thread.tries += 1
                 return replace(await prove_service(self._http, question), tries=thread.tries)
             case ComparePods():
-                return await thread.watch.compare(self._http, question)
+                return await thread.watch.compare(self._http, self._keys, question)
 
 
 def _stop(thread: _Thread | None) -> None:

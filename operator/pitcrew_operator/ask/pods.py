@@ -8,11 +8,18 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
+from typing import Final
 
 from pitcrew_operator.ask.exposition import Totals, add_up, read_totals
 from pitcrew_operator.ask.http import Http, NoAnswer
+from pitcrew_operator.ask.keys import Keys
 from pitcrew_operator.plan.questions import ComparePods
 from pitcrew_operator.plan.rollout.analysis import Agreement, Evidence
+
+_NAME_A_KEY: Final = (
+    "; name a Secret with an API key that the pods of both revisions take in "
+    "analysis.golden.keySecretRef"
+)
 
 
 @dataclass
@@ -22,7 +29,7 @@ class PodWatch:
     begun: dict[str, Totals] = field(default_factory=dict)
     agreement: Agreement | None = None
 
-    async def compare(self, http: Http, question: ComparePods) -> Evidence:
+    async def compare(self, http: Http, keys: Keys, question: ComparePods) -> Evidence:
         """Look at every pod; ask the prompts once. What fails is told and tried again."""
         problems: list[str] = []
         canary = await _look(http, question.canary, problems)
@@ -31,7 +38,7 @@ class PodWatch:
             self.begun.setdefault(address, totals)
         later = [totals.since(self.begun[address]) for address, totals in stable.items()]
         if question.prompts and self.agreement is None:
-            await self._ask_both(http, question, problems)
+            await self._ask_both(http, keys, question, problems)
         return Evidence(
             canary=add_up(list(canary.values())),
             stable=add_up(later),
@@ -39,16 +46,18 @@ class PodWatch:
             problem="; ".join(problems) or None,
         )
 
-    async def _ask_both(self, http: Http, question: ComparePods, problems: list[str]) -> None:
+    async def _ask_both(
+        self, http: Http, keys: Keys, question: ComparePods, problems: list[str]
+    ) -> None:
         try:
+            key = await keys.read(question.api_key) if question.api_key else None
             stable, canary = await asyncio.gather(
-                _continue(http, question.stable[0], question),
-                _continue(http, question.canary[0], question),
+                _continue(http, question.stable[0], question, key),
+                _continue(http, question.canary[0], question, key),
             )
         except NoAnswer as error:
             text = f"the golden prompts cannot be asked: {error}"
-            keys = "; pods with API keys cannot be asked, so leave analysis.golden out"
-            problems.append(text + (keys if "answers 401" in str(error) else ""))
+            problems.append(text + (_NAME_A_KEY if "answers 401" in str(error) else ""))
         else:
             self.agreement = agreement(stable, canary)
 
@@ -67,9 +76,11 @@ async def _look(http: Http, addresses: Sequence[str], problems: list[str]) -> di
     return {a: totals for a, totals in zip(addresses, found, strict=True) if totals is not None}
 
 
-async def _continue(http: Http, address: str, question: ComparePods) -> list[list[str]]:
+async def _continue(
+    http: Http, address: str, question: ComparePods, key: str | None
+) -> list[list[str]]:
     """The tokens of one pod's greedy answer to each prompt, one prompt at a time."""
-    models = await http.json(f"{address}/v1/models")
+    models = await http.json(f"{address}/v1/models", key=key)
     answers = []
     for prompt in question.prompts:
         body = {
@@ -79,7 +90,8 @@ async def _continue(http: Http, address: str, question: ComparePods) -> list[lis
             "temperature": 0,
             "logprobs": 0,
         }
-        answers.append(_tokens(await http.json(f"{address}/v1/completions", body), address))
+        document = await http.json(f"{address}/v1/completions", body, key)
+        answers.append(_tokens(document, address))
     return answers
 
 

@@ -24,6 +24,15 @@ class ProveService:
 
 
 @dataclass(frozen=True)
+class KeyPlace:
+    """Where an API key of the pods is kept. Plans know the place and never the key."""
+
+    namespace: str
+    secret: str
+    key: str
+
+
+@dataclass(frozen=True)
 class ComparePods:
     """How do the pods of a canary fare beside those of the stable revision?"""
 
@@ -34,6 +43,8 @@ class ComparePods:
     """Of the canary and of the stable pods."""
     prompts: tuple[str, ...] = ()
     max_tokens: int = 0
+    api_key: KeyPlace | None = None
+    """None: the pods take prompts from anybody."""
 
     @property
     def subject(self) -> str:

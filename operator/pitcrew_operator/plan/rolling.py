@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from pitcrew_operator.api.rollout import GoldenPrompts
 from pitcrew_operator.kinds import SERVICE
 from pitcrew_operator.manifests.names import DEPLOYMENT_LABEL, REVISION_LABEL, url_host
 from pitcrew_operator.manifests.revision import Revision
@@ -14,7 +15,13 @@ from pitcrew_operator.plan.actions import Action, Ask, Requeue
 from pitcrew_operator.plan.conditions import Health, Situation
 from pitcrew_operator.plan.memory import recall
 from pitcrew_operator.plan.pods import last_report, newest, why_not_running
-from pitcrew_operator.plan.questions import Answer, ComparePods, Proven, ProveService
+from pitcrew_operator.plan.questions import (
+    Answer,
+    ComparePods,
+    KeyPlace,
+    Proven,
+    ProveService,
+)
 from pitcrew_operator.plan.replicas import Fleet, change
 from pitcrew_operator.plan.rollout.analysis import Evidence, Verdict, judge
 from pitcrew_operator.plan.rollout.course import Course, Fault, Phase, Sight, advance
@@ -107,7 +114,13 @@ def _comparison(owner: Deployment, target: Revision, pods: Sequence[Pod]) -> Com
         revisions=(target.hash, record.stable),
         prompts=golden.prompts if golden and stable else (),
         max_tokens=golden.max_tokens if golden else 0,
+        api_key=_key_place(owner.meta.namespace, golden) if golden else None,
     )
+
+
+def _key_place(namespace: str, golden: GoldenPrompts) -> KeyPlace | None:
+    found = golden.key_secret_ref
+    return KeyPlace(namespace, found.name, found.key) if found else None
 
 
 def _addresses(pods: Sequence[Pod], revision: str) -> tuple[str, ...]:

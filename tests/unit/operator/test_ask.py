@@ -2,8 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 from aiohttp import web
@@ -12,7 +13,7 @@ from pitcrew_operator.ask.asker import PodAsker
 from pitcrew_operator.ask.http import Http, NoAnswer
 from pitcrew_operator.ask.pods import PodWatch
 from pitcrew_operator.ask.service import prove_service
-from pitcrew_operator.plan.questions import ComparePods, Proven, ProveService
+from pitcrew_operator.plan.questions import ComparePods, KeyPlace, Proven, ProveService
 from pitcrew_operator.plan.rollout.analysis import Agreement, Evidence
 
 ID = "7c1d" * 16
@@ -41,6 +42,19 @@ def answers(document: object, status: int = 200) -> Handler:
         return web.Response(status=status, text=text)
 
     return handler
+
+
+class FakeKeys:
+    def __init__(self, known: Mapping[KeyPlace, str]) -> None:
+        self._known = known
+
+    async def read(self, place: KeyPlace) -> str:
+        if place not in self._known:
+            raise NoAnswer(f"no key in {place.secret}")
+        return self._known[place]
+
+
+NO_KEYS = FakeKeys({})
 
 
 @pytest.fixture
@@ -120,7 +134,7 @@ async def test_pods_are_compared(http: Http) -> None:
         pod(metrics=counted(5), v1_models=MODELS, v1_completions=speaks("a", "b")) as new,
         pod(metrics=counted(70), v1_models=MODELS, v1_completions=speaks("a", "c")) as old,
     ):
-        found = await watch.compare(http, comparison(new, old, "one", "two"))
+        found = await watch.compare(http, NO_KEYS, comparison(new, old, "one", "two"))
     assert found.problem is None
     assert (found.canary.requests, found.stable.requests) == (5, 0)
     assert found.agreement == Agreement(2, 4)
@@ -129,21 +143,64 @@ async def test_pods_are_compared(http: Http) -> None:
 async def test_pods_with_keys_are_told(http: Http) -> None:
     closed = answers({"error": "no key"}, 401)
     async with pod(metrics=counted(1), v1_models=closed) as url:
-        found = await PodWatch().compare(http, comparison(url, url, "one"))
+        found = await PodWatch().compare(http, NO_KEYS, comparison(url, url, "one"))
     assert found.agreement is None
-    assert "leave analysis.golden out" in (found.problem or "")
+    assert "analysis.golden.keySecretRef" in (found.problem or "")
+
+
+PLACE = KeyPlace("models", "chat-keys", "token")
+
+
+def locked(key: str, handler: Handler) -> Handler:
+    async def check(request: web.Request) -> web.StreamResponse:
+        given = request.headers.get("Authorization", "")
+        if given != f"Bearer {key}":
+            return web.Response(status=401, text=f"not {given}")
+        return await handler(request)
+
+    return check
+
+
+async def test_pods_with_keys_are_asked_with_the_key_that_the_deployment_names(http: Http) -> None:
+    keys = FakeKeys({PLACE: "sesame"})
+    doors = {"v1_models": locked("sesame", MODELS), "v1_completions": locked("sesame", speaks("a"))}
+    async with pod(metrics=counted(1), **doors) as url:
+        asked = replace(comparison(url, url, "one"), api_key=PLACE)
+        found = await PodWatch().compare(http, keys, asked)
+    assert found.problem is None
+    assert found.agreement == Agreement(1, 1)
+
+
+async def test_a_pod_that_repeats_the_key_does_not_get_it_told(http: Http) -> None:
+    keys = FakeKeys({PLACE: "sesame"})
+    async with pod(metrics=counted(1), v1_models=locked("other", MODELS)) as url:
+        asked = replace(comparison(url, url, "one"), api_key=PLACE)
+        found = await PodWatch().compare(http, keys, asked)
+    assert "answers 401: not Bearer ***" in (found.problem or "")
+    assert "sesame" not in (found.problem or "")
+
+
+async def test_a_key_that_cannot_be_read_is_waited_for(http: Http) -> None:
+    async with pod(metrics=counted(1), v1_models=MODELS, v1_completions=speaks("a")) as url:
+        asked = replace(comparison(url, url, "one"), api_key=PLACE)
+        watch = PodWatch()
+        found = await watch.compare(http, NO_KEYS, asked)
+        assert found.agreement is None
+        assert "no key in chat-keys" in (found.problem or "")
+        found = await watch.compare(http, FakeKeys({PLACE: "any"}), asked)
+    assert found.agreement == Agreement(1, 1)
 
 
 async def test_metrics_that_do_not_come_are_told(http: Http) -> None:
     async with pod(metrics=answers("gone", 500)) as url:
-        found = await PodWatch().compare(http, comparison(url, url))
+        found = await PodWatch().compare(http, NO_KEYS, comparison(url, url))
     assert "answers 500" in (found.problem or "")
     assert found.canary.requests == 0
 
 
 async def test_nobody_waits_for_an_answer_and_its_coming_is_heard() -> None:
     heard: asyncio.Queue[Hashable] = asyncio.Queue()
-    asker, asked = PodAsker(Http(), heard.put_nowait), 0
+    asker, asked = PodAsker(Http(), NO_KEYS, heard.put_nowait), 0
 
     async def proof(request: web.Request) -> web.Response:
         nonlocal asked
@@ -171,7 +228,7 @@ async def test_nobody_waits_for_an_answer_and_its_coming_is_heard() -> None:
 
 async def test_another_question_of_a_kind_replaces_the_one_before() -> None:
     heard: asyncio.Queue[Hashable] = asyncio.Queue()
-    asker = PodAsker(Http(), heard.put_nowait)
+    asker = PodAsker(Http(), NO_KEYS, heard.put_nowait)
     async with pod(health_proof=answers({"engineId": ID, "tokens": [1]})) as url:
         for revision in ("one", "two"):
             asker.ask("chat", ProveService(url, revision, ID))

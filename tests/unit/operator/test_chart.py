@@ -149,6 +149,31 @@ def test_role_allows_what_the_operator_does_and_no_more() -> None:
 
 
 @needs_helm
+def test_listed_secrets_can_be_read_and_no_others() -> None:
+    listed = '[{"namespace": "models", "name": "chat-keys"}]'
+    objects = render("--set-json", f"operator.readableSecrets={listed}")
+    roles = [r for r in of_kind(objects, "Role") if "secrets" in json.dumps(r["rules"])]
+    assert [role["metadata"]["namespace"] for role in roles] == ["models"]
+    assert roles[0]["rules"] == [
+        {
+            "apiGroups": [""],
+            "resources": ["secrets"],
+            "resourceNames": ["chat-keys"],
+            "verbs": ["get"],
+        }
+    ]
+    (bound,) = [
+        b
+        for b in of_kind(objects, "RoleBinding")
+        if b["roleRef"]["name"] == "pitcrew-reads-chat-keys"
+    ]
+    assert bound["metadata"]["namespace"] == "models"
+    assert bound["subjects"] == [
+        {"kind": "ServiceAccount", "name": "pitcrew", "namespace": "system"}
+    ]
+
+
+@needs_helm
 def test_listed_namespaces_get_roles_and_no_cluster_role() -> None:
     objects = render("--set", "watchNamespaces={a,b}")
     (nodes,) = of_kind(objects, "ClusterRole")
