@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
+from pitcrew_runtime.arguments import TERMINATION_LOG, parser
 from pitcrew_runtime.errors import GroupLost, StartupError
-from pitcrew_runtime.options import TERMINATION_LOG, parser, settings_of
+from pitcrew_runtime.options import settings_of
 
 EXIT_LOST = 1
 EXIT_REFUSED = 2

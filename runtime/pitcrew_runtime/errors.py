@@ -12,7 +12,7 @@
     │   └── CanaryMismatch      the engine does not repeat what its builder saw
     ├── GroupLost               a member of a split engine is gone: exit code 1, to start anew
     ├── RequestError            one request is refused or fails; the others go on
-    │   ├── InvalidRequest, ModelNotFound, Unauthorized, BodyTooLarge
+    │   ├── InvalidRequest, ModelNotFound, Unauthorized, BodyTooLarge, HeadersTooLarge
     │   ├── InvalidAdapter, AdapterConflict, NotEnabled
     │   ├── QueueFull, NotReady, Draining
     │   └── DeadlineExceeded, GenerationFailed
@@ -125,6 +125,10 @@ class Unauthorized(RequestError):
 
 class BodyTooLarge(RequestError):
     """The body is over the limit."""
+
+
+class HeadersTooLarge(RequestError):
+    """The headers are over the limits."""
 
 
 class QueueFull(RequestError):

@@ -29,14 +29,14 @@ from pitcrew_runtime.execution.resources import usable_cpus
 from pitcrew_runtime.host import Host
 from pitcrew_runtime.loading import VERIFYING, Loaded, load
 from pitcrew_runtime.ranks.pod import serve_pod
-from pitcrew_runtime.server.door import Door
+from pitcrew_runtime.server.door import MAX_HEADER_BYTES, Door
 from pitcrew_runtime.server.keys import Keyring
+from pitcrew_runtime.server.patience import patient
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-MAX_HEADER_BYTES = 32_768
 _LOOK_SECONDS = 0.5
 _LAST_WORDS_SECONDS = 5.0
 """How long a server whose group is lost still answers probes, with the reason."""
@@ -57,6 +57,8 @@ class Settings:
     withdraw_seconds: float
     drain_seconds: float
     wedge_seconds: float
+    client_seconds: float
+    """How long a client may keep the server waiting."""
     max_body_bytes: int
     api_keys: frozenset[str]
     lora: LoraSettings
@@ -92,7 +94,7 @@ class _Process:
         self._leaving = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._leaving.set)
-        http = _Uvicorn(_configuration(self._door))
+        http = _Uvicorn(_configuration(self._door, self._settings.client_seconds))
         serving = asyncio.create_task(http.serve(sockets=[listener]))
         serving.add_done_callback(lambda _: self._leaving.set())
         try:
@@ -195,9 +197,10 @@ def _in_background(work: Callable[[], T]) -> asyncio.Future[T]:
     return asyncio.wrap_future(future)
 
 
-def _configuration(door: Door) -> uvicorn.Config:
+def _configuration(door: Door, client_seconds: float) -> uvicorn.Config:
     return uvicorn.Config(
         door,
+        http=patient(client_seconds),
         log_config=None,
         access_log=False,
         lifespan="off",

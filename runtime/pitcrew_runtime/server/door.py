@@ -7,8 +7,12 @@ clients to connect anew, which leads them to another.
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pitcrew_runtime.errors import NotReady
+from pitcrew_runtime.errors import HeadersTooLarge, NotReady, RequestError
 from pitcrew_runtime.server import problems
+
+MAX_HEADERS = 100
+MAX_HEADER_BYTES = 32_768
+"""Of one request. h11 looks at what it has not understood yet, so what comes in one piece is larger."""
 
 
 class Door:
@@ -40,7 +44,13 @@ class Door:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Before there is an engine: alive, and not ready for anything else."""
-        if self._app is not None:
+        if _is_too_much(scope):
+            error: RequestError = HeadersTooLarge(
+                f"a request may have {MAX_HEADERS} headers with {MAX_HEADER_BYTES} bytes in all; "
+                "send fewer"
+            )
+            await problems.response(error)(scope, receive, send)
+        elif self._app is not None:
             await self._app(scope, receive, send)
         elif scope["path"] == "/health/live":
             await problems.json_response({"status": "ok"})(scope, receive, send)
@@ -49,3 +59,10 @@ class Door:
         else:
             error = NotReady(f"the server is {self.stage}; wait for /health/ready")
             await problems.response(error)(scope, receive, send)
+
+
+def _is_too_much(scope: Scope) -> bool:
+    headers = scope["headers"]
+    size = len(scope["raw_path"]) + len(scope["query_string"])
+    size += sum(len(name) + len(value) for name, value in headers)
+    return len(headers) > MAX_HEADERS or size > MAX_HEADER_BYTES

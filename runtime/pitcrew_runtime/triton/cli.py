@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pitcrew_builder import __version__
+from pitcrew_runtime.arguments import positive
 from pitcrew_runtime.cli import EXIT_REFUSED
 from pitcrew_runtime.engine_directory import EngineDirectory, open_engine
 from pitcrew_runtime.errors import StartupError
-from pitcrew_runtime.options import positive
 from pitcrew_runtime.triton.configuration import ENGINE, MAX_BATCH_SIZE
 from pitcrew_runtime.triton.parameters import settings
 from pitcrew_runtime.triton.repository import Export, write

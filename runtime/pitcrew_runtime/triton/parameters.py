@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pitcrew_runtime.arguments import parser
 from pitcrew_runtime.errors import InvalidOption
-from pitcrew_runtime.options import parser, settings_of
+from pitcrew_runtime.options import settings_of
 from pitcrew_runtime.triton.configuration import ENGINE
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 OF_TRITON = frozenset(
     {
         "api-key-file",
+        "client-seconds",
         "enable-runtime-lora",
         "grpc-port",
         "host",

@@ -3,12 +3,14 @@
 One test for each class of vulnerability that LLM servers have had; each names its example.
 """
 
+import contextlib
 import hmac
 import re
 import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -156,6 +158,50 @@ def test_huge_headers(server: Server) -> None:
         except OSError:
             pass  # the server has closed
         assert sent < 50_000_000
+
+
+@pytest.mark.parametrize(
+    "headers", [{f"x-{n}": "y" for n in range(101)}, {"x": "y" * 40_000}], ids=["many", "long"]
+)
+def test_headers_beyond_their_limits(server: Server, headers: dict[str, str]) -> None:
+    """CVE-2025-48956 too, where they come in one piece."""
+    answer = httpx.get(f"{server.url}/v1/models", headers=headers)
+    assert answer.status_code == 431
+    assert answer.json()["error"]["code"] == "headers_too_large"
+
+
+@pytest.mark.parametrize(
+    ("begin", "drip"),
+    [
+        (b"GET /v1/models HTTP/1.1\r\n", b"X: y\r\n"),
+        (b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 90000\r\n\r\n", b" "),
+        (b"POST /v1/completions HTTP/1.1\r\nTransfer-Encoding: chunked\r\nHost: x\r\n\r\n", b"1\r\n \r\n"),
+    ],
+    ids=["headers", "body", "chunks"],
+)  # fmt: skip
+def test_requests_that_never_end(impatient: Server, begin: bytes, drip: bytes) -> None:
+    """CVE-2007-6750, slow loris: connections held for as long as a byte comes now and then."""
+    with socket.create_connection(("127.0.0.1", impatient.port), timeout=DEADLINE) as connection:
+        connection.sendall(begin)
+        connection.settimeout(0.05)
+        answer, deadline = b"", time.monotonic() + DEADLINE
+        while not answer:
+            assert time.monotonic() < deadline, "the connection is held"
+            with contextlib.suppress(TimeoutError):
+                connection.sendall(drip)
+                answer = connection.recv(4096)
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        connection.settimeout(DEADLINE)
+        with contextlib.suppress(ConnectionError):
+            while connection.recv(4096):
+                pass
+
+
+@pytest.fixture(scope="module")
+def impatient(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    engine = engines("tiny-kjv", "--max-sequence-length", "64")
+    with serving(engine, tmp_path_factory.mktemp("slow"), "--client-seconds", "0.5") as found:
+        yield found
 
 
 @pytest.mark.parametrize(
