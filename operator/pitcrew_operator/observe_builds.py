@@ -105,9 +105,7 @@ def _turn(order: Order | None, jobs: list[Job], store: Store) -> Turn:
 
 def _of_store(namespace: str, claim: str, component: str, store: Store) -> Iterator[Job]:
     """The Jobs of that kind that work on one engine store."""
-    label = f"store={store_label(claim)}"
-    jobs = (job_of(raw) for raw in store.refer(JOB, namespace, label))
-    return (job for job in jobs if job.component == component)
+    return map(job_of, store.refer(JOB, namespace, f"{component}={store_label(claim)}"))
 
 
 def see_pool(engine: Engine, store: Store) -> GpuPool | None:

@@ -8,9 +8,10 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from pitcrew_operator.kinds import CLAIM, DEPLOYMENT, ENGINE, JOB, NODE, POD, Kind, Raw, at
+from pitcrew_operator.kinds import DEPLOYMENT, ENGINE, JOB, NODE, Kind, Raw, at
 from pitcrew_operator.manifests.names import DEPLOYMENT_LABEL, STORE_LABEL, WORKER_LABEL
-from pitcrew_operator.views import JOB_NAME_LABEL
+from pitcrew_operator.slim import slim
+from pitcrew_operator.views import COMPONENT_LABEL, JOB_NAME_LABEL
 
 Listener = Callable[[Kind, Raw], None]
 
@@ -60,14 +61,14 @@ class Store:
         known = self.get(kind, namespace, name)
         if raw["metadata"].get("uid") in self._deleted or (known and not _is_newer(raw, known)):
             return
-        slim = _slim(kind, raw)
+        slimmed = slim(kind, raw)
         if known:
             self._unindex(kind, known)
-        self._objects[kind][namespace, name] = slim
-        for reference in references(kind, slim):
-            self._index[kind, namespace, reference][name] = slim
-        if known is None or not _is_heartbeat(kind, known, slim):
-            self._listener(kind, slim)
+        self._objects[kind][namespace, name] = slimmed
+        for reference in references(kind, slimmed):
+            self._index[kind, namespace, reference][name] = slimmed
+        if known is None or not _is_heartbeat(kind, known, slimmed):
+            self._listener(kind, slimmed)
 
     def remove(self, kind: Kind, raw: Raw) -> None:
         """Forget a deleted object."""
@@ -112,7 +113,11 @@ class Store:
 
 
 def references(kind: Kind, raw: Raw) -> list[str]:
-    """What an object can be found by: its owner by label, or the objects that its spec names."""
+    """What an object can be found by: its owner by label, or the objects that its spec names.
+
+    Jobs on an engine store are found by what they do there: all that build are thousands, all that
+    remove a few.
+    """
     found = list[str]()
     if kind is DEPLOYMENT:
         return [f"engine={at(raw, 'spec', 'engineRef', 'name')}"]
@@ -126,13 +131,16 @@ def references(kind: Kind, raw: Raw) -> list[str]:
         owners = raw["metadata"].get("ownerReferences") or ()
         found = [f"engine={owner['name']}" for owner in owners if owner["kind"] == ENGINE.kind]
     labels = raw["metadata"].get("labels") or {}
-    named = (
-        ("job", JOB_NAME_LABEL),
-        ("deployment", DEPLOYMENT_LABEL),
-        ("deployment", WORKER_LABEL),
-        ("store", STORE_LABEL),
-    )
-    return found + [f"{name}={labels[label]}" for name, label in named if label in labels]
+    if STORE_LABEL in labels and COMPONENT_LABEL in labels:
+        found.append(f"{labels[COMPONENT_LABEL]}={labels[STORE_LABEL]}")
+    return found + [f"{name}={labels[label]}" for name, label in _NAMED if label in labels]
+
+
+_NAMED: Final = (
+    ("job", JOB_NAME_LABEL),
+    ("deployment", DEPLOYMENT_LABEL),
+    ("deployment", WORKER_LABEL),
+)
 
 
 def _is_heartbeat(kind: Kind, known: Raw, slim: Raw) -> bool:
@@ -165,29 +173,3 @@ def _is_covered(known: Raw, resource_version: str) -> bool:
     if not (version.isdigit() and resource_version.isdigit()):
         return True
     return int(version) <= int(resource_version)
-
-
-def _slim(kind: Kind, raw: Raw) -> Raw:
-    """Keep what is read: a thousand pods should not cost a hundred megabytes."""
-    metadata = {key: value for key, value in raw["metadata"].items() if key != "managedFields"}
-    slim = {**raw, "metadata": metadata}
-    if kind is CLAIM:
-        slim.pop("spec", None)
-    if kind is JOB:
-        slim["spec"] = {"suspend": bool((raw.get("spec") or {}).get("suspend"))}
-    if kind is NODE:
-        kept = {k: v for k, v in metadata.items() if k != "annotations"}
-        return {"metadata": kept, "spec": _pick(raw.get("spec") or {}, "unschedulable")}
-    if kind is POD:
-        slim["spec"] = _slim_pod(raw.get("spec") or {})
-    return slim
-
-
-def _slim_pod(spec: Raw) -> Raw:
-    containers = [_pick(each, "name", "image") for each in spec.get("containers") or ()]
-    steps = [_pick(s, "name", "restartPolicy") for s in spec.get("initContainers") or ()]
-    return {"containers": containers, "initContainers": [s for s in steps if len(s) > 1]}
-
-
-def _pick(document: Raw, *keys: str) -> Raw:
-    return {key: document[key] for key in keys if key in document}

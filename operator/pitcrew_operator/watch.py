@@ -11,13 +11,16 @@ server). It is begun anew then.
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Collection
+from collections import deque
+from collections.abc import Collection
 from concurrent.futures import Future
 from typing import Any, Final, Protocol
 
 import kopf
 
 from pitcrew_operator.kinds import Kind, Raw
+from pitcrew_operator.slim import slim
+from pitcrew_operator.stateless import NothingHandled, NothingUnderWay
 
 # The server ends a watch after this; the client gives up a little later if it did not.
 _SERVER_TIMEOUT: Final = 290
@@ -25,7 +28,11 @@ _CLIENT_TIMEOUT: Final = 310
 _CONNECT_TIMEOUT: Final = 10
 _REQUEST_TIMEOUT: Final = 60
 _BACKOFFS: Final = (0.5, 1, 1, 2, 3, 5, 8, 13)
-_PARALLEL_EVENTS: Final = 64
+# A worker of kopf keeps its place and its last event for so long after it; and while there are fewer
+# places than objects that change, each waits for another's time to run out.
+_IDLE_SECONDS: Final = 0.05
+_PAGE: Final = 100
+_TOLD_AT_ONCE: Final = 100
 
 
 class View(Protocol):
@@ -67,20 +74,38 @@ async def watch(
 
 
 class _Teller:
-    """Tells the view on the loop where it lives."""
+    """Tells the view on the loop where it lives.
+
+    That loop is woken once for all that came since: to wake it for each event costs more than what
+    it does then.
+    """
 
     def __init__(self, view: View) -> None:
         self._view, self._loop = view, asyncio.get_running_loop()
+        self._news: deque[tuple[kopf.RawEventType, Kind, Raw]] = deque()
+        self._is_woken = False
 
     def tell(self, kind: Kind, event: kopf.RawEvent) -> None:
-        """Take one event. Those of a listing have no type."""
-        view, raw = self._view, event["object"]
-        change: Callable[[Kind, Raw], None] = (
-            view.remove if event["type"] == "DELETED" else view.put
-        )
-        self._loop.call_soon_threadsafe(change, kind, raw)
-        if event["type"] is None:
-            self._loop.call_soon_threadsafe(view.relisted, kind)
+        """Take one event, in kopf's thread. Those of a listing have no type."""
+        self._news.append((event["type"], kind, slim(kind, event["object"])))
+        if not self._is_woken:
+            self._is_woken = True
+            self._loop.call_soon_threadsafe(self._pass_on)
+
+    def _pass_on(self) -> None:
+        self._is_woken = False  # before anything is taken: what comes now wakes us again
+        for _ in range(min(len(self._news), _TOLD_AT_ONCE)):
+            self._one(*self._news.popleft())
+        if self._news:
+            self._loop.call_soon(self._pass_on)
+
+    def _one(self, change: kopf.RawEventType, kind: Kind, raw: Raw) -> None:
+        if change == "DELETED":
+            self._view.remove(kind, raw)
+        else:
+            self._view.put(kind, raw)
+        if change is None:
+            self._view.relisted(kind)
 
 
 async def _kopf(
@@ -141,6 +166,8 @@ def _login(**context: Any) -> kopf.ConnectionInfo | None:  # noqa: ANN401 (kopf'
 
 def _settings(kinds: Collection[Kind], silence: float) -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
+    settings.persistence.diffbase_storage = NothingHandled()
+    settings.persistence.progress_storage = NothingUnderWay()
     settings.posting.enabled = False
     settings.process.ultimate_exiting_timeout = None  # it would kill the process, not the thread
     settings.scanning.disabled = True
@@ -148,11 +175,10 @@ def _settings(kinds: Collection[Kind], silence: float) -> kopf.OperatorSettings:
     settings.watching.client_timeout = _CLIENT_TIMEOUT
     settings.watching.inactivity_timeout = silence
     settings.watching.connect_timeout = _CONNECT_TIMEOUT
-    settings.watching.chunk_size = 500
+    settings.watching.chunk_size = _PAGE
     settings.networking.request_timeout = _REQUEST_TIMEOUT
     settings.networking.error_backoffs = _BACKOFFS
-    settings.queueing.worker_limit = _PARALLEL_EVENTS
-    settings.queueing.idle_timeout = 1.0
+    settings.queueing.idle_timeout = _IDLE_SECONDS
     for kind in kinds:
         if kind.selector:
             key = kind.group, kind.version, kind.plural
