@@ -4,13 +4,13 @@ It knows no resource beyond its path, and repeats nothing: who asks decides whet
 """
 
 import asyncio
-import json
 import os
 from collections.abc import Mapping
 from typing import Any, Final, Self
 from urllib.parse import urlencode
 
 import aiohttp
+import orjson
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 
@@ -57,7 +57,7 @@ class Transport:
     ) -> dict[str, Any]:
         """The answer to one request. Raises as `request` does."""
         answer = await self.request(verb, kind, path, query, body, headers, seconds)
-        document: dict[str, Any] = json.loads(answer)
+        document: dict[str, Any] = orjson.loads(answer)
         return document
 
     async def request(
@@ -123,6 +123,6 @@ def _refusal(status: int, retry_after: str | None, answer: bytes) -> Rejected | 
 
 def _message(answer: bytes) -> str:
     try:
-        return str(json.loads(answer)["message"])
+        return str(orjson.loads(answer)["message"])
     except (ValueError, KeyError, TypeError):
         return answer.decode(errors="replace")[:500]
