@@ -84,6 +84,12 @@ def memory(pid: int, what: str = "VmRSS") -> float:
     return int(line.split()[1]) / 1024
 
 
+def cpu(pid: int) -> float:
+    """Seconds that a process has computed."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def p99(values: list[float]) -> float:
     """The value that one of a hundred exceeds."""
     return sorted(values)[max(0, round(len(values) * 0.99) - 1)]
