@@ -8,16 +8,7 @@ from contextlib import contextmanager
 from pitcrew_operator.api.version import EngineVersion, Phase
 from pitcrew_operator.errors import Rejected, Unavailable
 from pitcrew_operator.metrics import Metrics
-from pitcrew_operator.plan.actions import (
-    Action,
-    Apply,
-    Ask,
-    Delete,
-    Emit,
-    Patch,
-    Requeue,
-    WriteStatus,
-)
+from pitcrew_operator.plan.actions import Action, WriteStatus
 
 logger = logging.getLogger("pitcrew_operator.reconcile")
 
@@ -55,21 +46,7 @@ def watched_pass(metrics: Metrics, kind: str, name: str) -> Iterator[list[str]]:
 
 def decisions_of(actions: Sequence[Action]) -> list[str]:
     """Each action in a few words."""
-    return [words for action in actions if (words := _words(action))]
-
-
-def _words(action: Action) -> str:
-    match action:
-        case Apply(manifest):
-            return f"apply {manifest['kind']} {manifest['metadata']['name']}"
-        case Patch(kind, meta, fields):
-            return f"patch {kind.kind} {meta.name}: {', '.join(fields)}"
-        case Delete(kind, _, name, _):
-            return f"delete {kind.kind} {name}"
-        case WriteStatus(kind):
-            return f"status of {kind.kind}"
-        case Emit() | Ask() | Requeue():
-            return ""
+    return [action.decision for action in actions if action.decision]
 
 
 def count_builds(

@@ -1,8 +1,11 @@
-"""What a plan may ask for. One place performs these, in the order given."""
+"""What a plan may ask for. One place performs these, in the order given.
+
+Each says in a few words what it decides, for the log; what changes nothing of the cluster says nothing.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pitcrew_operator.api.common import StatusModel
 from pitcrew_operator.kinds import Kind
@@ -15,6 +18,11 @@ class Apply:
     """Make the object be so, by server-side apply."""
 
     manifest: Mapping[str, Any]
+
+    @property
+    def decision(self) -> str:
+        """See above."""
+        return f"apply {self.manifest['kind']} {self.manifest['metadata']['name']}"
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,11 @@ class Patch:
     fields: Mapping[str, Any]
     """By JSON merge patch (RFC 7386)."""
 
+    @property
+    def decision(self) -> str:
+        """See above."""
+        return f"patch {self.kind.kind} {self.meta.name}: {', '.join(self.fields)}"
+
 
 @dataclass(frozen=True)
 class Delete:
@@ -39,6 +52,11 @@ class Delete:
     name: str
     uid: str
 
+    @property
+    def decision(self) -> str:
+        """See above."""
+        return f"delete {self.kind.kind} {self.name}"
+
 
 @dataclass(frozen=True)
 class WriteStatus:
@@ -47,6 +65,11 @@ class WriteStatus:
     kind: Kind
     meta: Meta
     status: StatusModel
+
+    @property
+    def decision(self) -> str:
+        """See above."""
+        return f"status of {self.kind.kind}"
 
 
 @dataclass(frozen=True)
@@ -60,6 +83,7 @@ class Emit:
     message: str
     at: str
     """RFC 3339 time of the transition."""
+    decision: ClassVar[str] = ""
 
 
 @dataclass(frozen=True)
@@ -69,6 +93,7 @@ class Ask:
     kind: Kind
     meta: Meta
     question: Question
+    decision: ClassVar[str] = ""
 
 
 @dataclass(frozen=True)
@@ -76,6 +101,7 @@ class Requeue:
     """Look again after so many seconds, even if nothing is heard."""
 
     seconds: float
+    decision: ClassVar[str] = ""
 
 
 Action = Apply | Patch | Delete | WriteStatus | Emit | Ask | Requeue
