@@ -22,6 +22,7 @@ from pitcrew_builder.errors import (
     exit_code,
     to_failed,
 )
+from pitcrew_builder.manifest import short_id
 from pitcrew_builder.report import Failed, Resolved, Succeeded
 from pitcrew_builder.s3.address import SCHEME, S3Address
 from pitcrew_builder.spec import BuildSpec
@@ -371,7 +372,7 @@ def _verify(options: argparse.Namespace) -> int:
     from pitcrew_builder.store import open_engine
 
     manifest = open_engine(options.engine)
-    print(f"{manifest.tag}: {len(manifest.files)} files agree with {manifest.engine_id[:12]}")
+    print(f"{manifest.tag}: {len(manifest.files)} files agree with {short_id(manifest.engine_id)}")
     return 0
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pitcrew_builder.errors import DiskFull
+from pitcrew_builder.manifest import size_text
 
 MARGIN = 16 << 20
 """Bytes left for small files and the file system's own."""
@@ -35,10 +36,6 @@ def free_bytes(directory: Path) -> int:
 
 def _full(directory: Path, needed: int, what: str) -> DiskFull:
     return DiskFull(
-        f"{what} needs {_mib(needed + MARGIN)}, and {_mib(free_bytes(directory))} are free on the "
+        f"{what} needs {size_text(needed + MARGIN)}, and {size_text(free_bytes(directory))} are free on the "
         f"volume of {directory}; free space there, enlarge it or lift its quota, and build again"
     )
-
-
-def _mib(count: int) -> str:
-    return f"{count / (1 << 20):,.1f} MiB"

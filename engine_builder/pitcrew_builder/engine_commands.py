@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pitcrew_builder.errors import EngineCorrupt, EngineInUse, as_build_error
+from pitcrew_builder.manifest import short_id, size_text
 from pitcrew_builder.report import EXIT_RETRY
 from pitcrew_builder.store import EngineStore, Kept
 from pitcrew_builder.store.collect import Policy, Verdict, judge
@@ -59,7 +60,7 @@ def verify(store: EngineStore, options: argparse.Namespace) -> int:
     for where, path in named or [(store, kept.path) for kept in store.engines()]:
         try:
             manifest = where.open(path)
-            print(f"{path}: {len(manifest.files)} files agree with {manifest.engine_id[:12]}")
+            print(f"{path}: {len(manifest.files)} files agree with {short_id(manifest.engine_id)}")
         except EngineCorrupt as error:
             damaged.append(str(error))
             print(f"{path}: DAMAGED: {error}")
@@ -80,7 +81,7 @@ def diff(store: EngineStore, options: argparse.Namespace) -> int:
         print(f"one engine: {left.engine_id}")
         return 0
     rows = [(item.field, item.left or "–", item.right or "–") for item in found]
-    _print_table("", ("", left.engine_id[:12], right.engine_id[:12]), rows)
+    _print_table("", ("", short_id(left.engine_id), short_id(right.engine_id)), rows)
     return EXIT_DIFFERENT
 
 
@@ -162,7 +163,7 @@ def _id(kept: Kept) -> str:
 
 
 def _size(kept: Kept) -> str:
-    return f"{kept.manifest.size_bytes / (1 << 20):,.1f} MiB" if kept.manifest else ""
+    return size_text(kept.manifest.size_bytes) if kept.manifest else ""
 
 
 def _print_table(title: str, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from pydantic import ValidationError
 
-from pitcrew_builder.manifest import MANIFEST_NAME, SCHEMA_VERSION, FileEntry, Manifest
+from pitcrew_builder.manifest import MANIFEST_NAME, SCHEMA_VERSION, FileEntry, Manifest, short_id
 from pitcrew_builder.spec import Target
 from pitcrew_runtime.errors import (
     EngineCorrupt,
@@ -112,8 +112,8 @@ def _check_served(manifest: Manifest, world_size: int | None) -> None:
         )
     if manifest.identity.engine_id != manifest.engine_id:
         raise EngineCorrupt(
-            f"the manifest says engine {manifest.engine_id[:12]}, but its identity hashes to "
-            f"{manifest.identity.engine_id[:12]}; {_REPAIR}"
+            f"the manifest says engine {short_id(manifest.engine_id)}, but its identity hashes to "
+            f"{short_id(manifest.identity.engine_id)}; {_REPAIR}"
         )
 
 
@@ -139,6 +139,6 @@ def _check_digest(root: Path, entry: FileEntry) -> None:
         raise EngineCorrupt(f"{entry.path}: {error.strerror}; {_REPAIR}") from error
     if digest != entry.sha256:
         raise EngineCorrupt(
-            f"{entry.path} has sha256 {digest[:12]}…, the manifest says {entry.sha256[:12]}…; "
+            f"{entry.path} has sha256 {short_id(digest)}…, the manifest says {short_id(entry.sha256)}…; "
             f"{_REPAIR}"
         )

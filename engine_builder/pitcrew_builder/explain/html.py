@@ -86,12 +86,3 @@ def heat(grid: Mapping[str, Mapping[str, float]], told: Callable[[float], str]) 
         for label, row in grid.items()
     )
     return f"<table><tr><th></th>{head}</tr>{body}</table>"
-
-
-def size(amount: float) -> str:
-    """Bytes in a unit that is easy to read."""
-    for unit in ("bytes", "KiB", "MiB"):
-        if amount < 1024:
-            return f"{amount:,.4g} {unit}"
-        amount /= 1024
-    return f"{amount:,.2f} GiB"

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from html import escape
 
-from pitcrew_builder.explain.html import STYLE, folded, heat, section, size, table, tiles
+from pitcrew_builder.explain.html import STYLE, folded, heat, section, table, tiles
 from pitcrew_builder.explain.scores import SCORES, TASKS, score_rows, task_rows
 from pitcrew_builder.explain.summary import (
     Explained,
@@ -22,7 +22,7 @@ from pitcrew_builder.explain.summary import (
 from pitcrew_builder.explain.svg import Bar, chart, legend
 from pitcrew_builder.explain.text import facts
 from pitcrew_builder.graph.parts import Part
-from pitcrew_builder.manifest import Manifest, PlanReport, ProofReport
+from pitcrew_builder.manifest import Manifest, PlanReport, ProofReport, size_text
 
 
 def page(explained: Explained) -> str:
@@ -60,8 +60,8 @@ def _sections(explained: Explained) -> Iterator[str]:
 
 
 def _figures(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    yield "on disk", size(manifest.size_bytes)
-    yield "KV cache a token", size(manifest.kv_bytes_per_token)
+    yield "on disk", size_text(manifest.size_bytes)
+    yield "KV cache a token", size_text(manifest.kv_bytes_per_token)
     if (report := manifest.quantization) and report.matrices:
         before = sum(matrix.bytes_before for matrix in report.matrices)
         after = sum(matrix.bytes_after for matrix in report.matrices)
@@ -82,7 +82,7 @@ def _layer_bytes(layers: Mapping[str, Mapping[Part, int]]) -> str:
         Bar(
             name,
             {str(part): float(amount) for part, amount in parts.items()},
-            size(sum(parts.values())),
+            size_text(sum(parts.values())),
         )
         for name, parts in layers.items()
     ]
@@ -92,7 +92,7 @@ def _layer_bytes(layers: Mapping[str, Mapping[Part, int]]) -> str:
 
 def _shares(amounts: Mapping[str, int], title: str) -> str:
     whole = sum(amounts.values()) or 1
-    told = {name: f"{size(amount)} ({amount / whole:.1%})" for name, amount in amounts.items()}
+    told = {name: f"{size_text(amount)} ({amount / whole:.1%})" for name, amount in amounts.items()}
     return chart([Bar(name, _value(amount), told[name]) for name, amount in amounts.items()], title)
 
 

@@ -39,6 +39,7 @@ from pitcrew_builder.manifest.scores import (
     Score,
     TaskScore,
 )
+from pitcrew_builder.manifest.wording import short_id, size_text
 
 __all__ = [
     "ADAPTER_SLOTS",
@@ -72,4 +73,6 @@ __all__ = [
     "SegmentFile",
     "StoredBytes",
     "TaskScore",
+    "short_id",
+    "size_text",
 ]

@@ -6,6 +6,7 @@ import re
 
 from pydantic import Field
 
+from pitcrew_builder.manifest.wording import short_id
 from pitcrew_builder.spec import (
     CacheFormat,
     Lora,
@@ -160,4 +161,4 @@ class Identity(Model):
     @property
     def relative_path(self) -> str:
         """Where the engine lies under the store's root."""
-        return f"{self.slug}/{self.commit[:12]}/{self.target_tag}/{self.engine_id[:12]}"
+        return f"{self.slug}/{short_id(self.commit)}/{self.target_tag}/{short_id(self.engine_id)}"

@@ -5,6 +5,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from pitcrew_builder.manifest import size_text
 from pitcrew_builder.plan.advise import Answer
 from pitcrew_builder.spec import BuildSpec
 
@@ -50,15 +51,15 @@ def refusal(spec: BuildSpec, answer: Answer) -> str:
     assert answer.gpu is not None
     assert answer.capacity is not None
     fullest = max(answer.needs.ranks, key=lambda rank: rank.fixed)
-    slots = f"{_gib(fullest.adapters)} of adapter slots, " if fullest.adapters else ""
+    slots = f"{size_text(fullest.adapters)} of adapter slots, " if fullest.adapters else ""
     wanted = fullest.kv_per_token * answer.network.shapes.max_sequence_length
     advice = "; or ".join(answer.advice) or "choose a GPU with more memory"
     return (
-        f"{spec.parallelism.world_size} x {answer.gpu.product} ({_gib(answer.gpu.memory)} each) do "
-        f"not hold the engine: a rank takes {_gib(fullest.weights)} of weights, {slots}and "
-        f"{_gib(fullest.activations)} of activations, and one sequence of "
-        f"{answer.network.shapes.max_sequence_length:,} tokens {_gib(wanted)} of KV cache, for which "
-        f"{_gib(max(answer.capacity.pool, 0))} are left; nearest that fits: {advice}"
+        f"{spec.parallelism.world_size} x {answer.gpu.product} ({size_text(answer.gpu.memory)} each) do "
+        f"not hold the engine: a rank takes {size_text(fullest.weights)} of weights, {slots}and "
+        f"{size_text(fullest.activations)} of activations, and one sequence of "
+        f"{answer.network.shapes.max_sequence_length:,} tokens {size_text(wanted)} of KV cache, for which "
+        f"{size_text(max(answer.capacity.pool, 0))} are left; nearest that fits: {advice}"
     )
 
 
@@ -75,18 +76,18 @@ def show(spec: BuildSpec, answer: Answer) -> None:
 def _engine_rows(spec: BuildSpec, answer: Answer) -> list[tuple[str, str]]:
     needed, shapes = answer.needs, answer.network.shapes
     fullest = max(needed.ranks, key=lambda rank: rank.fixed)
-    slots = [("adapters", f"{_gib(fullest.adapters)} of slots on it")] if spec.lora else []
+    slots = [("adapters", f"{size_text(fullest.adapters)} of slots on it")] if spec.lora else []
     return [
         ("target", f"{spec.target} {spec.precision}, {spec.parallelism.world_size} rank(s)"),
         ("limits", f"{shapes.max_batch_size} sequences of {shapes.max_sequence_length:,} tokens"),
-        ("weights", f"{_gib(fullest.weights)} on the fullest rank"),
+        ("weights", f"{size_text(fullest.weights)} on the fullest rank"),
         *slots,
-        ("activations", f"{_gib(fullest.activations)} on it (estimate)"),
+        ("activations", f"{size_text(fullest.activations)} on it (estimate)"),
         ("KV cache", f"{needed.kv_per_token:,} bytes per token, all ranks"),
-        ("engine on disk", _gib(needed.engine_disk)),
+        ("engine on disk", size_text(needed.engine_disk)),
         (
             "build",
-            f"{_gib(needed.build_disk)} of disk, {_gib(needed.build_ram)} of memory (estimate)",
+            f"{size_text(needed.build_disk)} of disk, {size_text(needed.build_ram)} of memory (estimate)",
         ),
         ("build time", f"about {needed.build_seconds:,} s without a download or a proof (rough)"),
     ]
@@ -97,15 +98,11 @@ def _gpu_rows(answer: Answer) -> list[tuple[str, str]]:
     if gpu is None or room is None:
         return []
     return [
-        ("on", f"{gpu.product}, {_gib(gpu.memory)} each"),
-        ("KV pool", f"{_gib(max(room.pool, 0))} a rank: {room.tokens:,} tokens"),
+        ("on", f"{gpu.product}, {size_text(gpu.memory)} each"),
+        ("KV pool", f"{size_text(max(room.pool, 0))} a rank: {room.tokens:,} tokens"),
         ("sequences", f"{room.full_sequences} of full length at once"),
         (
             "",
             f"{room.sequences} of {answer.average:,} tokens, at most {room.tokens_per_second:,}/s",
         ),
     ]
-
-
-def _gib(count: int) -> str:
-    return f"{count / (1 << 30):,.2f} GiB" if count >= 1 << 29 else f"{count / (1 << 20):,.1f} MiB"

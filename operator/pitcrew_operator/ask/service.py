@@ -1,5 +1,6 @@
 """One real request through a Service: from the front door to tokens and back."""
 
+from pitcrew_builder.manifest import short_id
 from pitcrew_operator.ask.http import Http, NoAnswer
 from pitcrew_operator.plan.questions import Proven, ProveService
 
@@ -18,6 +19,6 @@ async def prove_service(http: Http, question: ProveService) -> Proven:
     if not isinstance(found, dict) or not found.get("tokens"):
         return Proven("the Service leads to something else than this runtime: no tokens came back")
     if found.get("engineId") != question.engine_id:
-        text = f"the Service leads to a pod with engine {str(found.get('engineId'))[:12]}"
-        return Proven(f"{text}, and not {question.engine_id[:12]}; it is asked again")
+        text = f"the Service leads to a pod with engine {short_id(str(found.get('engineId')))}"
+        return Proven(f"{text}, and not {short_id(question.engine_id)}; it is asked again")
     return Proven(None)

@@ -3,6 +3,7 @@
 from datetime import datetime
 from typing import Final, Literal
 
+from pitcrew_builder.manifest import short_id
 from pitcrew_operator import reasons
 from pitcrew_operator.api.version import Answer, EngineVersion
 from pitcrew_operator.order import Order
@@ -65,7 +66,7 @@ def drift(order: Order, serving: EngineVersion, answer: Answer) -> tuple[str, st
     if serving.spec_hash != order.spec_hash:
         return reasons.SPEC_CHANGED, "the spec asks for another engine"
     if serving.commit != answer.commit:
-        text = f"the checkpoint moved from {serving.commit[:12]} to {answer.commit[:12]}"
+        text = f"the checkpoint moved from {short_id(serving.commit)} to {short_id(answer.commit)}"
         return reasons.REVISION_MOVED, text
     version = f"version {answer.builder_version} in place of {serving.builder_version}"
     return reasons.BUILDER_CHANGED, f"the builder has {_changes(changed) or version}"

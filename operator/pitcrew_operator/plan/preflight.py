@@ -1,5 +1,6 @@
 """Whether what the planner predicts has room on the nodes and the volume, before any is taken."""
 
+from pitcrew_builder.manifest import size_text
 from pitcrew_operator.api.version import Answer
 from pitcrew_operator.order import Order
 
@@ -28,11 +29,6 @@ def _disk(order: Order, answer: Answer) -> str | None:
     if capacity is None or needed <= capacity:
         return None
     return (
-        f"the build needs {_size(needed)} on PersistentVolumeClaim {order.store.name}, which has "
-        f"{_size(capacity)} in all; enlarge it, or narrow the engine with spec.quantization"
+        f"the build needs {size_text(needed)} on PersistentVolumeClaim {order.store.name}, which has "
+        f"{size_text(capacity)} in all; enlarge it, or narrow the engine with spec.quantization"
     )
-
-
-def _size(count: int) -> str:
-    gib = count / (1 << 30)
-    return f"{gib:,.2f} GiB" if gib >= 1 else f"{gib * 1024:,.1f} MiB"

@@ -1,5 +1,6 @@
 """Which engine an LLMDeployment serves: the version that it names, else the one proven last."""
 
+from pitcrew_builder.manifest import short_id
 from pitcrew_operator import reasons
 from pitcrew_operator.api.version import EngineStatus, Phase
 from pitcrew_operator.manifests import ranks
@@ -79,7 +80,7 @@ def _not_ready(engine: Engine) -> Situation:
 
 
 def _no_version(owner: Deployment, engine: Engine, asked: str) -> Situation:
-    ready = [v.id[:12] for v in engine.status.versions if v.id and v.phase is Phase.READY]
+    ready = [short_id(v.id) for v in engine.status.versions if v.id and v.phase is Phase.READY]
     return stalled(
         reasons.VERSION_NOT_FOUND,
         f"LLMEngine {engine.meta.name} has no proven version {asked}; set "

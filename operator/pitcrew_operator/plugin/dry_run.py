@@ -8,13 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from pitcrew_builder.manifest import size_text
 from pitcrew_operator.ask.asker import SilentAsker
 from pitcrew_operator.config import PREFIX, Config
 from pitcrew_operator.kinds import DEPLOYMENT, ENGINE, NODE, OPTIONAL, Kind, Raw, kind_of
 from pitcrew_operator.metrics import Metrics
 from pitcrew_operator.plugin.kubectl import Kubectl, PluginError
 from pitcrew_operator.plugin.subject import Subject
-from pitcrew_operator.plugin.tables import size
 from pitcrew_operator.reconcile import Key, Reconciler, utc_now
 from pitcrew_operator.store import Store
 from pitcrew_operator.views import InvalidResource, Meta, engine_of
@@ -158,15 +158,15 @@ def _predicted(subject: Subject, store: Store) -> list[str]:
     answer, expected, pool = resolution.answer, resolution.answer.prediction, resolution.pool
     lines = [
         f"Predicted at {resolution.at} for {answer.tag or answer.target_tag}",
-        f"  weights of the fullest rank   {size(expected.rank_weight_bytes)}",
-        f"  activations of that rank      {size(expected.rank_activation_bytes)} (an estimate)",
+        f"  weights of the fullest rank   {size_text(expected.rank_weight_bytes)}",
+        f"  activations of that rank      {size_text(expected.rank_activation_bytes)} (an estimate)",
         f"  KV cache of one token         {expected.kv_bytes_per_token} B over {answer.world_size} ranks",
-        f"  engine on disk                {size(expected.engine_disk_bytes)}",
-        f"  room for the build            {size(expected.build_disk_bytes)}",
+        f"  engine on disk                {size_text(expected.engine_disk_bytes)}",
+        f"  room for the build            {size_text(expected.build_disk_bytes)}",
     ]
     if pool is not None:
         lines.append(
-            f"  GPUs                          {pool.total} x {pool.product} ({size(pool.memory_bytes)})"
+            f"  GPUs                          {pool.total} x {pool.product} ({size_text(pool.memory_bytes)})"
         )
     if answer.misfit is not None:
         lines.append(f"  does not fit: {answer.misfit}")

@@ -6,10 +6,10 @@ It writes `spec.engineRef.version`, as a person would. Versions are kept for thi
 from dataclasses import dataclass
 from typing import Final
 
+from pitcrew_builder.manifest import short_id
 from pitcrew_operator.api.version import EngineVersion, Phase
 from pitcrew_operator.kinds import Raw
 from pitcrew_operator.plugin.kubectl import PluginError
-from pitcrew_operator.plugin.status import SHORT_ID
 from pitcrew_operator.views import Deployment, Engine
 
 _GITOPS: Final = {
@@ -44,10 +44,10 @@ def rollback(owner: Deployment, engine: Engine, wanted: str | None) -> Rollback:
     id_ = version.id or ""
     served = owner.status.engine
     if served is not None and served.id == id_ and owner.spec.engine_ref.version is not None:
-        raise PluginError(f"llmdeployment/{owner.meta.name} is held at {id_[:SHORT_ID]} already")
+        raise PluginError(f"llmdeployment/{owner.meta.name} is held at {short_id(id_)} already")
     return Rollback(
-        {"spec": {"engineRef": {"version": id_[:SHORT_ID]}}},
-        f"llmdeployment/{owner.meta.name} goes to {version.tag} ({id_[:SHORT_ID]}) and stays there; "
+        {"spec": {"engineRef": {"version": short_id(id_)}}},
+        f"llmdeployment/{owner.meta.name} goes to {version.tag} ({short_id(id_)}) and stays there; "
         f"`kubectl pitcrew rollback {owner.meta.name} --undo` lets it follow its engine again",
     )
 
@@ -87,5 +87,5 @@ def _find(engine: Engine, asked: str) -> EngineVersion:
 
 
 def _ready(engine: Engine) -> str:
-    ids = [v.id[:SHORT_ID] for v in engine.status.versions if v.id and v.phase is Phase.READY]
+    ids = [short_id(v.id) for v in engine.status.versions if v.id and v.phase is Phase.READY]
     return ", ".join(ids) or "none"

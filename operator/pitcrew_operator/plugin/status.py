@@ -3,16 +3,15 @@
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
+from pitcrew_builder.manifest import short_id, size_text
 from pitcrew_operator.api.common import Condition
 from pitcrew_operator.api.rollout import RolloutStatus
 from pitcrew_operator.api.version import EngineVersion, Phase
 from pitcrew_operator.kinds import ENGINE, Raw
 from pitcrew_operator.plan.conditions import Health, find, recall
 from pitcrew_operator.plugin.subject import Subject
-from pitcrew_operator.plugin.tables import age, size, table
+from pitcrew_operator.plugin.tables import age, table
 from pitcrew_operator.views import Deployment, Engine, InvalidResource, deployment_of, engine_of
-
-SHORT_ID = 12
 
 
 def overview(engines: Sequence[Raw], deployments: Sequence[Raw], now: datetime) -> list[str]:
@@ -116,8 +115,8 @@ def _engine_detail(engine: Engine, now: datetime) -> list[str]:
     if serving is not None:
         place = f"claim {serving.claim_name}" if serving.claim_name else "object storage"
         head += [
-            f"  engine     {serving.tag} ({serving.id[:SHORT_ID]})",
-            f"  lies at    {serving.path} on {place}, {size(serving.size_bytes)}",
+            f"  engine     {serving.tag} ({short_id(serving.id)})",
+            f"  lies at    {serving.path} on {place}, {size_text(serving.size_bytes)}",
             f"  limits     {serving.max_batch_size} sequences of {serving.max_sequence_length} tokens",
             f"  KV cache   {serving.kv_bytes_per_token} B a token, over {serving.world_size} ranks",
         ]
@@ -137,12 +136,12 @@ def _version_row(
     engine = version.engine
     scores = engine.scores if engine else {}
     return [
-        (version.id or "")[:SHORT_ID],
+        short_id(version.id or ""),
         version.phase.value if version.phase is not Phase.FAILED else f"Failed: {version.reason}",
         roles.get(version.id, "") if version.id else "",
-        version.commit[:SHORT_ID],
+        short_id(version.commit),
         version.target_tag,
-        size(engine.size_bytes) if engine else "",
+        size_text(engine.size_bytes) if engine else "",
         " ".join(f"{name}={value}" for name, value in sorted(scores.items())),
         age(version.finished_at, now) + " ago" if version.finished_at else "",
     ]
@@ -176,7 +175,7 @@ def _served(engine: object) -> str:
     if engine is None:
         return "-"
     tag, id_ = getattr(engine, "tag", ""), getattr(engine, "id", "")
-    return f"{tag} ({id_[:SHORT_ID]})"
+    return f"{tag} ({short_id(id_)})"
 
 
 def _headline(told: Sequence[Condition]) -> list[str]:

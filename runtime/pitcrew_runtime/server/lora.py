@@ -15,6 +15,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from pitcrew_builder.manifest import short_id
 from pitcrew_runtime.adapters.library import AdapterLibrary
 from pitcrew_runtime.adapters.reading import within
 from pitcrew_runtime.errors import NotEnabled
@@ -69,7 +70,7 @@ class LoraEndpoints:
                 body.lora_name, within(root, body.lora_path), replace=body.load_inplace
             )
         )
-        logger.info("Loaded adapter %s (%s)", loaded.name, loaded.weights.identity[:12])
+        logger.info("Loaded adapter %s (%s)", loaded.name, short_id(loaded.weights.identity))
         return PlainTextResponse(f"Success: LoRA adapter '{loaded.name}' added successfully.")
 
     async def unload(self, http: HttpRequest) -> Response:

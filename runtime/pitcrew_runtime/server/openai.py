@@ -9,6 +9,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import Route
 
+from pitcrew_builder.manifest import short_id
 from pitcrew_runtime.errors import InvalidRequest
 from pitcrew_runtime.frontend import Prompt, Terms
 from pitcrew_runtime.server.answer import Answer
@@ -104,7 +105,7 @@ class OpenAI:
             id=f"{prefix}-{secrets.token_hex(16)}",
             created=int(time.time()),
             model=body.model,
-            fingerprint=f"fp_{self.served.manifest.engine_id[:12]}",
+            fingerprint=f"fp_{short_id(self.served.manifest.engine_id)}",
             tokenizer=self.served.language.tokenizer,
             logprobs=body.wanted_logprobs is not None,
             token_ids=body.return_token_ids,

@@ -1,5 +1,6 @@
 """The page: lines of text from an interval. Knows no terminal."""
 
+from pitcrew_builder.manifest import short_id
 from pitcrew_runtime.top.scrape import Interval
 
 _BAR = 30
@@ -28,7 +29,7 @@ def lines(interval: Interval) -> list[str]:
 def _engine(interval: Interval) -> list[str]:
     told = interval.after.labels("pitcrew_engine_info")
     names = [told[key] for key in ("model", "target") if key in told]
-    identity = told.get("engine_id", "")[:12]
+    identity = short_id(told.get("engine_id", ""))
     return [" · ".join([*names, f"engine {identity}"]) if identity else "no engine is loaded yet"]
 
 

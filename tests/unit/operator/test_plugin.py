@@ -22,7 +22,7 @@ from pitcrew_operator.plugin import explain, logs, rollback, status
 from pitcrew_operator.plugin.dry_run import plan
 from pitcrew_operator.plugin.kubectl import Kubectl, PluginError
 from pitcrew_operator.plugin.subject import Subject, named, of_kind
-from pitcrew_operator.plugin.tables import age, size, table
+from pitcrew_operator.plugin.tables import age, table
 from pitcrew_operator.reconcile import Key
 from pitcrew_operator.views import Deployment, Engine, deployment_of, engine_of
 from tests.property.operator.world import CHAT, HUB, TINY, World
@@ -107,13 +107,6 @@ def test_columns_are_as_wide_as_their_widest_cell() -> None:
 )
 def test_ages(since: str | None, told: str) -> None:
     assert age(since, NOW) == told
-
-
-@pytest.mark.parametrize(
-    ("count", "told"), [(12, "12 B"), (11_000_000, "10.5 MiB"), (1 << 42, "4 TiB")]
-)
-def test_sizes(count: int, told: str) -> None:
-    assert size(count) == told
 
 
 def test_a_glance_tells_what_serves_and_the_words_of_what_does_not(
