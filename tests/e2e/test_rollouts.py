@@ -1,5 +1,7 @@
 """A client that never stops asking, while everything under it is replaced: on the real cluster."""
 
+import os
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,6 +11,7 @@ from tests.e2e.conftest import Cluster
 from tests.e2e.load import Load, load
 from tests.e2e.product import (
     MODEL,
+    Tool,
     apply,
     condition,
     deployment,
@@ -37,7 +40,7 @@ ROLLOUT: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def space(cluster: Cluster, pitcrew: None, kubectl: Callable[..., Any]) -> Iterator[str]:
+def space(cluster: Cluster, pitcrew: None, kubectl: Tool) -> Iterator[str]:
     """Two replicas of the sample engine."""
     name = "e2e-rollouts"
     kubectl("create", "namespace", name)
@@ -52,21 +55,19 @@ def space(cluster: Cluster, pitcrew: None, kubectl: Callable[..., Any]) -> Itera
 
 
 @pytest.fixture(scope="module")
-def client(
-    space: str, kubectl: Callable[..., Any], eventually: Callable[..., Any]
-) -> Iterator[Load]:
+def client(space: str, kubectl: Tool, eventually: Tool) -> Iterator[Load]:
     eventually(lambda: ready(kubectl, space, "llmdeployment", NAME), seconds=PATIENCE)
     with service(space, NAME) as url, load(url, MODEL.name) as client:
         yield client
 
 
-def found(kubectl: Callable[..., Any], space: str) -> dict[str, Any]:
+def found(kubectl: Tool, space: str) -> dict[str, Any]:
     document: dict[str, Any] = kubectl("-n", space, "get", "llmdeployment", NAME, "-o", "json")
     return document
 
 
 def test_ready_means_that_an_answer_came_through_the_service(
-    client: Load, space: str, kubectl: Callable[..., Any]
+    client: Load, space: str, kubectl: Tool
 ) -> None:
     rollout = found(kubectl, space)["status"]["rollout"]
     assert rollout["phase"] == "Complete"
@@ -74,7 +75,7 @@ def test_ready_means_that_an_answer_came_through_the_service(
 
 
 def test_a_new_engine_takes_over_and_no_request_fails(
-    client: Load, space: str, kubectl: Callable[..., Any], eventually: Callable[..., Any]
+    client: Load, space: str, kubectl: Tool, eventually: Tool
 ) -> None:
     before = found(kubectl, space)["status"]["engine"]["id"]
     patch(kubectl, space, "llmengine", "tiny", shapes={"maxBatchSize": 8})
@@ -94,7 +95,7 @@ def test_a_new_engine_takes_over_and_no_request_fails(
 
 
 def test_an_image_that_is_not_there_is_rolled_back_by_itself(
-    client: Load, space: str, kubectl: Callable[..., Any], eventually: Callable[..., Any]
+    client: Load, space: str, kubectl: Tool, eventually: Tool
 ) -> None:
     known = {p["metadata"]["uid"] for p in pods(kubectl, space, NAME).values()}
     good = found(kubectl, space)["status"]["rollout"]["stable"]
@@ -123,7 +124,7 @@ def test_an_image_that_is_not_there_is_rolled_back_by_itself(
 
 
 def test_scaling_goes_on_while_a_rollout_is_paused(
-    client: Load, space: str, kubectl: Callable[..., Any], eventually: Callable[..., Any]
+    client: Load, space: str, kubectl: Tool, eventually: Tool
 ) -> None:
     patch(kubectl, space, "llmdeployment", NAME, rollout={"paused": True})
     patch(kubectl, space, "llmdeployment", NAME, runtime={"drainSeconds": 31})
@@ -142,7 +143,7 @@ def test_scaling_goes_on_while_a_rollout_is_paused(
 
 
 def test_a_canary_that_is_judged_worse_goes_back(
-    client: Load, space: str, kubectl: Callable[..., Any], eventually: Callable[..., Any]
+    client: Load, space: str, kubectl: Tool, eventually: Tool
 ) -> None:
     """No revision can be a thousand times as fast as the one before it."""
     bound = {"maxMeanRatio": "0.001", "floorMilliseconds": 0}
@@ -163,7 +164,7 @@ def test_a_canary_that_is_judged_worse_goes_back(
 
 
 def test_in_place_nothing_is_started_before_something_has_ended(
-    client: Load, space: str, kubectl: Callable[..., Any], eventually: Callable[..., Any]
+    client: Load, space: str, kubectl: Tool, eventually: Tool
 ) -> None:
     patch(
         *(kubectl, space, "llmdeployment", NAME),
@@ -182,7 +183,7 @@ def test_in_place_nothing_is_started_before_something_has_ended(
 
 
 def test_an_evicted_pod_is_replaced_and_no_request_fails(
-    client: Load, space: str, kubectl: Callable[..., Any], eventually: Callable[..., Any]
+    client: Load, space: str, kubectl: Tool, eventually: Tool
 ) -> None:
     victim = next(iter(pods(kubectl, space, NAME)))
     assert evict(kubectl, space, victim) == ""
@@ -195,8 +196,67 @@ def test_an_evicted_pod_is_replaced_and_no_request_fails(
     assert client.failed == []
 
 
+@pytest.fixture
+def no_operator(kubectl: Tool, eventually: Tool) -> Iterator[Callable[[], None]]:
+    """No operator runs until the returned function is called, or the test ends."""
+    system = ("-n", "pitcrew-system")
+
+    def back() -> None:
+        kubectl(*system, "scale", "deployment", "pitcrew", "--replicas=1")
+        kubectl(*system, "rollout", "status", "deployment", "pitcrew", "--timeout=120s")
+
+    def is_gone() -> bool:
+        return not kubectl(*system, "get", "pods", "-o", "name").strip()
+
+    kubectl(*system, "scale", "deployment", "pitcrew", "--replicas=0")
+    try:
+        eventually(is_gone, seconds=60)
+        yield back
+    finally:
+        back()
+
+
+def serving(kubectl: Tool, space: str) -> set[str]:
+    """UIDs of the pods that are ready."""
+    return {
+        pod["metadata"]["uid"]
+        for pod in pods(kubectl, space, NAME).values()
+        if any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"]["conditions"])
+    }
+
+
+def test_pods_that_die_while_no_operator_runs_come_back_and_no_request_fails(
+    client: Load,
+    space: str,
+    kubectl: Tool,
+    eventually: Tool,
+    no_operator: Callable[[], None],
+) -> None:
+    """One pod after the other, for PITCREW_ABSENCE_SECONDS; at least one."""
+    over = time.monotonic() + float(os.environ.get("PITCREW_ABSENCE_SECONDS", "0"))
+    deaths = 0
+    while deaths == 0 or time.monotonic() < over:
+        victim, pod = next(iter(pods(kubectl, space, NAME).items()))
+        kubectl("-n", space, "delete", "pod", victim, "--wait=false")
+
+        def again(gone: str = pod["metadata"]["uid"]) -> bool:
+            left = serving(kubectl, space)
+            return len(left) == 2 and gone not in left
+
+        eventually(again, seconds=PATIENCE, every=0.5)
+        deaths += 1
+    kubectl("-n", space, "scale", "llmdeployment", NAME, "--replicas=3")
+    kept, began = serving(kubectl, space), time.monotonic()
+    no_operator()
+    eventually(lambda: len(serving(kubectl, space)) == 3, seconds=PATIENCE, every=0.5)
+    eventually(lambda: ready(kubectl, space, "llmdeployment", NAME), seconds=PATIENCE, every=0.5)
+    print(f"{deaths} pods died; {time.monotonic() - began:.0f} s from its return to Ready")
+    assert kept < serving(kubectl, space), "what served without an operator is left alone"
+    assert client.failed == []
+
+
 def test_thousands_of_requests_were_answered_and_none_failed(
-    client: Load, eventually: Callable[..., Any]
+    client: Load, eventually: Tool
 ) -> None:
     eventually(lambda: client.answered >= REQUESTS or client.failed, seconds=PATIENCE, every=0.5)
     print(f"{client.answered} requests answered, {len(client.failed)} failed")
