@@ -42,7 +42,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- define "pitcrew.image" -}}
 {{- $root := index . 0 }}
 {{- $image := index $root.Values.images (index . 1) }}
+{{- if $image.digest }}
+{{- printf "%s@%s" $image.repository $image.digest }}
+{{- else }}
 {{- printf "%s:%s" $image.repository (default $root.Chart.AppVersion $image.tag) }}
+{{- end }}
 {{- end }}
 
 {{/* A bucket as the operator reads it: JSON, without what is left empty. */}}

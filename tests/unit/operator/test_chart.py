@@ -196,13 +196,44 @@ def test_without_a_look_at_nodes_nothing_outside_the_namespaces_is_allowed() -> 
 
 
 @needs_helm
+def test_an_image_may_be_pinned_by_its_digest() -> None:
+    digest = f"sha256:{'7c' * 32}"
+    (deployment,) = of_kind(render("--set", f"images.runtime.digest={digest}"), "Deployment")
+    environment = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
+    assert {"name": "PITCREW_RUNTIME_IMAGE", "value": f"pitcrew/runtime@{digest}"} in environment
+
+
+@needs_helm
+def test_names_that_look_like_numbers_stay_names() -> None:
+    objects = render(
+        *("--set-string", "watchNamespaces={123}", "--set-string", "imagePullSecrets={456}"),
+        *("--set-string", "engineStore.storageClassName=789"),
+    )
+    assert "123" in [role["metadata"]["namespace"] for role in of_kind(objects, "Role")]
+    (deployment,) = of_kind(objects, "Deployment")
+    pod = deployment["spec"]["template"]["spec"]
+    assert pod["imagePullSecrets"] == [{"name": "456"}]
+    assert {"name": "PITCREW_STORE_CLASS", "value": "789"} in pod["containers"][0]["env"]
+
+
+@needs_helm
 @pytest.mark.parametrize(
     "wrong",
-    ["crds.kept=true", "operator.workers=0", "engineStore.size=big", "images.builder.pullPolicy=x"],
+    [
+        "crds.kept=true",
+        "operator.workers=0",
+        "engineStore.size=big",
+        "images.builder.pullPolicy=x",
+        "images.builder.digest=7c",
+        "fullnameOverride=Upper",
+        "operator.dcgm=null",
+    ],
 )
 def test_wrong_values_are_refused(wrong: str) -> None:
     command = [helm() or "helm", "template", "pitcrew", str(CHART), "--set", wrong]
-    assert subprocess.run(command, capture_output=True, check=False).returncode != 0
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "values don't meet the specifications" in done.stderr
 
 
 @needs_helm
