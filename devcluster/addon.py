@@ -23,11 +23,13 @@ _READY_SECONDS = 120
 
 @dataclass(frozen=True)
 class Addon:
-    """One add-on: a chart and its program, or manifests alone, as its artefact holds them."""
+    """One add-on: a program, its chart, or manifests, as its artefact holds them."""
 
     artefact: Callable[[str], Artefact]
-    probe: dict[str, Any]
+    probe: dict[str, Any] | None = None
     """An object that the API server admits, dry, once the add-on serves."""
+    program: str = ""
+    """Becomes an image of its own."""
     namespace: str = ""
     """Of the chart."""
 
@@ -35,6 +37,7 @@ class Addon:
 ADDONS = {
     "lws": Addon(
         artefact=golang.lws,
+        program=golang.LWS_PROGRAM,
         namespace="lws-system",
         probe={
             "apiVersion": "leaderworkerset.x-k8s.io/v1",
@@ -60,13 +63,15 @@ ADDONS = {
             },
         },
     ),
+    "endpoint-picker": Addon(artefact=golang.endpoint_picker, program=golang.PICKER_PROGRAM),
 }
 
 
-def install(config: Config, name: str, go: str) -> None:
+def install(config: Config, name: str, go: str) -> str | None:
     """Install an add-on into the running cluster and wait until it serves; harmless when it does.
 
-    `go` is the Go version that builds it.
+    `go` is the Go version that builds it. Returns the image of its program, if it has one: what the
+    cluster then does with it may be the caller's matter.
 
     Raises:
         NotRunning: there is no running cluster.
@@ -77,14 +82,17 @@ def install(config: Config, name: str, go: str) -> None:
     artefact = addon.artefact(go)
     made = ensure(config, artefact)
     with Stage(f"add-on {name} {artefact.version}"):
+        # The tag follows the build: pods of another build are replaced.
+        repository, tag = f"pitcrew.dev/devcluster/{name}", artefact.key[:12]
+        if addon.program:
+            import_program(config, f"{repository}:{tag}", made / "bin" / addon.program)
         if (made / "chart").is_dir():
-            # The tag follows the build: pods of another build are replaced.
-            repository, tag = f"pitcrew.dev/devcluster/{name}", artefact.key[:12]
-            import_program(config, f"{repository}:{tag}", made / "bin" / golang.LWS_PROGRAM)
             _helm(config, name, addon, made / "chart", values(repository, tag))
-        else:
+        if (made / "manifests").is_dir():
             apply(config, made / "manifests")
-        _await(config, name, addon)
+        if addon.probe is not None:
+            _await(config, name, addon.probe)
+    return f"{repository}:{tag}" if addon.program else None
 
 
 def values(repository: str, tag: str) -> list[str]:
@@ -110,10 +118,10 @@ def _helm(config: Config, name: str, addon: Addon, chart: Path, settings: list[s
     run([config.tools / "helm", "upgrade", "--install", name, chart, *place, *options])
 
 
-def _await(config: Config, name: str, addon: Addon) -> None:
+def _await(config: Config, name: str, probe: dict[str, Any]) -> None:
     """Its webhooks have certificates of their own making, which takes them some seconds."""
     file = config.state / f"addon-{name}.json"
-    file.write_text(json.dumps(addon.probe))
+    file.write_text(json.dumps(probe))
     kubectl: list[str | Path] = [config.tools / "kubectl", "--kubeconfig", config.kubeconfig]
     said = ""
 

@@ -72,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("directory", metavar="DIR", type=Path)
     one.add_argument("--namespace", "-n", default="default", help="made if it is not there")
     one = command("addon", _addon, "install what not every cluster has; built on first use")
-    one.add_argument("name", choices=[*addon.ADDONS], help="lws, inference-extension")
+    one.add_argument("name", choices=[*addon.ADDONS], help=", ".join(addon.ADDONS))
     one = command("exec", _exec, "run a command in the node: `exec -- ctr -n k8s.io images ls`")
     one.add_argument("words", metavar="CMD", nargs="+")
     one = command("logs", _logs, "print a component's log, such as kubelet")
@@ -140,7 +140,9 @@ def _volume(config: Config, options: argparse.Namespace) -> None:
 
 def _addon(config: Config, options: argparse.Namespace) -> None:
     check(config, needs_port=False)
-    addon.install(config, options.name, go_version())
+    image = addon.install(config, options.name, go_version())
+    if image is not None:
+        print(image)
 
 
 def _exec(config: Config, options: argparse.Namespace) -> None:

@@ -25,6 +25,7 @@ HELM = "helm.sh/helm/v4"
 LWS = "sigs.k8s.io/lws"
 LWS_PROGRAM = "manager"
 """The name that its chart calls it by."""
+PICKER_PROGRAM = "epp"
 INFERENCE_EXTENSION = "sigs.k8s.io/gateway-api-inference-extension"
 _MODULES = DATA / "go"
 # cgo would tie the binaries to this machine's C library; the node and the scratch images lack it.
@@ -87,6 +88,19 @@ def inference_extension(go: str) -> Artefact:
             shutil.copyfile(file, into / "manifests" / file.name)
 
     return Artefact("inference-extension", version, _key(module, "", go), make)
+
+
+def endpoint_picker(go: str) -> Artefact:
+    """bin/epp: the picker that reads metrics, from the last release of the extension that has it."""
+    module = _MODULES / "endpoint-picker"
+    version = required(module / "go.mod", INFERENCE_EXTENSION)
+
+    def make(into: Path, say: Say) -> None:
+        package = f"{INFERENCE_EXTENSION}/cmd/{PICKER_PROGRAM}"
+        _build(module, "-s -w", into / "bin" / PICKER_PROGRAM, [package], say)
+
+    hint = "first time: about 5 minutes on 2 cores"
+    return Artefact("endpoint-picker", version, _key(module, "-s -w", go), make, hint)
 
 
 def _source(module: Path, name: str) -> Path:

@@ -13,10 +13,11 @@ CLIENTS = 8
 class Load:
     """Requests one after the other from several connections, each request tried once."""
 
-    def __init__(self, url: str, model: str, clients: int) -> None:
+    def __init__(self, url: str, model: str, clients: int, tokens: int) -> None:
         self.answered = 0
         self.failed: list[str] = []
-        self._url, self._model, self._clients = url, model, clients
+        self._url, self._model = url, model
+        self._clients, self._tokens = clients, tokens
         self._ends = threading.Event()
 
     def run(self) -> None:
@@ -47,7 +48,11 @@ class Load:
         while not self._ends.is_set():
             try:
                 answer = await client.completions.create(
-                    model=self._model, prompt=f"And {number}", max_tokens=2, temperature=0
+                    model=self._model,
+                    prompt=f"And {number}",
+                    max_tokens=self._tokens,
+                    temperature=0,
+                    extra_body={"ignore_eos": True},
                 )
             except OpenAIError as error:
                 cause = error.__cause__
@@ -58,9 +63,9 @@ class Load:
 
 
 @contextmanager
-def load(url: str, model: str, clients: int = CLIENTS) -> Iterator[Load]:
+def load(url: str, model: str, clients: int = CLIENTS, tokens: int = 2) -> Iterator[Load]:
     """A client at work for as long as the block runs."""
-    client = Load(url, model, clients)
+    client = Load(url, model, clients, tokens)
     thread = threading.Thread(target=client.run, daemon=True)
     thread.start()
     try:

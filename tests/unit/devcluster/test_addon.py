@@ -10,6 +10,8 @@ def test_an_addon_is_an_artefact_of_its_own_version() -> None:
     assert lws("go1.26.8").key != addons("go1.26.8").key
     extension = ADDONS["inference-extension"].artefact("go1.26.8")
     assert extension.directory_name.startswith("inference-extension-v1.6.0-")
+    picker = ADDONS["endpoint-picker"].artefact("go1.26.8")
+    assert picker.directory_name.startswith("endpoint-picker-v1.5.0-")
 
 
 def test_the_chart_takes_our_image_and_never_pulls() -> None:
@@ -23,5 +25,6 @@ def test_the_chart_takes_our_image_and_never_pulls() -> None:
 
 def test_a_probe_is_an_object_of_what_is_installed() -> None:
     probe = ADDONS["lws"].probe
+    assert probe is not None
     assert probe["apiVersion"].startswith("leaderworkerset.x-k8s.io/")
     assert probe["spec"]["leaderWorkerTemplate"]["workerTemplate"]
