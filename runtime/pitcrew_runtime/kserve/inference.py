@@ -128,6 +128,7 @@ def outputs(asked: Inference, deltas: Sequence[Delta], usage: Usage) -> list[Ten
 
 def _by_name(tensors: Sequence[Tensor]) -> dict[str, Tensor]:
     known = dict(INPUTS)
+    found: dict[str, Tensor] = {}
     for tensor in tensors:
         if tensor.name not in known:
             raise InvalidRequest(
@@ -146,7 +147,10 @@ def _by_name(tensors: Sequence[Tensor]) -> dict[str, Tensor]:
                 "others in requests of their own",
                 param=tensor.name,
             )
-    return {tensor.name: tensor for tensor in tensors}
+        if tensor.name in found:
+            raise InvalidRequest(f"{tensor.name}: given twice; send it once", param=tensor.name)
+        found[tensor.name] = tensor
+    return found
 
 
 def _flag(given: Mapping[str, Tensor], name: str, default: object) -> object:

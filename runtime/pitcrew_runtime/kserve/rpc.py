@@ -4,9 +4,10 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 import grpc
+from google.protobuf.message import DecodeError, Message
 
 from pitcrew_runtime import errors
 from pitcrew_runtime.errors import InvalidRequest, RequestError
@@ -17,6 +18,8 @@ from pitcrew_runtime.kserve.service import Service
 from pitcrew_runtime.server.keys import Keyring
 
 logger = logging.getLogger(__name__)
+
+M = TypeVar("M", bound=Message)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -66,17 +69,15 @@ class KServeGrpc:
             "RepositoryIndex": (pb.RepositoryIndexRequest, self.index),
             "ModelInfer": (pb.ModelInferRequest, self.infer),
         }
-        handlers = {
+        handlers: dict[str, Any] = {
             name: grpc.unary_unary_rpc_method_handler(
-                self._told(name, method),
-                request_deserializer=request.FromString,
+                self._told(name, method, request),
                 response_serializer=_serialized,
             )
             for name, (request, method) in unary.items()
         }
         handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
             self.stream,
-            request_deserializer=pb.ModelInferRequest.FromString,
             response_serializer=_serialized,
         )
         return grpc.method_handlers_generic_handler(_SERVICE, handlers)
@@ -135,12 +136,12 @@ class KServeGrpc:
             )
         return wire.response(request, await self._service.whole(asked, request.ByteSize()))
 
-    async def stream(self, requests: AsyncIterator[pb.ModelInferRequest], context: Context) -> None:
+    async def stream(self, requests: AsyncIterator[bytes], context: Context) -> None:
         """Any number of requests, answered as they get on; a fault ends its request only."""
         try:
             key = self._key(context)
         except RequestError as error:
-            await context.abort(_CODES.get(type(error), grpc.StatusCode.INTERNAL), str(error))
+            await _refuse(context, error)
         writing = asyncio.Lock()
 
         async def write(response: pb.ModelStreamInferResponse) -> None:
@@ -148,16 +149,18 @@ class KServeGrpc:
                 await context.write(response)
 
         async with asyncio.TaskGroup() as group:
-            async for request in requests:
-                group.create_task(self._answer(request, key, write))
+            async for raw in requests:
+                group.create_task(self._answer(raw, key, write))
 
     async def _answer(
         self,
-        request: pb.ModelInferRequest,
+        raw: bytes,
         key: int,
         write: Callable[[pb.ModelStreamInferResponse], Awaitable[None]],
     ) -> None:
+        request = pb.ModelInferRequest()
         try:
+            request = _parsed(pb.ModelInferRequest, raw)
             async with aclosing(self._responses(request, key)) as responses:
                 async for response in responses:
                     await write(pb.ModelStreamInferResponse(infer_response=response))
@@ -194,19 +197,31 @@ class KServeGrpc:
         return self._keyring.number(given if isinstance(given, bytes) else given.encode())
 
     def _told(
-        self, name: str, method: Callable[[Any, Context], Awaitable[Any]]
-    ) -> Callable[[Any, Context], Awaitable[Any]]:
-        """Check the key, and give errors their status."""
+        self, name: str, method: Callable[[Any, Context], Awaitable[Any]], kind: type[Message]
+    ) -> Callable[[bytes, Context], Awaitable[Any]]:
+        """Check the key, read the message, and give errors their status."""
 
-        async def answer(request: Any, context: Context) -> Any:  # noqa: ANN401 - any message
+        async def answer(raw: bytes, context: Context) -> Any:  # noqa: ANN401 - any message
             try:
                 if name not in _OPEN:
                     self._key(context)
-                return await method(request, context)
+                return await method(_parsed(kind, raw), context)
             except RequestError as error:
-                await context.abort(_CODES.get(type(error), grpc.StatusCode.INTERNAL), str(error))
+                await _refuse(context, error)
 
         return answer
+
+
+async def _refuse(context: Context, error: RequestError) -> NoReturn:
+    await context.abort(_CODES.get(type(error), grpc.StatusCode.INTERNAL), str(error))
+
+
+def _parsed(kind: type[M], raw: bytes) -> M:
+    """gRPC's own deserializing logs a traceback for whatever is sent, and answers UNKNOWN."""
+    try:
+        return kind.FromString(raw)
+    except DecodeError as error:
+        raise InvalidRequest(f"this is no {kind.__name__}: {error}") from None
 
 
 def _serialized(message: Any) -> bytes:  # noqa: ANN401 - any message

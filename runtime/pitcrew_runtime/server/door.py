@@ -7,12 +7,13 @@ clients to connect anew, which leads them to another.
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pitcrew_runtime.errors import HeadersTooLarge, NotReady, RequestError
+from pitcrew_runtime.errors import HeadersTooLarge, InvalidRequest, NotReady, RequestError
 from pitcrew_runtime.server import problems
 
 MAX_HEADERS = 100
 MAX_HEADER_BYTES = 32_768
 """Of one request. h11 looks at what it has not understood yet, so what comes in one piece is larger."""
+_LENGTHS = frozenset({b"content-length", b"transfer-encoding"})
 
 
 class Door:
@@ -44,12 +45,10 @@ class Door:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Before there is an engine: alive, and not ready for anything else."""
-        if _is_too_much(scope):
-            error: RequestError = HeadersTooLarge(
-                f"a request may have {MAX_HEADERS} headers with {MAX_HEADER_BYTES} bytes in all; "
-                "send fewer"
-            )
-            await problems.response(error)(scope, receive, send)
+        if (fault := _fault(scope)) is not None:
+            response = problems.response(fault)
+            response.headers["Connection"] = "close"
+            await response(scope, receive, send)
         elif self._app is not None:
             await self._app(scope, receive, send)
         elif scope["path"] == "/health/live":
@@ -61,8 +60,17 @@ class Door:
             await problems.response(error)(scope, receive, send)
 
 
-def _is_too_much(scope: Scope) -> bool:
+def _fault(scope: Scope) -> RequestError | None:
+    """What is wrong with a request, whatever it asks for."""
     headers = scope["headers"]
     size = len(scope["raw_path"]) + len(scope["query_string"])
     size += sum(len(name) + len(value) for name, value in headers)
-    return len(headers) > MAX_HEADERS or size > MAX_HEADER_BYTES
+    if len(headers) > MAX_HEADERS or size > MAX_HEADER_BYTES:
+        return HeadersTooLarge(
+            f"a request may have {MAX_HEADERS} headers with {MAX_HEADER_BYTES} bytes in all; send "
+            "fewer"
+        )
+    if {name for name, _ in headers} >= _LENGTHS:
+        # RFC 9112, 6.1: a proxy that goes by the other one sees another request behind this one.
+        return InvalidRequest("the body has a Content-Length and a Transfer-Encoding; send one")
+    return None

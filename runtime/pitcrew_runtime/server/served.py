@@ -38,7 +38,7 @@ class Served:
             count = len(self.adapters)
             beside = f" and {count} adapters, see /v1/models" if count else ""
             raise ModelNotFound(
-                f"the model {model!r} is not served here; this server has {self.name!r}{beside}",
+                f"the model {model[:256]!r} is not served here; this server has {self.name!r}{beside}",
                 param="model",
             )
         return found

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import grpc
 import httpx
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import tritonclient.http as triton_http
 from tritonclient.utils import InferenceServerException
 
 from tests.integration.runtime.conftest import Engines
-from tests.integration.runtime.servers import Server, serving, wait_until
+from tests.integration.runtime.servers import DEADLINE, Server, serving, wait_until
 
 PROMPT = "And God said, Let there be"
 GREEDY = {"temperature": 0, "max_tokens": 12}
@@ -238,3 +239,24 @@ def test_tensors_that_lie_about_their_size(
     answer = httpx.post(url, content=content if header else document, headers=headers)
     assert answer.status_code == 400, answer.text
     assert server.get("/health/live").status_code == 200
+
+
+def test_bytes_that_are_no_message_are_the_clients_fault(server: Server) -> None:
+    port = re.search(r"gRPC on \S+ port (\d+)", server.log.read_text())
+    assert port is not None
+    service = "/inference.GRPCInferenceService/"
+    with grpc.insecure_channel(f"127.0.0.1:{port[1]}") as channel:
+        with pytest.raises(grpc.RpcError) as refused:
+            channel.unary_unary(service + "ModelInfer")(b"\xff\xff", timeout=DEADLINE)
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        stream = channel.stream_stream(service + "ModelStreamInfer")
+        (raw,) = stream(iter([b"\xff\xff"]), timeout=DEADLINE)
+    assert b"this is no ModelInferRequest" in raw
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_an_input_is_given_once(server: Server) -> None:
+    text = {"name": "text_input", "datatype": "BYTES", "shape": [1], "data": ["x"]}
+    answer = httpx.post(f"{server.url}/v2/models/model/infer", json={"inputs": [text, text]})
+    assert answer.status_code == 400
+    assert answer.json()["error"] == "text_input: given twice; send it once"
