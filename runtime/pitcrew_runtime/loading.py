@@ -12,9 +12,9 @@ from pitcrew_runtime.constraints.compiler import Compiler
 from pitcrew_runtime.core.engine import Engine
 from pitcrew_runtime.engine_directory import EngineDirectory, open_engine
 from pitcrew_runtime.server.translate import Language
+from pitcrew_runtime.text.manner import manner_of
 from pitcrew_runtime.text.template import ChatTemplate, find_template
 from pitcrew_runtime.text.tokenizer import Tokenizer
-from pitcrew_runtime.text.tool_calls import format_of
 
 VERIFYING = "verifying the engine's files"
 LOADING = "loading the engine"
@@ -75,5 +75,5 @@ def load_language(directory: EngineDirectory, max_length: int) -> Language:
         model,
         max_length,
         Compiler(text.decode(), model.eos_token_ids, model.vocab_size),
-        format_of(source) if source is not None else None,
+        manner_of(source, tokenizer),
     )

@@ -77,7 +77,7 @@ class Answer:
             for opening in self._format.opening(len(self._choices)):
                 yield _event({**opening, **extra})
             async for delta in deltas(self._generation, self._choices):
-                if delta.text or delta.calls or delta.finish or self._says_more(delta):
+                if _says(delta) or self._says_more(delta):
                     ready += _event({**self._format.chunk(delta), **extra})
                 # An event goes out at once; where the engine is ahead, several go out together.
                 if ready and (not self._generation.has_more or len(ready) > _LONGEST_WRITE):
@@ -138,7 +138,12 @@ def joined(index: int, pieces: Sequence[Delta]) -> Delta:
         tuple(one for delta in pieces for one in delta.scores),
         pieces[-1].finish if pieces else None,
         _whole_calls(piece for delta in pieces for piece in delta.calls),
+        "".join(delta.reasoning for delta in pieces),
     )
+
+
+def _says(delta: Delta) -> bool:
+    return bool(delta.text or delta.finish or delta.calls or delta.reasoning)
 
 
 def _whole_calls(pieces: Iterable[CallPiece]) -> tuple[CallPiece, ...]:

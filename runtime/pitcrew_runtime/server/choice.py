@@ -7,9 +7,9 @@ from pitcrew_runtime.core.guide import Guide
 from pitcrew_runtime.core.request import Finish, Sampled, Update
 from pitcrew_runtime.errors import InvalidRequest
 from pitcrew_runtime.text.call_text import CallPiece
+from pitcrew_runtime.text.reading import Read, Reader, joined
 from pitcrew_runtime.text.stops import StopFinder
 from pitcrew_runtime.text.tokenizer import Tokenizer
-from pitcrew_runtime.text.tool_calls import CallReader, Read
 
 TOOL_CALLS = "tool_calls"
 
@@ -29,6 +29,8 @@ class Delta:
     finish: str | None = None
     """OpenAI's finish reason, in the last delta of a choice."""
     calls: tuple[CallPiece, ...] = ()
+    reasoning: str = ""
+    """Thoughts before the text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ class Ending:
 
 
 class Choice:
-    """Detokenizes one sequence, ends it at a stop string and finds its calls.
+    """Detokenizes one sequence, ends it at a stop string and finds its thoughts and calls.
 
     `tokenizer` is None for an engine without one: its choices have token ids and no text. An echoed
     prompt comes before the text and is not searched for stop strings.
@@ -68,12 +70,12 @@ class Choice:
         ending: Ending,
         echo: Echo = NO_ECHO,
         guide: Guide | None = None,
-        reader: CallReader | None = None,
+        reader: Reader | None = None,
     ) -> None:
         self.index = index
         self._echo = echo
         self._guide = guide
-        self._reader = reader
+        self._reader = reader or Reader()
         self.tokens = 0
         """Generated so far, the ones that end the text included."""
         self._detokenizer = tokenizer.detokenizer() if tokenizer else None
@@ -88,14 +90,16 @@ class Choice:
         sampled = (update.sampled,) if update.sampled is not None else ()
         self.tokens += len(sampled)
         shown = () if update.finish is Finish.STOP else sampled
-        text = "".join(self._text(one.token) for one in shown)
+        reads = [self._read(one.token) for one in shown]
         if update.finish is not None and not self._stops.found:
             self._check_guide()
-            text += self._rest()
+            reads.append(self._reader.feed(self._rest()))
         finish = Finish.STOP.value if self._stops.found else update.finish
-        read = self._read(text, finish is not None)
-        if finish == Finish.STOP and self._reader is not None and self._reader.called:
+        if finish is not None:
+            reads.append(self._reader.flush())
+        if finish == Finish.STOP and self._reader.called:
             finish = TOOL_CALLS
+        read = joined(reads)
         echo, self._echo = self._echo, NO_ECHO
         return Delta(
             self.index,
@@ -105,7 +109,14 @@ class Choice:
             echo.scores + update.scores,
             finish,
             read.calls,
+            read.reasoning,
         )
+
+    def _read(self, token: int) -> Read:
+        """What a token adds; a mark is no text, and nothing before it waits for what follows."""
+        if token in self._reader.marks:
+            return joined((self._reader.feed(self._rest()), self._reader.mark(token)))
+        return self._reader.feed(self._text(token))
 
     def _text(self, token: int) -> str:
         if self._detokenizer is None:
@@ -119,16 +130,6 @@ class Choice:
             return ""
         text = self._stops.feed(self._detokenizer.flush())
         return text if self._stops.found else text + self._stops.flush()
-
-    def _read(self, text: str, ended: bool) -> Read:
-        """Tell the calls from the text."""
-        if self._reader is None:
-            return Read(text)
-        read = self._reader.feed(text)
-        if ended:
-            rest = self._reader.flush()
-            read = Read(read.text + rest.text, read.calls + rest.calls)
-        return read
 
     def _check_guide(self) -> None:
         if self._guide is not None and self._guide.fault is not None:

@@ -10,6 +10,7 @@ MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 256
 MAX_BIASES = 1024
 MAX_TOOLS = 128
+MAX_OPTIONS = 16
 
 
 class Body(BaseModel):
@@ -32,4 +33,8 @@ def neutral(*allowed: object) -> AfterValidator:
 Unsupported = Annotated[Any, neutral(None, [], {}, False)]
 Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
 TokenId = Annotated[int, Field(ge=0)]
+TemplateOptions = Annotated[
+    dict[str, Annotated[str, Field(max_length=1024)] | int | float | bool | None],
+    Field(max_length=MAX_OPTIONS),
+]
 ModelName = Annotated[str, Field(max_length=256)]

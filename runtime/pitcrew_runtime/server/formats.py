@@ -142,8 +142,10 @@ class ChatFormat:
     def chunk(self, delta: Delta) -> Json:
         """One piece of the message."""
         said: Json = {}
-        if delta.text or not (delta.finish or delta.calls):
+        if delta.text or not (delta.finish or delta.calls or delta.reasoning):
             said["content"] = delta.text
+        if delta.reasoning:
+            said["reasoning_content"] = delta.reasoning
         if delta.calls:
             said["tool_calls"] = [_call_piece(piece) for piece in delta.calls]
         return self._chunk(self._choice(delta, {"delta": said}))
@@ -198,6 +200,8 @@ def _head(envelope: Envelope, kind: str) -> Json:
 
 def _message(delta: Delta) -> Json:
     message: Json = {"role": "assistant", "content": delta.text, "refusal": None}
+    if delta.reasoning:
+        message["reasoning_content"] = delta.reasoning
     if delta.calls:
         message["content"] = delta.text or None
         message["tool_calls"] = [

@@ -61,6 +61,7 @@ class Message(Body):
     name: str | None = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
+    reasoning_content: str | None = None
     refusal: Unsupported = None
     annotations: Unsupported = None
     audio: Unsupported = None
@@ -74,6 +75,8 @@ class Message(Body):
             raise ValueError(f"tool_calls: an assistant calls tools, not the role {self.role!r}")
         if self.tool_call_id is not None and self.role != "tool":
             raise ValueError(f"tool_call_id: for the role 'tool', not for {self.role!r}")
+        if self.reasoning_content is not None and self.role != "assistant":
+            raise ValueError(f"reasoning_content: an assistant's, not of the role {self.role!r}")
         return self
 
     def for_template(self) -> dict[str, Any]:
@@ -85,6 +88,9 @@ class Message(Body):
             message["tool_calls"] = [call.for_template() for call in self.tool_calls]
         if self.tool_call_id is not None:
             message["tool_call_id"] = self.tool_call_id
+        if self.reasoning_content is not None:
+            # Qwen's templates know it by the first name, GPT-OSS's by the second.
+            message["reasoning_content"] = message["thinking"] = self.reasoning_content
         return message
 
     def _text(self) -> str:

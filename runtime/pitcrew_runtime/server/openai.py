@@ -63,7 +63,7 @@ class OpenAI:
                 language.tokenizer,
                 ending(body),
                 guide=prompt.sampling.guide,
-                reader=language.call_reader(body),
+                reader=language.reader(body, prompt),
             )
             for index, prompt in enumerate(prompts)
         ]

@@ -5,7 +5,7 @@ Three kinds of field: those that are served; those that change nothing in the an
 with the value that asks for nothing, and refused by name otherwise. An unknown field is refused.
 """
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -20,12 +20,14 @@ from pitcrew_runtime.server.fields import (
     Body,
     ModelName,
     Stop,
+    TemplateOptions,
     TokenId,
     Unsupported,
     neutral,
 )
 from pitcrew_runtime.server.messages import Message, Tool, ToolChoice
 from pitcrew_runtime.server.tools import forced_call
+from pitcrew_runtime.text.template import Options
 
 _SEED_LIMIT = 1 << 63
 
@@ -145,13 +147,14 @@ class ChatBody(SamplingBody):
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
+    chat_template_kwargs: TemplateOptions | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
 
     functions: Unsupported = None
     function_call: Annotated[Any, neutral(None, "none", "auto")] = None
     modalities: Annotated[Any, neutral(None, ["text"])] = None
     audio: Unsupported = None
     prediction: Unsupported = None
-    reasoning_effort: Unsupported = None
     verbosity: Unsupported = None
     web_search_options: Unsupported = None
 
@@ -194,6 +197,14 @@ class ChatBody(SamplingBody):
     def prompt_logprobs(self) -> None:
         """A chat does not repeat its prompt."""
         return None
+
+    @property
+    def template_options(self) -> Options:
+        """What the chat template is told beside messages and tools."""
+        effort = (
+            {} if self.reasoning_effort is None else {"reasoning_effort": self.reasoning_effort}
+        )
+        return {**(self.chat_template_kwargs or {}), **effort}
 
     @property
     def offered(self) -> list[Tool]:

@@ -12,7 +12,7 @@ from starlette.routing import Route
 from pitcrew_runtime.errors import InvalidRequest
 from pitcrew_runtime.server import problems
 from pitcrew_runtime.server.bodies import read_model
-from pitcrew_runtime.server.fields import MAX_TOOLS, Body, ModelName, TokenId
+from pitcrew_runtime.server.fields import MAX_TOOLS, Body, ModelName, TemplateOptions, TokenId
 from pitcrew_runtime.server.messages import Message, Tool
 from pitcrew_runtime.server.served import Served
 from pitcrew_runtime.text.tokenizer import Tokenizer
@@ -25,6 +25,7 @@ class TokenizeBody(Body):
     prompt: str | None = None
     messages: Annotated[list[Message], Field(min_length=1)] | None = None
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
+    chat_template_kwargs: TemplateOptions | None = None
     add_special_tokens: bool = True
     return_token_strs: bool = False
 
@@ -83,7 +84,8 @@ class Tokens:
 
     def _ids(self, body: TokenizeBody, tokenizer: Tokenizer) -> list[int]:
         if body.messages is not None:
-            return list(self.served.language.rendered(body.messages, body.tools or ()))
+            options = body.chat_template_kwargs or {}
+            return list(self.served.language.rendered(body.messages, body.tools or (), options))
         text = body.prompt or ""
         return (
             tokenizer.encode(text) if body.add_special_tokens else tokenizer.encode_rendered(text)

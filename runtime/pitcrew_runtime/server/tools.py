@@ -6,9 +6,9 @@ from typing import Any
 from pitcrew_runtime.constraints.constraint import Constraint
 from pitcrew_runtime.server.constraint_fields import json_constraint
 from pitcrew_runtime.server.messages import Tool, ToolChoice
+from pitcrew_runtime.text.reading import Reader
 from pitcrew_runtime.text.tool_calls import (
     CallFormat,
-    CallReader,
     HermesCalls,
     MessageCalls,
     OneCall,
@@ -31,16 +31,16 @@ def forced_call(
 
 def call_reader(
     tools: Sequence[Tool], choice: ToolChoice | None, parallel: bool, form: CallFormat | None
-) -> CallReader | None:
-    """Finds the calls in the text; None where there are none to find."""
+) -> Reader:
+    """Finds the calls in the text, where there are any to find."""
     if not tools or choice == "none":
-        return None
+        return Reader()
     if choice == "required":
         return MessageCalls()
     if choice is not None and choice != "auto":
         return OneCall(choice.function.name)
     if form is None:
-        return None
+        return Reader()
     return HermesCalls(parallel) if form is CallFormat.HERMES else MessageCalls(parallel)
 
 

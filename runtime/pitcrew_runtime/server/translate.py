@@ -12,11 +12,16 @@ from pitcrew_runtime.server.messages import Message, Tool
 from pitcrew_runtime.server.sampling import sampling
 from pitcrew_runtime.server.schemas import ChatBody, CompletionBody
 from pitcrew_runtime.server.tools import call_reader
-from pitcrew_runtime.text.template import ChatTemplate
+from pitcrew_runtime.text.harmony import HarmonyMessages
+from pitcrew_runtime.text.manner import PLAIN, Manner
+from pitcrew_runtime.text.reading import Reader
+from pitcrew_runtime.text.template import ChatTemplate, Options
+from pitcrew_runtime.text.thoughts import OPEN, Thoughts
 from pitcrew_runtime.text.tokenizer import Tokenizer
-from pitcrew_runtime.text.tool_calls import CallFormat, CallReader
 
 DEFAULT_COMPLETION_TOKENS = 16
+_TAIL = 16
+"""Tokens of a prompt that hold an opening tag and the white space behind it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +34,8 @@ class Language:
     max_length: int
     """Prompt and output tokens of one sequence."""
     compiler: Compiler | None = None
-    call_format: CallFormat | None = None
-    """How the model writes the calls that it chooses to make."""
+    manner: Manner = PLAIN
+    """How the model writes its messages."""
 
     async def compiled(self, body: CompletionBody | ChatBody) -> Compiled | None:
         """What the text is held to; raises `InvalidRequest`."""
@@ -68,11 +73,13 @@ class Language:
 
     def chat(self, body: ChatBody, held_to: Compiled | None) -> list[Prompt]:
         """One prompt for each choice. Without a limit, the answer may fill the sequence."""
-        ids = self.rendered(body.messages, body.offered)
+        ids = self.rendered(body.messages, body.offered, body.template_options)
         wanted = body.max_completion_tokens or body.max_tokens
         return self._choices(body, ids, wanted or self.max_length, wanted is None, held_to)
 
-    def rendered(self, messages: Sequence[Message], tools: Sequence[Tool]) -> tuple[int, ...]:
+    def rendered(
+        self, messages: Sequence[Message], tools: Sequence[Tool], options: Options
+    ) -> tuple[int, ...]:
         """The ids of a chat's prompt; raises `InvalidRequest`."""
         if self.tokenizer is None or self.template is None:
             raise InvalidRequest(
@@ -86,14 +93,30 @@ class Language:
         text = self.template.render(
             [message.for_template() for message in messages],
             [tool.for_template() for tool in tools],
+            options,
         )
         self._check_characters(text, self.tokenizer, "messages")
         return tuple(self.tokenizer.encode_rendered(text))
 
-    def call_reader(self, body: ChatBody) -> CallReader | None:
-        """Finds the calls in one choice of a chat."""
+    def reader(self, body: ChatBody, prompt: Prompt) -> Reader:
+        """Tells thoughts, answer and calls apart in one choice of a chat.
+
+        A text that is held to something has no thoughts.
+        """
         parallel = body.parallel_tool_calls is not False
-        return call_reader(body.offered, body.tool_choice, parallel, self.call_format)
+        calls = call_reader(body.offered, body.tool_choice, parallel, self.manner.calls)
+        if prompt.sampling.guide is not None:
+            return calls
+        if self.manner.marks:
+            return HarmonyMessages(self.manner.marks, bool(body.offered), parallel)
+        return Thoughts(calls, self._leaves_thinking(prompt)) if self.manner.thinks else calls
+
+    def _leaves_thinking(self, prompt: Prompt) -> bool:
+        """Whether the template has opened the thoughts."""
+        if self.tokenizer is None:
+            return False
+        tail = self.tokenizer.decode(prompt.tokens[-_TAIL:], special=True)
+        return tail.rstrip().endswith(OPEN)
 
     def _ids(self, prompt: str | Sequence[int]) -> tuple[int, ...]:
         if isinstance(prompt, str):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from jinja2 import TemplateError, nodes
+from jinja2 import TemplateError, meta, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
@@ -26,6 +26,11 @@ MAX_SECONDS = 5.0
 _MAX_OPERAND = 1_000_000
 
 Clock = Callable[[], float]
+Options = Mapping[str, str | int | float | bool | None]
+"""What a template reads beside the messages, by its names."""
+NO_OPTIONS: Options = {}
+_OURS = frozenset({"messages", "tools", "documents", "add_generation_prompt", "range"})
+"""Names that a template reads and nobody else may give."""
 
 
 class TemplateLimit(TemplateError):
@@ -62,8 +67,13 @@ class ChatTemplate:
         self._special = dict(special_tokens)
         self._clock = clock
         self._environment = _environment()
+        self.options: frozenset[str] = frozenset()
+        """Names of what it reads beside the messages, such as `enable_thinking`."""
         try:
             self._template = self._environment.from_string(source)
+            read = meta.find_undeclared_variables(self._environment.parse(source))
+            given = _OURS | self._special.keys() | self._environment.globals.keys()
+            self.options = frozenset(read - given)
             self._fault: str | None = None
         except TemplateError as error:
             # Completions can still be served, so the server starts and chat requests are told.
@@ -75,18 +85,33 @@ class ChatTemplate:
         return "tools" in self.source
 
     def render(
-        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] = (),
+        options: Options = NO_OPTIONS,
     ) -> str:
         """The prompt that asks for the assistant's next message; raises `InvalidRequest`."""
         if self._fault is not None:
             raise InvalidRequest(f"{self._fault}; use /v1/completions", param="messages")
+        self._check_options(options)
         try:
-            return self._render([self._known_role(message) for message in messages], tools)
+            turns = [self._known_role(message) for message in messages]
+            return self._render(turns, tools, options)
         except Exception as error:  # whatever a template does, the request is to blame
             raise InvalidRequest(
                 f"the chat template refused the messages: {type(error).__name__}: {error}",
                 param="messages",
             ) from error
+
+    def _check_options(self, options: Options) -> None:
+        for name in options:
+            if name not in self.options:
+                known = ", ".join(sorted(self.options)) or "nothing"
+                raise InvalidRequest(
+                    f"{name}: this model's chat template does not read it, but {known}; leave it "
+                    "out",
+                    param=name,
+                )
 
     def _known_role(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
         """`developer` is OpenAI's later name for `system`, which few templates have heard of."""
@@ -95,7 +120,10 @@ class ChatTemplate:
         return message
 
     def _render(
-        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]],
+        options: Options,
     ) -> str:
         deadline = self._clock() + MAX_SECONDS
         pieces, size = [], 0
@@ -106,6 +134,7 @@ class ChatTemplate:
             documents=None,
             range=lambda *bounds: self._range(deadline, *bounds),
             **self._special,
+            **options,
         ):
             pieces.append(piece)
             size += len(piece)

@@ -72,6 +72,11 @@ class Tokenizer:
         """A stream of its own."""
         return Detokenizer(self.decode)
 
+    def id_of(self, name: str) -> int | None:
+        """The token of that name, such as a special one."""
+        found: int | None = self._backend.token_to_id(name)
+        return found
+
     def token_bytes(self, token: int) -> bytes:
         """The bytes that a token stands for, special tokens by their names."""
         name: str | None = self._backend.id_to_token(token)

@@ -8,12 +8,12 @@ rest is text.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from enum import StrEnum
-from typing import Protocol
 
 from pitcrew_runtime.text.call_text import CallPiece, CallText, new_id
 from pitcrew_runtime.text.json_text import BLANK
+from pitcrew_runtime.text.reading import Read, Reader, joined, possible_start
 
 
 class CallFormat(StrEnum):
@@ -21,29 +21,6 @@ class CallFormat(StrEnum):
 
     HERMES = "hermes"
     LLAMA3_JSON = "llama3_json"
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    """What became certain: text for the reader, and parts of calls."""
-
-    text: str = ""
-    calls: tuple[CallPiece, ...] = ()
-
-
-class CallReader(Protocol):
-    """Reads one message."""
-
-    called: bool
-    """The model has decided to call something, and what it calls is whole."""
-
-    def feed(self, text: str) -> Read:
-        """Add text."""
-        ...
-
-    def flush(self) -> Read:
-        """The end of the text."""
-        ...
 
 
 def format_of(template: str) -> CallFormat | None:
@@ -55,7 +32,7 @@ def format_of(template: str) -> CallFormat | None:
     return None
 
 
-class HermesCalls:
+class HermesCalls(Reader):
     """`<tool_call>{"name": …, "arguments": …}</tool_call>`, any number of them among text.
 
     White space around the calls is layout and does not come out.
@@ -74,9 +51,9 @@ class HermesCalls:
         self._begun = 0
 
     def feed(self, text: str) -> Read:
-        """See `CallReader`."""
+        """See `Reader`."""
         self._held += text
-        return _joined(self._steps(), self._parallel)
+        return _kept(self._steps(), self._parallel)
 
     def flush(self) -> Read:
         """A call without its closing tag counts where it is whole; models forget the tag."""
@@ -101,7 +78,7 @@ class HermesCalls:
         """Text up to the next tag, and whether there is one."""
         before, found, after = self._held.partition(self._OPEN)
         if not found:
-            before = before[: _possible_start(before, self._OPEN)]
+            before = before[: possible_start(before, self._OPEN)]
         said = before.rstrip()
         if not found:
             self._held = self._held[len(said) :]
@@ -132,7 +109,7 @@ class HermesCalls:
         return calls.held if calls.begun > calls.first else self._layout + calls.held
 
 
-class MessageCalls:
+class MessageCalls(Reader):
     """A message that is nothing but calls: Llama 3's objects with `;` between, or an array."""
 
     def __init__(self, parallel: bool = True) -> None:
@@ -142,7 +119,7 @@ class MessageCalls:
         self._is_text = False
 
     def feed(self, text: str) -> Read:
-        """See `CallReader`."""
+        """See `Reader`."""
         if self._is_text:
             return Read(text)
         rest = _pushed(self._calls, text)
@@ -151,26 +128,24 @@ class MessageCalls:
         if rest:
             self._is_text = True
             read = Read(self._calls.held + rest, read.calls)
-        return _joined([read], self._parallel)
+        return _kept([read], self._parallel)
 
     def flush(self) -> Read:
-        """See `CallReader`."""
+        """See `Reader`."""
         if self._is_text or (self._calls.complete and not self._calls.held.strip(BLANK + ";")):
             return Read()
         return Read(self._calls.held)
 
 
-class OneCall:
+class OneCall(Reader):
     """The text is the arguments of a function that was chosen already."""
-
-    called = False
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._begun = False
 
     def feed(self, text: str) -> Read:
-        """See `CallReader`."""
+        """See `Reader`."""
         if not text:
             return Read()
         if self._begun:
@@ -179,7 +154,7 @@ class OneCall:
         return Read("", (CallPiece(0, text, new_id(), self._name),))
 
     def flush(self) -> Read:
-        """See `CallReader`."""
+        """See `Reader`."""
         return Read()
 
 
@@ -191,16 +166,7 @@ def _pushed(calls: CallText, text: str) -> str:
     return ""
 
 
-def _joined(reads: Iterable[Read], parallel: bool) -> Read:
+def _kept(reads: Iterable[Read], parallel: bool) -> Read:
     """All as one, with the first call only where several are not wanted."""
-    reads = list(reads)
-    calls = tuple(one for read in reads for one in read.calls if parallel or one.index == 0)
-    return Read("".join(read.text for read in reads), calls)
-
-
-def _possible_start(text: str, mark: str) -> int:
-    """Where the longest tail begins that `mark` begins with."""
-    for start in range(max(0, len(text) - len(mark) + 1), len(text)):
-        if mark.startswith(text[start:]):
-            return start
-    return len(text)
+    read = joined(reads)
+    return replace(read, calls=tuple(one for one in read.calls if parallel or one.index == 0))

@@ -113,10 +113,15 @@ def test_a_clients_template_is_not_rendered(server: Server) -> None:
     """CVE-2026-5760, CVE-2025-61620: template escape. Templates come with the engine, sandboxed."""
     escape = "{{ ''.__class__.__mro__[1].__subclasses__() }}"
     chat = {"model": "model", "messages": [{"role": "user", "content": "x"}], "max_tokens": 2}
-    for fields in ({"chat_template": escape}, {"chat_template_kwargs": {"chat_template": escape}}):
+    for fields, refused in (
+        ({"chat_template": escape}, "does not know the field"),
+        ({"chat_template_kwargs": {"chat_template": escape}}, "does not read it"),
+        ({"chat_template_kwargs": {"messages": escape}}, "does not read it"),
+        ({"chat_template_kwargs": {"raise_exception": escape}}, "does not read it"),
+    ):
         answer = httpx.post(f"{server.url}/v1/chat/completions", json=chat | fields)
         assert answer.status_code == 400
-        assert "does not know the field" in answer.json()["error"]["message"]
+        assert refused in answer.json()["error"]["message"]
     told = {**chat, "messages": [{"role": "user", "content": escape}]}
     ids = httpx.post(f"{server.url}/tokenize", json={"messages": told["messages"]}).json()["tokens"]
     text = httpx.post(f"{server.url}/detokenize", json={"tokens": ids}).json()["prompt"]
@@ -195,6 +200,32 @@ def test_requests_that_never_end(impatient: Server, begin: bytes, drip: bytes) -
         with contextlib.suppress(ConnectionError):
             while connection.recv(4096):
                 pass
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+        b"Content-Length: 5\r\nContent-Length: 6\r\n",
+        b"Transfer-Encoding: xchunked\r\n",
+        b"Transfer-Encoding: chunked, identity\r\n",
+        b"Transfer-Encoding : chunked\r\n",
+        b"Content-Length: +5\r\n",
+        b"Host: y\r\n",
+    ],
+    ids=lambda headers: headers.decode().replace("\r\n", " "),
+)
+def test_no_request_is_smuggled(server: Server, headers: bytes) -> None:
+    """CWE-444, as in CVE-2025-43859: what a proxy takes for a body is read as a request."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=DEADLINE) as connection:
+        begin = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\n"
+        smuggled = b"0\r\n\r\nGET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n"
+        connection.sendall(begin + headers + b"\r\n" + smuggled)
+        answer = b""
+        while piece := connection.recv(4096):
+            answer += piece
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1") == 1
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pitcrew_runtime.text.reading import Read, Reader
 from pitcrew_runtime.text.tool_calls import (
     CallFormat,
-    CallReader,
     HermesCalls,
     MessageCalls,
     OneCall,
-    Read,
     format_of,
 )
 
@@ -30,7 +29,7 @@ def cut(text: str, cuts: list[int]) -> list[str]:
     return [text[a:b] for a, b in pairwise(edges)]
 
 
-def told(reader: CallReader, pieces: list[str]) -> tuple[str, list[tuple[str, str]]]:
+def told(reader: Reader, pieces: list[str]) -> tuple[str, list[tuple[str, str]]]:
     """The text, and the name and the arguments of each call, joined as a client would join them."""
     calls: dict[int, tuple[str, str]] = {}
     said = ""
@@ -46,7 +45,7 @@ def told(reader: CallReader, pieces: list[str]) -> tuple[str, list[tuple[str, st
     return said, list(calls.values())
 
 
-def read(reader: CallReader, text: str, cuts: list[int]) -> tuple[str, list[Call]]:
+def read(reader: Reader, text: str, cuts: list[int]) -> tuple[str, list[Call]]:
     said, calls = told(reader, cut(text, cuts))
     assert reader.called == (bool(calls) and not isinstance(reader, OneCall))
     return said, [(name, json.loads(arguments)) for name, arguments in calls]
@@ -96,7 +95,7 @@ def test_members_in_any_order(
 @given(ARGUMENTS, st.sampled_from(["<tool_call>", ""]))
 def test_arguments_come_at_once(arguments: dict[str, Any], tag: str) -> None:
     """Nothing of them waits, and nothing of the call comes before they begin."""
-    reader: CallReader = HermesCalls() if tag else MessageCalls()
+    reader: Reader = HermesCalls() if tag else MessageCalls()
     for char in f'{tag}{{"name": "smite", "arguments": ':
         assert reader.feed(char) == Read()
     for place, char in enumerate(json.dumps(arguments)):

@@ -91,3 +91,19 @@ def test_where_templates_are_found() -> None:
     assert find_template({"chat_template": "C"}, None) == "C"
     assert find_template({"chat_template": several}, None) == "D"
     assert find_template({}, None) is None
+
+
+def test_options_are_what_a_template_reads() -> None:
+    source = (
+        "{% if effort is not defined %}{% set effort = 'high' %}{% endif %}"
+        "{{ bos_token }}{% for m in messages %}{{ m.role }}{% endfor %}"
+        "{{ strftime_now('%Y')[:0] }}{{ effort }}{% if thinks is defined %}{{ thinks }}{% endif %}"
+    )
+    template = ChatTemplate(source, {"bos_token": "<s>"})
+    assert template.options == {"effort", "thinks"}
+    assert template.render(TURNS[:1]) == "<s>userhigh"
+    assert template.render(TURNS[:1], options={"thinks": False}) == "<s>userhighFalse"
+    assert template.render(TURNS[:1], options={"effort": "{{ 1 }}"}) == "<s>user{{ 1 }}"
+    for name in ("messages", "bos_token", "strftime_now", "range", "chat_template", "m", "self"):
+        with pytest.raises(InvalidRequest, match=f"{name}: .* but effort, thinks; leave"):
+            template.render(TURNS, options={name: "x"})
