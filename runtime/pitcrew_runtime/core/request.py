@@ -9,6 +9,9 @@ from typing import NamedTuple
 from pitcrew_runtime.core.adapters import Adapter
 from pitcrew_runtime.core.guide import Guide
 
+_COLDEST = 1e-6
+"""Colder is greedy: the division by the temperature would only overflow."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -45,6 +48,16 @@ class Sampling:
     """None: none wanted. Else the token's own and that many of the best alternatives."""
     prompt_logprobs: int | None = None
     """The same for the prompt's tokens, each given those before it; the first has none."""
+
+    @property
+    def is_greedy(self) -> bool:
+        """The best token is taken."""
+        return self.temperature < _COLDEST
+
+    @property
+    def is_plain(self) -> bool:
+        """Nothing but the best logit is asked for."""
+        return self.is_greedy and self.logprobs is None and not self.shapes_logits
 
     @property
     def shapes_logits(self) -> bool:

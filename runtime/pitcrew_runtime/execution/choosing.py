@@ -30,7 +30,9 @@ def choose(rows: Sequence[Row], logits: NDArray[np.float32]) -> Sequence[Chosen]
     place = 0
     while going:
         draws = [draw for index in going if (draw := _draw(rows[index], place)) is not None]
-        for index, sampled in zip(going, sample(logits[going, place], draws), strict=True):
+        # A copy of many vocabularies takes longer than all that is done with them.
+        these = logits[:, place] if len(going) == len(rows) else logits[going, place]
+        for index, sampled in zip(going, sample(these, draws), strict=True):
             chosen[index].append(sampled)
         going = [index for index in going if _right(rows[index], place, chosen[index])]
         place += 1

@@ -53,16 +53,45 @@ class Contexts:
             ) from error
         self._tenants: list[_Tenant] = []
         self._length = 0
+        self._order: Integers = np.arange(0)
+        self._views: list[Array] = []
 
     def fits(self, rows: int, longest: int) -> bool:
         """Whether there is room for so many contexts of that length."""
         return rows * _rounded(longest) * self._token <= self._flat[0].size
 
-    def arrange(self, histories: Sequence[object], starts: Integers, tables: Integers) -> Integers:
+    def arrange(
+        self, histories: Sequence[object], starts: Integers, pages: Sequence[Sequence[int]]
+    ) -> Integers:
         """Give every row a context of its first `starts` tokens; the order of rows [B] to run in.
 
-        `tables` [B, P] are the rows' pages. One more token fits into every context.
+        `pages` are the rows' own. One more token fits into every context.
         """
+        if not self._goes_on(histories, starts):
+            self._order = self._arranged(histories, starts, pages)
+            self._views = [self._view(flat, len(histories), self._length) for flat in self._flat]
+        return self._order
+
+    def _goes_on(self, histories: Sequence[object], starts: Integers) -> bool:
+        """Whether these are the rows of the last run, in the same order, and there is room: so it is
+        in nearly every step.
+        """
+        tenants, order = self._tenants, self._order.tolist()
+        if len(order) != len(histories) or len(tenants) != len(order):
+            return False
+        if not int(starts.max()) < self._length:
+            return False
+        begins = starts.tolist()
+        for tenant, row in zip(tenants, order, strict=True):
+            if tenant.history is not histories[row] or tenant.end != begins[row]:
+                return False
+        for tenant in tenants:
+            tenant.start = tenant.end
+        return True
+
+    def _arranged(
+        self, histories: Sequence[object], starts: Integers, pages: Sequence[Sequence[int]]
+    ) -> Integers:
         rows, length = len(histories), _rounded(int(starts.max()) + 1)
         # What fails from here on leaves no context that could be taken for another's.
         known, self._tenants = self._tenants, []
@@ -73,7 +102,7 @@ class Contexts:
         for row in range(rows):
             if row not in places:
                 places[row] = next(free)
-                self._fill(places[row], int(starts[row]), tables[row])
+                self._fill(places[row], int(starts[row]), pages[row])
         order = np.argsort([places[row] for row in range(rows)])
         self._tenants = [
             _Tenant(histories[row], int(starts[row]), int(starts[row])) for row in order
@@ -81,9 +110,10 @@ class Contexts:
         return order
 
     def views(self) -> list[Array]:
-        """The contexts [B, kv_heads, T, D], keys of every layer first."""
-        count = len(self._tenants)
-        return [self._view(flat, count, self._length) for flat in self._flat]
+        """The contexts [B, kv_heads, T, D], keys of every layer first; the same list until rows or
+        lengths change.
+        """
+        return self._views
 
     def grow(self) -> None:
         """Every context has one token more: a run has written it."""
@@ -117,7 +147,7 @@ class Contexts:
             view = self._view(flat, count, self._length)
             view[target, :, :tokens] = view[source, :, :tokens]
 
-    def _fill(self, place: int, tokens: int, table: Integers) -> None:
+    def _fill(self, place: int, tokens: int, table: Sequence[int]) -> None:
         for flat, pool in zip(self._flat, self._pool.arrays, strict=True):
             _copy(pool, table, self._view(flat, place + 1, self._length)[place], tokens)
 
@@ -138,8 +168,13 @@ class Contexts:
         return flat[: rows * length * self._token].reshape(dims)
 
 
-def gathered(pool: KVPool, tables: Integers, starts: Integers, room: int) -> list[Array]:
-    """Contexts [B, kv_heads, T, D] for one run, with `room` for new tokens; keys of every layer first."""
+def gathered(
+    pool: KVPool, tables: Sequence[Sequence[int]], starts: Integers, room: int
+) -> list[Array]:
+    """Contexts [B, kv_heads, T, D] for one run, with `room` for new tokens; keys of every layer first.
+
+    `tables` are the rows' pages.
+    """
     shape = pool.shape
     dims = (len(starts), shape.kv_heads, int(starts.max()) + room, shape.head_dim)
     contexts = [np.empty(dims, shape.dtype) for _ in pool.arrays]
@@ -149,10 +184,10 @@ def gathered(pool: KVPool, tables: Integers, starts: Integers, room: int) -> lis
     return contexts
 
 
-def _copy(pool: Array, table: Integers, context: Array, tokens: int) -> None:
+def _copy(pool: Array, table: Sequence[int], context: Array, tokens: int) -> None:
     """The first tokens of a table's pages into a context [kv_heads, T, D]."""
-    page = pool.shape[1]
-    pages = pool[table[: -(-tokens // page)]].reshape(-1, *pool.shape[2:])
+    used = np.asarray(table[: -(-tokens // pool.shape[1])], np.int64)
+    pages = pool[used].reshape(-1, *pool.shape[2:])
     context[:, :tokens] = pages[:tokens].swapaxes(0, 1)
 
 

@@ -13,6 +13,8 @@ def group(rows: Sequence[Row]) -> list[list[int]]:
     Within a run no row is padded by more than a quarter of its own tokens; decoding rows, one
     token each, so come to stand together and alone.
     """
+    if rows and max(len(row.tokens) for row in rows) == 1:
+        return [list(range(len(rows)))]
     groups: list[list[int]] = []
     shortest = 0
     for index in sorted(range(len(rows)), key=lambda i: len(rows[i].tokens)):

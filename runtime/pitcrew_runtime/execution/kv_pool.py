@@ -63,27 +63,23 @@ class KVPool:
         self.shape = shape
         dims = (shape.pages, shape.page_size, shape.kv_heads, shape.head_dim)
         try:
-            self.arrays: tuple[Array, ...] = tuple(
-                resident_zeros(dims, shape.dtype) for _ in shape.names
-            )
+            whole = resident_zeros((len(shape.names), *dims), shape.dtype)
         except MemoryError as error:
             raise NotEnoughMemory(
                 f"the KV pool ({shape.pages} pages) could not be allocated: lower --kv-memory"
             ) from error
-        self._flat = tuple(
-            array.reshape(-1, shape.kv_heads, shape.head_dim) for array in self.arrays
-        )
+        self.arrays: tuple[Array, ...] = tuple(whole)
+        self._flat = whole.reshape(len(whole), -1, shape.kv_heads, shape.head_dim)
 
-    def write(
-        self, slots: NDArray[np.int64], new: Sequence[Array], take: NDArray[np.int64]
-    ) -> None:
+    def write(self, slots: NDArray[np.int64], new: Array, take: NDArray[np.int64]) -> None:
         """Put new tokens into the pools.
 
-        `new` has one array [B, S, kv_heads, head_dim] per pool; `take` selects the N real tokens
-        of its flattened [B x S], and `slots` [N] are their places (page x page size + offset).
+        `new` [pools, B, S, kv_heads, head_dim] has those of each pool; `take` selects the N real
+        tokens of its flattened [B x S], and `slots` [N] are their places (page x page size +
+        offset).
         """
-        for pool, array in zip(self._flat, new, strict=True):
-            pool[slots] = array.reshape(-1, *pool.shape[1:])[take]
+        tokens = new.reshape(len(new), -1, *new.shape[3:])
+        self._flat[:, slots] = tokens[:, take]
 
     def copy(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Make the second page of each pair what the first is."""

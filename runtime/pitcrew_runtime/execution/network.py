@@ -41,7 +41,8 @@ class Network(Protocol):
         ...
 
     def run(self, packed: Packed) -> NDArray[np.float32]:
-        """Write the new keys and values into the pools; logits [B, K, vocabulary].
+        """Write the new keys and values into the pools; logits [B, K, vocabulary], which the next run
+        may overwrite.
 
         Raises `ExecutorBroken` where nothing can be computed any more, and anything where only this
         could not be.

@@ -15,7 +15,7 @@ from pitcrew_runtime.execution.adapter_pool import AdapterPool
 from pitcrew_runtime.execution.collective import Collective
 from pitcrew_runtime.execution.kv_pool import PoolShape
 from pitcrew_runtime.execution.local_network import LocalNetwork
-from pitcrew_runtime.execution.packing import INPUTS, Packed
+from pitcrew_runtime.execution.packing import INPUTS, Packed, with_block_tables
 from pitcrew_runtime.execution.program import (
     Array,
     Program,
@@ -69,16 +69,18 @@ class OnnxNetwork(LocalNetwork):
 
     def run(self, packed: Packed) -> NDArray[np.float32]:
         """See `Network`. Raises whatever ONNX Runtime raises."""
-        logits = self.run_rank(packed)
+        logits = self.run_rank(with_block_tables(packed, self.page_size))
         assert logits is not None, "a pipeline stage has no logits"
         return logits
 
     def run_rank(self, packed: Packed) -> NDArray[np.float32] | None:
-        """The same for any rank; None on a stage that hands its rows over instead."""
+        """The same for any rank, from inputs with block tables; None on a stage that hands its rows
+        over instead.
+        """
         batch, length = packed.inputs["input_ids"].shape
         shape = self._shape
         dims = (len(shape.names), batch, length, shape.kv_heads, shape.head_dim)
-        new = list(np.empty(dims, shape.dtype))
+        new = np.empty(dims, shape.dtype)
         into = {name: self._wrap(array) for name, array in zip(self._new_names, new, strict=True)}
         values: dict[str, Array] = dict(packed.inputs) | self._taken_over()
         for program, exchanges in zip(self._programs, self._exchanges, strict=True):

@@ -20,28 +20,62 @@ class Packed(NamedTuple):
     """What one run of the graph is given, and where its new keys and values belong."""
 
     inputs: dict[str, Integers]
+    """Without block tables, which grow with the contexts and not every network reads."""
     slots: Integers
     """[N]: the places in the pools of the N new tokens, page x page size + offset."""
     take: Integers
     """[N]: where these tokens are among the [B x S] of the run."""
     histories: Sequence[Sequence[int]] = ()
     """Of the rows: an object for each sequence, the same in every run. Stays in this process."""
+    pages: Sequence[Sequence[int]] = ()
+    """Of the rows, in token order; more than the context's at the end."""
 
 
 def pack(rows: Sequence[Row], page_size: int) -> Packed:
     """Lay rows side by side.
 
-    Rows are padded on the right with token 0 at position 0. A block table lists the pages with
-    context only; entries beyond a row's own are page 0, which the mask hides. A row's wanted logits
-    are those of its last known token and of the guesses after it; where other rows have more, its
-    last one is repeated.
+    Rows are padded on the right with token 0 at position 0. A row's wanted logits are those of its
+    last known token and of the guesses after it; where other rows have more, its last one is
+    repeated.
     """
+    inputs, slots, take = (_single if _are_single(rows) else _several)(rows, page_size)
+    inputs["context_lengths"] = np.array([row.start for row in rows], np.int64)
+    inputs[ADAPTER_SLOTS] = np.array([row.slot for row in rows], np.int64)
+    return Packed(inputs, slots, take, [row.history for row in rows], [row.pages for row in rows])
+
+
+def with_block_tables(packed: Packed, page_size: int) -> Packed:
+    """The same with tables [B, P] of the pages with context; entries beyond a row's own are page 0,
+    which the mask hides.
+    """
+    counts = (-(-packed.inputs["context_lengths"] // page_size)).tolist()
+    tables = np.zeros((len(counts), max(counts)), np.int64)
+    for table, pages, count in zip(tables, packed.pages, counts, strict=True):
+        table[:count] = pages[:count]
+    return packed._replace(inputs={**packed.inputs, BLOCK_TABLES: tables})
+
+
+def _are_single(rows: Sequence[Row]) -> bool:
+    return all(len(row.tokens) == 1 for row in rows)
+
+
+def _single(rows: Sequence[Row], page_size: int) -> tuple[dict[str, Integers], Integers, Integers]:
+    """Of rows with one token each, which most steps consist of."""
+    inputs = {
+        "input_ids": np.array([row.tokens for row in rows], np.int64),
+        "positions": np.array([(row.start,) for row in rows], np.int64),
+        "logit_indices": np.zeros((len(rows), 1), np.int64),
+    }
+    places = ((row.pages[row.start // page_size], row.start % page_size) for row in rows)
+    slots = np.array([page * page_size + offset for page, offset in places], np.int64)
+    return inputs, slots, np.arange(len(rows))
+
+
+def _several(rows: Sequence[Row], page_size: int) -> tuple[dict[str, Integers], Integers, Integers]:
     batch, length = len(rows), max(len(row.tokens) for row in rows)
-    width = max(-(-row.start // page_size) for row in rows)
     wanted = 1 + max(row.drafts for row in rows)
     ids = np.zeros((batch, length), np.int64)
     positions = np.zeros((batch, length), np.int64)
-    tables = np.zeros((batch, width), np.int64)
     indices = np.zeros((batch, wanted), np.int64)
     slots, take = [], []
     for index, row in enumerate(rows):
@@ -51,18 +85,8 @@ def pack(rows: Sequence[Row], page_size: int) -> Packed:
         written = np.asarray(row.pages[first : -(-row.end // page_size)], np.int64)
         ids[index, :count] = row.tokens
         positions[index, :count] = places
-        used = row.pages[: -(-row.start // page_size)]
-        tables[index, : len(used)] = used
         indices[index] = np.minimum(np.arange(wanted) + count - 1 - row.drafts, count - 1)
         slots.append(written[places // page_size - first] * page_size + places % page_size)
         take.append(np.arange(index * length, index * length + count))
-    inputs = {
-        "input_ids": ids,
-        "positions": positions,
-        BLOCK_TABLES: tables,
-        "context_lengths": np.asarray([row.start for row in rows], np.int64),
-        "logit_indices": indices,
-        ADAPTER_SLOTS: np.asarray([row.slot for row in rows], np.int64),
-    }
-    histories = [row.history for row in rows]
-    return Packed(inputs, np.concatenate(slots), np.concatenate(take), histories)
+    inputs = {"input_ids": ids, "positions": positions, "logit_indices": indices}
+    return inputs, np.concatenate(slots), np.concatenate(take)

@@ -15,9 +15,6 @@ from numpy.typing import NDArray
 from pitcrew_runtime.core.request import Sampled, Sampling
 from pitcrew_runtime.execution.shaping import shaped
 
-_COLDEST = 1e-6
-"""Colder is greedy: the division would only overflow."""
-
 Logits = NDArray[np.float32]
 Weights = NDArray[np.float32]
 
@@ -47,7 +44,10 @@ def sample(logits: Logits, draws: Sequence[Draw]) -> list[Sampled]:
     # NaN wins every argmax, so the best logit of a row tells whether the row is sound.
     if not np.isfinite(logits[np.arange(len(best)), best]).all():
         raise NonFiniteLogits("the graph produced logits that are not finite")
-    return [_pick(logits[row], int(best[row]), draw) for row, draw in enumerate(draws)]
+    return [
+        Sampled(token) if draw.sampling.is_plain else _pick(logits[row], token, draw)
+        for row, (token, draw) in enumerate(zip(best.tolist(), draws, strict=True))
+    ]
 
 
 def uniform(seed: int, position: int) -> float:
@@ -81,7 +81,7 @@ def _pick(logits: Logits, best: int, draw: Draw) -> Sampled:
     if sampling.shapes_logits:
         changed = shaped(logits, sampling, draw.history, draw.prompt_length)
         best = int(changed.argmax())
-    token = best if sampling.temperature < _COLDEST else _draw(changed, sampling, draw.position)
+    token = best if sampling.is_greedy else _draw(changed, sampling, draw.position)
     if sampling.logprobs is None:
         return Sampled(token)
     return score(logits, token, sampling.logprobs)

@@ -20,7 +20,7 @@ from pitcrew_runtime.adapters.weights import LoraWeights
 from pitcrew_runtime.core.adapters import Adapter
 from pitcrew_runtime.core.executor import ExecutorBroken
 from pitcrew_runtime.errors import RankFailed
-from pitcrew_runtime.execution.packing import Packed
+from pitcrew_runtime.execution.packing import Packed, with_block_tables
 from pitcrew_runtime.ranks import wire
 from pitcrew_runtime.ranks.handshake import receive_words
 from pitcrew_runtime.ranks.launch import GroupShape, ending, start
@@ -104,7 +104,7 @@ class RankGroup:
 
     def run(self, packed: Packed) -> NDArray[np.float32]:
         """See `Network`. Raises `ExecutorBroken` where a rank is lost."""
-        self._tell(step_message(packed))
+        self._tell(step_message(with_block_tables(packed, self.page_size)))
         answers = self._replies()
         logits: NDArray[np.float32] = next(
             answer.arrays["logits"] for answer in answers if "logits" in answer.arrays

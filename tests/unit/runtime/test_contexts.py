@@ -36,8 +36,8 @@ class Sequences:
     def step(self, contexts: Contexts) -> None:
         """Check all contexts, and give every sequence a token."""
         lengths, tables = np.array(self.lengths), np.array(self.tables)
-        order = contexts.arrange(self.histories, lengths, tables)
-        truths = gathered(self.pool, tables, lengths, 1)
+        order = contexts.arrange(self.histories, lengths, self.tables)
+        truths = gathered(self.pool, self.tables, lengths, 1)
         assert sorted(order) == list(range(len(lengths)))
         for view, truth in zip(contexts.views(), truths, strict=True):
             for place, row in enumerate(order):
@@ -51,7 +51,7 @@ class Sequences:
             view[np.arange(len(order)), :, lengths[order]] = tokens[:, 0]
         contexts.grow()
         slots = tables[order, lengths[order] // PAGE] * PAGE + lengths[order] % PAGE
-        self.pool.write(slots, new, np.arange(len(order)))
+        self.pool.write(slots, np.stack(new), np.arange(len(order)))
         self.lengths = [length + 1 for length in self.lengths]
 
 
@@ -74,7 +74,7 @@ def test_a_step_that_failed_is_taken_again() -> None:
     for length in (5, 70, 30):
         sequences.join(length)
     sequences.step(contexts)
-    contexts.arrange(sequences.histories, np.array(sequences.lengths), np.array(sequences.tables))
+    contexts.arrange(sequences.histories, np.array(sequences.lengths), sequences.tables)
     sequences.step(contexts)
     del sequences.histories[0], sequences.tables[0], sequences.lengths[0]
     sequences.step(contexts)
