@@ -1,6 +1,6 @@
 """Between the asyncio world and the engine's thread.
 
-Requests go down through the engine's lock; news comes up with one `call_soon_threadsafe` a step
+Requests go down through the engine's lock; news comes up by one call of the bell a step
 and is sorted here, on the event loop, into the mailboxes of those who wait. Everything in this file
 runs on the event loop.
 """

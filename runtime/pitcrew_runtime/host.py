@@ -4,17 +4,15 @@ The engine's thread tells its news; everything else here runs on the event loop.
 """
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVarTuple
 
 import grpc
 from starlette.types import ASGIApp
 
 from pitcrew_builder.manifest import Manifest
+from pitcrew_runtime.bell import Bell
 from pitcrew_runtime.core.engine import Engine, StepReport
 from pitcrew_runtime.errors import StartupError
 from pitcrew_runtime.frontend import Frontend
@@ -39,8 +37,6 @@ from pitcrew_runtime.warmup import warm_up
 
 logger = logging.getLogger(__name__)
 
-Args = TypeVarTuple("Args")
-
 
 class Host:
     """Serves one engine. Sets `leaving` where it cannot be served after all."""
@@ -48,7 +44,7 @@ class Host:
     def __init__(self, loaded: Loaded, wedge_seconds: float, leaving: asyncio.Event) -> None:
         self._manifest = loaded.manifest
         self._leaving = leaving
-        self._events = asyncio.get_running_loop()
+        self._bell = Bell(asyncio.get_running_loop())
         self._fault: BaseException | None = None
         self._settled = asyncio.Event()
         self._clock: Clock = time.monotonic
@@ -109,6 +105,7 @@ class Host:
         """End the engine's thread; raises the `StartupError` that it died of, if any."""
         if not self._loop.stop(timeout=5.0):
             logger.warning("A step is still running; leaving without it")
+        self._bell.close()
         self._loop.engine.close()
         if isinstance(self._fault, StartupError):
             raise self._fault
@@ -117,19 +114,14 @@ class Host:
         warm_up(engine, self._manifest.canary, clock)
 
     def _on_step(self, report: StepReport, now: float) -> None:
-        self._tell(self._frontend.deliver, report, now)
+        self._bell.ring(self._frontend.deliver, report, now)
 
     def _on_ready(self) -> None:
-        self._tell(self._become_ready)
+        self._bell.ring(self._become_ready)
 
     def _on_death(self, fault: BaseException) -> None:
         self._fault = fault
-        self._tell(self._mourn)
-
-    def _tell(self, callback: Callable[[*Args], object], *arguments: *Args) -> None:
-        # The event loop is gone only when the process is leaving.
-        with contextlib.suppress(RuntimeError):
-            self._events.call_soon_threadsafe(callback, *arguments)
+        self._bell.ring(self._mourn)
 
     def _become_ready(self) -> None:
         self._frontend.ready = True

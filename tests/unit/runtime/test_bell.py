@@ -1,0 +1,42 @@
+"""Rung on one thread, heard on the event loop."""
+
+import asyncio
+import threading
+
+from pitcrew_runtime.bell import Bell
+
+
+def test_everything_is_called_on_the_loop_and_in_order() -> None:
+    async def hear() -> tuple[list[int], set[int]]:
+        heard: list[int] = []
+        threads: set[int] = set()
+        done = asyncio.Event()
+        bell = Bell(asyncio.get_running_loop())
+
+        def call(number: int) -> None:
+            heard.append(number)
+            threads.add(threading.get_ident())
+
+        def ring() -> None:
+            for number in range(200):
+                bell.ring(call, number)
+            bell.ring(done.set)
+            bell.close()
+
+        ringer = threading.Thread(target=ring)
+        ringer.start()
+        await done.wait()
+        ringer.join()
+        return heard, threads
+
+    heard, threads = asyncio.run(asyncio.wait_for(hear(), 60))
+    assert heard == list(range(200))
+    assert threads == {threading.get_ident()}
+
+
+def test_nobody_hears_after_the_loop_is_gone() -> None:
+    loop = asyncio.new_event_loop()
+    bell = Bell(loop)
+    loop.close()
+    bell.ring(print, "never")
+    bell.close()
