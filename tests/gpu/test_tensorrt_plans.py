@@ -24,7 +24,7 @@ def _spec(precision: str = "fp16", capability: str | None = None) -> dict[str, o
     return {
         "target": "tensorrt",
         "precision": precision,
-        "tensorrt": {"computeCapability": capability or GPU},
+        "tensorrt": {"computeCapability": capability or GPU, "optimizationLevel": 0},
     }
 
 

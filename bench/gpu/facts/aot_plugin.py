@@ -12,7 +12,8 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from common import Fact, build, trt
+from common import build, trt
+from saying import Fact
 from session import Buffer, Session
 
 TWICE = """#include <cuda_fp16.h>

@@ -9,12 +9,15 @@ import statistics
 import attention_plugin
 import numpy as np
 import tensorrt.plugin as trtp
-from common import Fact, build, trt
+from common import build, trt
+from copying import copied
+from paged_case import Heads
+from saying import Fact
 from session import Replay, Session, milliseconds
-from speed import copied
 
-HEADS, KV_HEADS, HEAD_DIM, PAGE = 32, 8, 64, 16
-WIDTH, KV_WIDTH = HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM
+HEADS = Heads()
+PAGE, KV_HEADS, HEAD_DIM = HEADS.page, HEADS.kv_heads, HEADS.head_dim
+WIDTH, KV_WIDTH = HEADS.width, HEADS.kv_width
 REPEATS = 30
 
 
@@ -33,9 +36,9 @@ def main() -> None:
         fact.say(f"{name}: plan bytes", len(plan))
         session = Session(trt, plan)
         for new in (1, 5):
-            feeds = inputs(2, new, 100)
+            feeds = HEADS.inputs(2, new, 100)
             (found,) = session.run(["attended"], feeds)
-            wanted = reference(feeds)
+            wanted = HEADS.reference(feeds)
             error = np.linalg.norm(found - wanted) / np.linalg.norm(wanted)
             fact.check(f"{name}: {new} new tokens: relative error {error:.1e}", error < 1e-2)
         for context in options.context:
@@ -83,59 +86,11 @@ def profile(options: argparse.Namespace) -> dict[str, object]:
     }
 
 
-def inputs(batch: int, new: int, context: int) -> dict[str, np.ndarray]:
-    """Random tensors, shuffled pages, contexts of unlike length."""
-    rng = np.random.default_rng(0)
-
-    def noise(*shape: int) -> np.ndarray:
-        return rng.standard_normal(shape, dtype=np.float32)
-
-    blocks = -(-context // PAGE)
-    lengths = context - rng.integers(0, PAGE, batch)
-    slots = np.arange(blocks * PAGE)
-    past = np.where(slots < lengths[:, None], 0.0, -32752.0)
-    own = np.where(np.arange(new) <= np.arange(new)[:, None], 0.0, -32752.0)
-    mask = np.concatenate(
-        [
-            np.broadcast_to(past[:, None, None], (batch, 1, new, blocks * PAGE)),
-            np.broadcast_to(own, (batch, 1, new, new)),
-        ],
-        axis=-1,
-    )
-    return {
-        "queries": noise(batch, new, WIDTH),
-        "keys": noise(batch, new, KV_WIDTH),
-        "values": noise(batch, new, KV_WIDTH),
-        "key_pool": noise(batch * blocks, PAGE, KV_HEADS, HEAD_DIM),
-        "value_pool": noise(batch * blocks, PAGE, KV_HEADS, HEAD_DIM),
-        "block_tables": rng.permutation(batch * blocks).reshape(batch, blocks),
-        "mask": mask.astype(np.float32),
-    }
-
-
-def reference(feeds: dict[str, np.ndarray]) -> np.ndarray:
-    """In float64, pages laid side by side."""
-    batch, new, _ = feeds["queries"].shape
-
-    def whole(pool: str, own: str) -> np.ndarray:
-        past = feeds[pool][feeds["block_tables"]].reshape(batch, -1, KV_HEADS, HEAD_DIM)
-        fresh = feeds[own].reshape(batch, new, KV_HEADS, HEAD_DIM)
-        return np.concatenate([past, fresh], axis=1).astype(np.float64)
-
-    keys, values = whole("key_pool", "keys"), whole("value_pool", "values")
-    queries = feeds["queries"].reshape(batch, new, KV_HEADS, HEADS // KV_HEADS, HEAD_DIM)
-    scores = np.einsum("bskgd,btkd->bkgst", queries.astype(np.float64), keys) * HEAD_DIM**-0.5
-    scores += feeds["mask"][:, :, None]
-    weights = np.exp(scores - scores.max(-1, keepdims=True))
-    weights /= weights.sum(-1, keepdims=True)
-    return np.einsum("bkgst,btkd->bskgd", weights, values).reshape(batch, new, WIDTH)
-
-
 def time_one(
     fact: Fact, name: str, session: Session, batch: int, context: int, bandwidth: float
 ) -> None:
     """Eager and replayed, and that both give the same."""
-    feeds = inputs(batch, 1, context)
+    feeds = HEADS.inputs(batch, 1, context)
     held = session.bind(feeds)
     for _ in range(3):
         session.enqueue()
@@ -146,7 +101,7 @@ def time_one(
     held["attended"].fill(np.zeros(first.size, np.int16))
     replayed = statistics.median(milliseconds(session, replay, REPEATS))
     same = np.array_equal(first, session.read("attended", held["attended"]))
-    floor = 2 * batch * context * KV_WIDTH * 2 / bandwidth * 1e3
+    floor = HEADS.kv_bytes(batch, context) / bandwidth * 1e3
     fact.check(
         f"{name}: batch {batch:3} context {context:5}: eager {eager * 1e3:.0f} us, graph "
         f"{replayed * 1e3:.0f} us, floor {floor * 1e3:.0f} us",

@@ -10,31 +10,19 @@ from pathlib import Path
 
 import tensorrt.plugin as trtp
 from common import trt
-from cuda.bindings import nvrtc
+from kernels import ptx
 
-WARPS = 8
-ARCHITECTURE = os.environ.get("FACTS_ARCH", "compute_90")
-HEADERS = os.environ.get("CUDA_HEADERS", "/usr/local/cuda/include")
+CLUSTER = 8
+ROWS = 16
+STAGES = 3
+STATIC = 48 << 10
+"""Bytes of shared memory that a kernel may have without asking."""
 
+FEW, MANY = 33, 129
+"""Units of work under which eight or four blocks share one, by `attention_kernel.py`."""
 
-def ptx(source: str, name: str, **defines: object) -> bytes:
-    """Compile CUDA C++ to PTX. Raises `RuntimeError` with the compiler's log."""
-    error, program = nvrtc.nvrtcCreateProgram(source.encode(), name.encode(), 0, [], [])
-    options = [f"--gpu-architecture={ARCHITECTURE}", f"--include-path={HEADERS}", "-std=c++17"]
-    # Headers of newer toolkits lie in a folder of their own.
-    options.append(f"--include-path={HEADERS}/cccl")
-    options += [f"-D{key}={value}" for key, value in defines.items()]
-    encoded = [option.encode() for option in options]
-    (error,) = nvrtc.nvrtcCompileProgram(program, len(encoded), encoded)
-    if error != nvrtc.nvrtcResult.NVRTC_SUCCESS:
-        _, size = nvrtc.nvrtcGetProgramLogSize(program)
-        log = b" " * size
-        nvrtc.nvrtcGetProgramLog(program, log)
-        raise RuntimeError(log.decode(errors="replace"))
-    _, size = nvrtc.nvrtcGetPTXSize(program)
-    code = b" " * size
-    nvrtc.nvrtcGetPTX(program, code)
-    return code
+WARPS = int(os.environ.get("FACTS_WARPS", "0"))
+"""Of a block; 0 for as many as need no more shared memory than every kernel may have."""
 
 
 def register() -> None:
@@ -66,6 +54,8 @@ def register() -> None:
     ) -> tuple[str | bytes, str | bytes, trtp.KernelLaunchParams, trtp.SymIntExprs]:
         page, kv_heads, head_dim = (key_pool.shape_expr[i].constant_value() for i in (1, 2, 3))
         heads = queries.shape_expr[2].constant_value() // head_dim
+        warps = WARPS or max(1, min(4, 256 // head_dim))
+        shared = warps * STAGES * 2 * ROWS * head_dim * 2
         code = ptx(
             Path(__file__).with_name("attention.cu").read_text(),
             "attention.cu",
@@ -75,12 +65,21 @@ def register() -> None:
             HEAD_DIM=head_dim,
             PAGE=page,
             SCALE=f"{head_dim**-0.5!r}f",
+            CLUSTER=CLUSTER,
+            WARPS=warps,
+            SHARED_LATER=int(shared > STATIC),
         )
         launch = trtp.KernelLaunchParams()
-        launch.grid_x = queries.shape_expr[0] * queries.shape_expr[1]
-        launch.grid_y = heads
-        launch.block_x = 32 * WARPS
-        extra = trtp.SymIntExprs(2)
-        extra[0] = trtp.SymInt32(queries.shape_expr[1])
-        extra[1] = trtp.SymInt32(block_tables.shape_expr[1])
+        rows = queries.shape_expr[1] * (heads // kv_heads)
+        units = queries.shape_expr[0] * ((rows + (ROWS - 1)) // ROWS) * kv_heads
+        # Few units of work leave multiprocessors idle unless blocks share one.
+        parts = (units < MANY) * 3 + (units < FEW) * 4 + 1
+        launch.grid_x = (units * parts + (CLUSTER - 1)) // CLUSTER * CLUSTER
+        launch.block_x = 32 * warps
+        launch.shared_mem = shared if shared > STATIC else 0
+        extra = trtp.SymIntExprs(4)
+        for index, value in enumerate(
+            (units, queries.shape_expr[1], block_tables.shape_expr[1], parts)
+        ):
+            extra[index] = trtp.SymInt32(value)
         return "paged_attention", code, launch, extra

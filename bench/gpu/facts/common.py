@@ -1,11 +1,10 @@
 """What the facts' scripts share: TensorRT by either of its names, building, and saying."""
 
 import os
-import platform
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -17,34 +16,15 @@ except ModuleNotFoundError:
 
     sys.modules["tensorrt"] = trt
 
+Native: TypeAlias = Any
 Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 LEVEL = int(os.environ.get("FACTS_LEVEL", "3"))
 """How long the builder searches for kernels, 0 to 5."""
 
+COMPATIBILITY = os.environ.get("FACTS_COMPATIBILITY", "NONE")
+"""Which other GPUs a plan is to run on: `NONE`, `SAME_COMPUTE_CAPABILITY` or `AMPERE_PLUS`."""
+
 SEVERITY = getattr(trt.Logger, os.environ.get("FACTS_LOG", "WARNING"))
-
-
-class Fact:
-    """Says one thing a line, and whether all that was checked held."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._failed = 0
-        print(f"== {name} (Python {platform.python_version()})", flush=True)
-
-    def say(self, what: str, value: object) -> None:
-        """An observation."""
-        print(f"   {what}: {value}", flush=True)
-
-    def check(self, what: str, holds: bool) -> None:
-        """An expectation."""
-        self._failed += not holds
-        print(f"   {'yes' if holds else 'NO '} {what}", flush=True)
-
-    def end(self) -> None:
-        """Exit with 1 if something did not hold."""
-        print(f"-- {self._name}: {'holds' if not self._failed else 'does not hold'}", flush=True)
-        sys.exit(bool(self._failed))
 
 
 def build(
@@ -61,8 +41,7 @@ def build(
     kinds = (trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED, *creation)
     network = builder.create_network(sum(1 << int(kind) for kind in kinds))
     draw(network)
-    config = builder.create_builder_config()
-    config.builder_optimization_level = LEVEL
+    config = configuration(builder)
     for flag in flags:
         config.set_flag(flag)
     for feature in preview:
@@ -76,6 +55,14 @@ def build(
     if plan is None:
         raise RuntimeError("TensorRT does not build the network; its log says why")
     return bytes(plan)
+
+
+def configuration(builder: Native) -> Native:
+    """With the level and the compatibility that the environment asks for."""
+    config = builder.create_builder_config()
+    config.builder_optimization_level = LEVEL
+    config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, COMPATIBILITY)
+    return config
 
 
 def opened(word: str) -> list[str]:

@@ -12,8 +12,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-from common import Fact, trt
+from common import trt
 from networks import compile_plan, draw, parse
+from saying import Fact
 from session import Session
 
 from pitcrew_builder.manifest import ResolvedShapes

@@ -8,7 +8,8 @@ import time
 
 import ml_dtypes
 import numpy as np
-from common import Fact, build, opened, trt
+from common import build, opened, trt
+from saying import Fact
 from session import Array, Native, Session
 
 ROWS, INPUTS, OUTPUTS = 64, 512, 1024

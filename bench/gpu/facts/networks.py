@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import LEVEL, trt
+from common import configuration, trt
 
 from pitcrew_builder.checkpoint.directory import Directory, read_tensors
 from pitcrew_builder.families import FAMILIES
@@ -92,9 +92,8 @@ def parse(graph: Path, *, creation: tuple = (), parser_flags: tuple = ()) -> Par
 
 def compile_plan(parsed: Parsed, drawn: Drawn, *, flags: tuple = (), cache: object = None) -> bytes:
     """The plan with all profiles. Raises `RuntimeError`."""
-    config = parsed.builder.create_builder_config()
+    config = configuration(parsed.builder)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    config.builder_optimization_level = LEVEL
     for flag in flags:
         config.set_flag(flag)
     for profile in drawn.profiles:

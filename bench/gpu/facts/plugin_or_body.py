@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from common import Fact, trt
+from common import trt
 from networks import Drawn, compile_plan, draw, parse
+from saying import Fact
 from session import Session
 
 from pitcrew_builder.manifest import ResolvedShapes

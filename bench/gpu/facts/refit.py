@@ -7,7 +7,8 @@ and stripped; then given other weights, and compared with a network built with t
 import time
 
 import numpy as np
-from common import Fact, build, trt
+from common import build, trt
+from saying import Fact
 from session import Session
 
 NAMES = ("w0", "b0", "w1", "b1")

@@ -27,3 +27,5 @@ fact capture speed.py --small --batch 1 4 --context 64
 fact families families.py $golden/{llama3,qwen2,qwen3,mixtral,gemma2,gemma3,phi3,olmo2,gpt-oss,starcoder2}
 fact families-plugin families.py --plugin $golden/{llama3,qwen3,mixtral}
 fact speed speed.py
+fact kernel attention_kernel.py
+fact kernel-in-plan attention_alone.py

@@ -15,10 +15,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-from common import Fact, trt
-from cuda.bindings import runtime as cuda
+from common import trt
+from copying import copied
 from networks import Drawn, compile_plan, draw, parse
-from session import Buffer, Replay, Session, check, milliseconds
+from saying import Fact
+from session import Buffer, Replay, Session, milliseconds
 
 from pitcrew_builder.manifest import ResolvedShapes
 
@@ -147,21 +148,6 @@ def step(session: Session, drawn: Drawn, batch: int, context: int) -> tuple[floa
     session.wait()
     same = same and np.array_equal(other, session.read("logits", held["logits"]))
     return eager, replayed, bool(same and not np.array_equal(first, other))
-
-
-def copied() -> float:
-    """Bytes a second, read and written, of a large copy."""
-    size = 1 << 30
-    source, target = Buffer(size), Buffer(size)
-    kind = cuda.cudaMemcpyKind.cudaMemcpyDeviceToDevice
-    times = []
-    for _ in range(10):
-        check(cuda.cudaDeviceSynchronize())
-        start = time.perf_counter()
-        check(cuda.cudaMemcpyAsync(target.address, source.address, size, kind, 0))
-        check(cuda.cudaDeviceSynchronize())
-        times.append(time.perf_counter() - start)
-    return 2 * size / statistics.median(times)
 
 
 def write(directory: Path, config: dict[str, object]) -> Path:
