@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import ValidationError
 
 from pitcrew_builder.spec import Model
-from pitcrew_operator.api.common import StatusModel
+from pitcrew_operator.api.common import StatusModel, wrong_fields
 from pitcrew_operator.api.deployment import LLMDeploymentSpec, LLMDeploymentStatus
 from pitcrew_operator.api.engine import LLMEngineSpec, LLMEngineStatus
 from pitcrew_operator.kinds import DEPLOYMENT, ENGINE, Kind, Raw
@@ -110,7 +110,7 @@ def _resource_of(
     try:
         return Resource(kind, meta, spec.model_validate(raw.get("spec") or {}), parsed)
     except ValidationError as error:
-        raise InvalidResource(kind, meta, parsed, _explain(error)) from None
+        raise InvalidResource(kind, meta, parsed, wrong_fields(error)) from None
 
 
 def _status_of(raw: Raw, status: type[Status]) -> Status:
@@ -119,13 +119,6 @@ def _status_of(raw: Raw, status: type[Status]) -> Status:
         return status.model_validate(raw.get("status") or {})
     except ValidationError:
         return status()
-
-
-def _explain(error: ValidationError) -> str:
-    return "; ".join(
-        ".".join(["spec", *map(str, problem["loc"])]) + f": {problem['msg']}"
-        for problem in error.errors(include_url=False)[:5]
-    )
 
 
 @dataclass(frozen=True)

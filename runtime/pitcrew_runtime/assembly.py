@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from pitcrew_builder.manifest import Manifest
+from pitcrew_builder.manifest import Manifest, size_text
 from pitcrew_runtime.core.adapters import AdapterSlots
 from pitcrew_runtime.core.engine import Engine
 from pitcrew_runtime.core.executor import Executor
@@ -175,8 +175,8 @@ def pool_pages(bytes_per_token: int, limits: Limits, wanted: int | None, free: i
     pages = min(useful, budget // page_bytes)
     if pages < 1:
         raise NotEnoughMemory(
-            f"a KV page takes {page_bytes} bytes, but the pool may have {budget}; raise "
-            "--kv-memory or the memory limit"
+            f"a KV page takes {size_text(page_bytes)}, but the pool may have {size_text(budget)}; "
+            "raise kvMemory (--kv-memory) or the memory limit"
         )
     return pages
 

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from pitcrew_builder.spec import Model, S3Location
 
@@ -184,3 +185,19 @@ def prune(document: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in document.items()
     }
     return {key: value for key, value in inner.items() if value not in (None, {}, [], ())}
+
+
+def wrong_fields(error: ValueError) -> str:
+    """What does not fit together in a spec, each by its field: for conditions, not for programmers.
+
+    Rules over several fields begin with the field to change themselves.
+    """
+    if not isinstance(error, ValidationError):
+        return f"spec.{error}"
+    return "; ".join(_wrong(problem) for problem in error.errors(include_url=False)[:5])
+
+
+def _wrong(problem: ErrorDetails) -> str:
+    place = ".".join(["spec", *map(str, problem["loc"])])
+    rule = problem["msg"].removeprefix("Value error, ")
+    return f"{place}: {rule}" if problem["loc"] else f"{place}.{rule}"

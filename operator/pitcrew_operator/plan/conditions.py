@@ -35,11 +35,14 @@ class Situation:
     health: Health
     reason: str
     message: str
+    is_trouble: bool = False
+    """Whatever its reason, which is a pod's own word."""
 
     @property
     def is_warning(self) -> bool:
         """Whether somebody should look."""
-        return self.health is Health.STALLED or self.reason in NEEDS_ATTENTION
+        stuck = self.health is Health.STALLED
+        return stuck or self.is_trouble or self.reason in NEEDS_ATTENTION
 
 
 def ready(reason: str, message: str) -> Situation:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from pitcrew_operator import reasons
+from pitcrew_operator.api.common import wrong_fields
 from pitcrew_operator.api.engine import LLMEngineStatus
 from pitcrew_operator.api.prompts import ConfigMapKey
 from pitcrew_operator.api.version import Resolution
@@ -101,7 +102,7 @@ def _step(engine: Engine, seen: EngineSeen, now: datetime, config: Config) -> St
     try:
         engine.spec.build_spec()
     except ValueError as error:
-        return Step(stalled(reasons.INVALID_SPEC, f"spec is impossible: {error}"), book)
+        return Step(stalled(reasons.INVALID_SPEC, wrong_fields(error)), book)
     if seen.store is None:
         return _without_store(engine, book, config)
     return _follow(

@@ -87,7 +87,8 @@ def trouble_of(pods: Sequence[Pod], store: str | None) -> Situation | None:
     if report is None:
         return None
     reason, message, final = report
-    return Situation(Health.STALLED if final else Health.RECONCILING, reason, message)
+    health = Health.STALLED if final else Health.RECONCILING
+    return Situation(health, reason, message, is_trouble=True)
 
 
 def _fatal(pods: Sequence[Pod], trouble: Situation | None) -> Fault | None:

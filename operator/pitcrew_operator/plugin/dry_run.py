@@ -160,7 +160,7 @@ def _predicted(subject: Subject, store: Store) -> list[str]:
         f"Predicted at {resolution.at} for {answer.tag or answer.target_tag}",
         f"  weights of the fullest rank   {size_text(expected.rank_weight_bytes)}",
         f"  activations of that rank      {size_text(expected.rank_activation_bytes)} (an estimate)",
-        f"  KV cache of one token         {expected.kv_bytes_per_token} B over {answer.world_size} ranks",
+        f"  KV cache of one token         {size_text(expected.kv_bytes_per_token)} over {answer.world_size} rank(s)",
         f"  engine on disk                {size_text(expected.engine_disk_bytes)}",
         f"  room for the build            {size_text(expected.build_disk_bytes)}",
     ]

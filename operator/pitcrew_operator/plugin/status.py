@@ -118,7 +118,7 @@ def _engine_detail(engine: Engine, now: datetime) -> list[str]:
             f"  engine     {serving.tag} ({short_id(serving.id)})",
             f"  lies at    {serving.path} on {place}, {size_text(serving.size_bytes)}",
             f"  limits     {serving.max_batch_size} sequences of {serving.max_sequence_length} tokens",
-            f"  KV cache   {serving.kv_bytes_per_token} B a token, over {serving.world_size} ranks",
+            f"  KV cache   {size_text(serving.kv_bytes_per_token)} a token, over {serving.world_size} rank(s)",
         ]
     rows = [
         _version_row(version, status.current, status.previous, now) for version in status.versions

@@ -12,7 +12,7 @@ from pitcrew_operator.manifests.names import DEPLOYMENT_LABEL, REVISION_LABEL, W
 from pitcrew_operator.manifests.pod_group import PodGroup
 from pitcrew_operator.manifests.revision import Revision
 from pitcrew_operator.plan import beside
-from pitcrew_operator.plan.actions import Action, Apply, Ask, Patch, Requeue, WriteStatus
+from pitcrew_operator.plan.actions import Action, Apply, Ask, Emit, Patch, Requeue, WriteStatus
 from pitcrew_operator.plan.beside import Beside
 from pitcrew_operator.plan.conditions import Health, find
 from pitcrew_operator.plan.deployment import DeploymentSeen, plan_deployment
@@ -348,9 +348,12 @@ def test_trouble_of_pods_reaches_the_condition(
 ) -> None:
     owner = deployment()
     child = workload(owner, replicas=2, updatedReplicas=2)
-    found = told(plan(owner, seen(owner, child, pod(status))))
+    actions = plan(owner, seen(owner, child, pod(status)))
+    found = told(actions)
     assert found[:2] == (health, reason), case
     assert hint in found[2]
+    (event,) = (action for action in actions if isinstance(action, Emit))
+    assert event.type == ("Normal" if case == "loading" else "Warning")
 
 
 def test_second_plan_over_the_written_status_is_empty() -> None:

@@ -511,6 +511,14 @@ def test_impossible_layout_stalls() -> None:
     assert "128 ranks" in message
 
 
+def test_fields_that_do_not_fit_together_are_told_by_their_names_alone() -> None:
+    _, reason, message = told(plan(engine({"quantization": {"weights": "int4"}}), SEEN))
+    assert reason == reasons.INVALID_SPEC
+    assert message.startswith("spec.proof.prompts: a quantized engine is published only when")
+    assert "pydantic" not in message
+    assert len(message.splitlines()) == 1
+
+
 def test_nothing_is_done_for_an_engine_on_its_way_out() -> None:
     assert plan(engine(deletionTimestamp="2026-11-01T11:00:00Z"), SEEN) == []
 

@@ -28,8 +28,8 @@ def test_the_pool_takes_what_it_is_given_up_to_its_use() -> None:
 @pytest.mark.parametrize(
     ("wanted", "free", "says"),
     [
-        (PAGE_BYTES - 1, 1 << 40, r"a KV page takes 32 bytes, but the pool may have 31"),
-        (None, PAGE_BYTES, "raise --kv-memory or the memory limit"),
+        (PAGE_BYTES - 1, 1 << 40, r"a KV page takes 32 B, but the pool may have 31 B"),
+        (None, PAGE_BYTES, r"raise kvMemory \(--kv-memory\) or the memory limit"),
         (9 * PAGE_BYTES, 8 * PAGE_BYTES, "only 256 bytes are free"),
     ],
 )
