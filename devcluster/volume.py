@@ -88,7 +88,7 @@ def manifests(name: str, namespace: str) -> Document:
 
 
 def _copy(source: Path, target: Path) -> int:
-    """Make `target` hold exactly what `source` holds, readable by every user.
+    """Make `target` hold exactly what `source` holds, readable by every user; programs stay ones.
 
     The directory itself stays: pods that have it mounted see the new content.
     """
@@ -101,6 +101,6 @@ def _copy(source: Path, target: Path) -> int:
     shutil.copytree(source, target, dirs_exist_ok=True)
     size = 0
     for path in (target, *target.rglob("*")):
-        path.chmod(0o755 if path.is_dir() else 0o644)
+        path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
         size += path.stat().st_size if path.is_file() else 0
     return size
