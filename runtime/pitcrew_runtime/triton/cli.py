@@ -14,7 +14,8 @@ from pitcrew_runtime.arguments import positive
 from pitcrew_runtime.cli import EXIT_REFUSED
 from pitcrew_runtime.engine_directory import EngineDirectory, open_engine
 from pitcrew_runtime.errors import StartupError
-from pitcrew_runtime.triton.configuration import ENGINE, MAX_BATCH_SIZE
+from pitcrew_runtime.triton.configuration import ENGINE, MAX_BATCH_SIZE, ON_FAULT
+from pitcrew_runtime.triton.guard import OnFault
 from pitcrew_runtime.triton.parameters import settings
 from pitcrew_runtime.triton.repository import Export, write
 
@@ -37,7 +38,7 @@ def _export(asked: argparse.Namespace) -> Path:
     export = Export(
         name=asked.name or engine.manifest.identity.slug,
         engine=engine,
-        options={"world-size": world_size, **dict(asked.option)},
+        options={"world-size": world_size, ON_FAULT: asked.on_fault, **dict(asked.option)},
         max_batch_size=asked.max_batch_size,
         link=asked.link,
     )
@@ -82,6 +83,13 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="NAME=VALUE",
         help="one of pitcrew-serve's, such as kv-memory=2Gi or speculative=ngram; may be repeated",
+    )
+    add(
+        "--on-fault",
+        choices=[one.value for one in OnFault],
+        default=OnFault.TELL.value,
+        help="what an engine does that is lost or hangs: tell each request, or end the server, for "
+        "Kubernetes to start it anew (default: %(default)s)",
     )
     add(
         "--link",

@@ -10,6 +10,8 @@ MAX_BATCH_SIZE = 128
 """Texts that one request may hold. How many requests are computed together is the engine's to say."""
 ENGINE = "engine"
 """Name of the parameter that says where the engine lies."""
+ON_FAULT = "on-fault"
+"""Name of the parameter that says what is done about an engine that cannot go on."""
 
 
 def configuration(

@@ -15,9 +15,10 @@ import triton_python_backend_utils as pb_utils
 
 from pitcrew_runtime.errors import StartupError
 from pitcrew_runtime.triton.edge import Edge
+from pitcrew_runtime.triton.guard import keep
 from pitcrew_runtime.triton.hosting import Hosting
 from pitcrew_runtime.triton.mirror import Mirror
-from pitcrew_runtime.triton.parameters import settings
+from pitcrew_runtime.triton.parameters import on_fault, settings
 
 
 class TritonPythonModel:
@@ -36,7 +37,9 @@ class TritonPythonModel:
             raise pb_utils.TritonModelException(error.line) from error
         self._edge = Edge(self._hosting.service, pb_utils)
         mirror = Mirror(self._hosting.metrics.collect, args["model_name"], pb_utils)
-        self._watching = [self._hosting.run(work) for work in (self._edge.watch(), mirror.keep())]
+        guard = keep(self._hosting.service.served.frontend, on_fault(parameters))
+        works = (self._edge.watch(), mirror.keep(), guard)
+        self._watching = [self._hosting.run(work) for work in works]
 
     def execute(self, requests: Sequence[Any]) -> None:
         """Begin to answer each; responses go out by the requests' own senders."""

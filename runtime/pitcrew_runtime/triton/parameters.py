@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from pitcrew_runtime.arguments import parser
 from pitcrew_runtime.errors import InvalidOption
 from pitcrew_runtime.options import settings_of
-from pitcrew_runtime.triton.configuration import ENGINE
+from pitcrew_runtime.triton.configuration import ENGINE, ON_FAULT
+from pitcrew_runtime.triton.guard import OnFault, chosen
 
 if TYPE_CHECKING:
     from pitcrew_runtime.serve import Settings
@@ -39,7 +40,9 @@ _OF_THE_BACKEND = frozenset({"EXECUTION_ENV_PATH", "FORCE_CPU_ONLY_INPUT_TENSORS
 
 def settings(name: str, root: Path, parameters: Mapping[str, str]) -> "Settings":
     """How to serve the engine of a model; paths are relative to `root`. Raises `InvalidOption`."""
-    own = {key: value for key, value in parameters.items() if key not in _OF_THE_BACKEND}
+    on_fault(parameters)
+    others = {*_OF_THE_BACKEND, ON_FAULT}
+    own = {key: value for key, value in parameters.items() if key not in others}
     for key in own:
         if key in OF_TRITON:
             raise InvalidOption(f"{key}: Triton has this in its own hands; remove it")
@@ -49,6 +52,11 @@ def settings(name: str, root: Path, parameters: Mapping[str, str]) -> "Settings"
     words = [word for key, value in own.items() for word in _words(key, value)]
     options = parser().parse_args([*words, "--served-model-name", name], argparse.Namespace())
     return settings_of(options)
+
+
+def on_fault(parameters: Mapping[str, str]) -> OnFault:
+    """What is done about an engine that cannot go on. Raises `InvalidOption`."""
+    return chosen(parameters.get(ON_FAULT, OnFault.TELL))
 
 
 def _words(key: str, value: str) -> list[str]:

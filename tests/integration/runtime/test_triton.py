@@ -1,6 +1,7 @@
 """Exported engines under the real Triton server, asked by Triton's own client and over HTTP."""
 
 import json
+import os
 import queue
 import signal
 import sys
@@ -214,6 +215,24 @@ def test_ranks_under_triton_and_a_shutdown_that_drains(
     assert not any(Path(f"/proc/{rank}").exists() for rank in ranks)
 
 
+@pytest.mark.parametrize("on_fault", ["tell", "end-server"])
+def test_an_engine_that_is_lost(engines: Engines, tmp_path: Path, on_fault: str) -> None:
+    options = ("--link", "--on-fault", on_fault)
+    export(engines("tiny-kjv", *TP2), tmp_path / "repository", "two", *options)
+    with tritonserver(tmp_path / "repository", "two", tmp_path) as server:
+        rank = descendants(server.process.pid)[-1]
+        os.kill(rank, signal.SIGKILL)
+        wait_until(lambda: "The model cannot go on" in server.log.read_text(), "it is noticed")
+        if on_fault == "tell":
+            answer = generate(server, model="two", **GREEDY)
+            assert answer.is_error
+            assert "cannot go on" in answer.json()["error"]
+        else:
+            server.process.wait(DEADLINE)
+            assert "Ending the server" in server.log.read_text()
+            assert not Path(f"/proc/{rank}").exists()
+
+
 def test_an_engine_that_was_altered_is_told_by_the_server(engines: Engines, tmp_path: Path) -> None:
     export(engines("tiny-kjv"), tmp_path / "repository", "model")
     text = tmp_path / "repository/model/1/engine/tokenizer/tokenizer.json"
@@ -240,6 +259,7 @@ def test_a_python_that_the_backend_cannot_work_with_is_refused(
     ("options", "message"),
     [
         (["--option", "port=1"], "InvalidOption: port: Triton has this in its own hands"),
+        (["--option", "on-fault=pray"], "InvalidOption: on-fault: 'pray' is none of tell, end-"),
         (["--option", "speed=1"], "InvalidOption: unrecognized arguments: --speed=1"),
         (["--option", "world-size=2"], "WorldSizeMismatch"),
         (["--option", "kv-memory=1"], "NotEnoughMemory"),
