@@ -9,103 +9,28 @@ them together. Prints a table with the machine's name on top.
 
 import argparse
 import asyncio
-import contextlib
 import os
 import random
-import signal
 import statistics
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import aiohttp
-from prometheus_client.parser import text_string_to_metric_families
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from common import LIMIT, NAMESPACE, Row, View, cpu, memory, p99, show
+from common import LIMIT, NAMESPACE, Row, View, cpu, p99, show
+from stand import WRITES, Operator, create, operating, ready_count, world
 
 from devcluster import config as configuration
 from devcluster.controlplane import ControlPlane, control_plane
 from devcluster.machine import go_version
-from pitcrew_operator.kinds import DEPLOYMENT, ENGINE, JOB, SERVICE, WORKLOAD, Kind
-from tests.controlplane.api import Admin, Object, install
-from tests.controlplane.conftest import DEFINITIONS
-from tests.controlplane.kubelet import Kubelet
-from tests.controlplane.life import is_ready
-from tests.controlplane.process import SETTINGS
-from tests.property.operator.fake_builder import FakeBuilder
-
-OURS = "app.kubernetes.io/managed-by=pitcrew"
-WRITES = ("POST", "PUT", "PATCH", "DELETE")
-PORT = 18765
-
-
-@dataclass
-class Operator:
-    """One process of the operator."""
-
-    process: asyncio.subprocess.Process
-    began: float
-    log: Path
-
-    def memory(self, what: str = "VmRSS") -> float:
-        """MiB; VmHWM is the most there ever was."""
-        return memory(self.process.pid, what)
-
-    def cpu(self) -> float:
-        """Seconds that it computed: they say more than times on a machine with other work."""
-        return cpu(self.process.pid)
-
-    async def samples(self, name: str) -> list[tuple[dict[str, str], float]]:
-        """Labels and values of one of its metrics, now."""
-        async with (
-            aiohttp.ClientSession() as session,
-            session.get(f"http://127.0.0.1:{PORT}/metrics") as answer,
-        ):
-            text = await answer.text()
-        return [
-            (sample.labels, sample.value)
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-            if sample.name == f"pitcrew_operator_{name}"
-        ]
-
-    async def calls(self) -> Counter[str]:
-        """Requests by verb."""
-        found: Counter[str] = Counter()
-        for labels, value in await self.samples("api_requests_total"):
-            found[labels["verb"]] += int(value)
-        return found
-
-
-@asynccontextmanager
-async def operating(plane: ControlPlane, folder: Path) -> AsyncIterator[Operator]:
-    """The operator, as in its image but for the lease."""
-    log = folder / "operator.log"
-    environment = {**os.environ, **SETTINGS}
-    environment |= {"KUBECONFIG": str(plane.kubeconfig), "PITCREW_HTTP_PORT": str(PORT)}
-    environment |= {"PITCREW_LOG_LEVEL": "WARNING"}
-    environment |= {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(folder / "compiled")}
-    if not (folder / "compiled").exists():  # as it is in the image
-        load = (sys.executable, "-c", "import pitcrew_operator.app")
-        await (await asyncio.create_subprocess_exec(*load, env=environment)).wait()
-    with log.open("ab") as file:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "pitcrew_operator", "run"), env=environment, stderr=file
-        )
-    try:
-        yield Operator(process, time.monotonic(), log)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGTERM)
-        await process.wait()
+from pitcrew_operator.kinds import DEPLOYMENT, JOB, SERVICE, WORKLOAD
+from tests.controlplane.api import Admin
 
 
 def main() -> int:
@@ -125,50 +50,10 @@ async def measure(count: int, changes: int, idle: float) -> list[Row]:
     config = configuration.from_environment(os.environ, Path.home())
     with tempfile.TemporaryDirectory() as name, control_plane(config, go_version()) as plane:
         folder = Path(name)
-        async with Admin(plane, 64) as admin, _world(admin) as view:
-            await _create(admin, count)
+        async with Admin(plane, 64) as admin, world(admin) as view:
+            await create(admin, count)
             rows = await _first_time(plane, folder, view, admin, count, changes, idle)
             return rows + await _again(plane, folder, view, count)
-
-
-@asynccontextmanager
-async def _world(admin: Admin) -> AsyncIterator[View]:
-    await install(admin, DEFINITIONS)
-    await admin.call("POST", "/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
-    view = View(admin)
-    works = [Kubelet(admin, FakeBuilder(), 24).run(), view.follow(DEPLOYMENT, "")]
-    works += [view.follow(kind, OURS) for kind in (JOB, WORKLOAD, SERVICE)]
-    tasks = [asyncio.create_task(work) for work in works]
-    try:
-        yield view
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _create(admin: Admin, count: int) -> None:
-    """Each engine has a checkpoint of its own, so that no two share a build."""
-    slots = asyncio.Semaphore(32)
-
-    async def make(kind: Kind, name: str, spec: Object) -> None:
-        document = {
-            "apiVersion": kind.api_version,
-            "kind": kind.kind,
-            "metadata": {"name": name},
-            "spec": spec,
-        }
-        async with slots:
-            await admin.create(kind, NAMESPACE, document)
-
-    for index in range(count):
-        model = {
-            "model": {"huggingFace": {"repo": f"acme/tiny-{index}", "revision": f"{index:040}"}}
-        }
-        served = {"engineRef": {"name": f"e{index}"}, "replicas": 1}
-        await asyncio.gather(
-            make(ENGINE, f"e{index}", model), make(DEPLOYMENT, f"d{index}", served)
-        )
 
 
 async def _first_time(
@@ -186,7 +71,7 @@ async def _first_time(
         first = time.monotonic() - began
         await view.until(lambda: view.count(WORKLOAD) == view.count(SERVICE) == count)
         children = time.monotonic() - began
-        await view.until(lambda: _ready(view) == count)
+        await view.until(lambda: ready_count(view) == count)
         ready = time.monotonic() - began
         calls = await operator.calls()
         writes = sum(calls[verb] for verb in WRITES)
@@ -220,10 +105,6 @@ def _others(plane: ControlPlane) -> dict[str, float]:
     return {part.name: cpu(part.process.pid) for part in parts} | {"simulation": cpu(os.getpid())}
 
 
-def _ready(view: View) -> int:
-    return sum(is_ready(item) for item in view.objects.get(DEPLOYMENT, {}).values())
-
-
 async def _errors(operator: Operator) -> str:
     errors = await operator.samples("reconcile_errors_total")
     told = (f"{labels['kind']} {labels['error']}: {int(value)}" for labels, value in errors)
@@ -249,7 +130,7 @@ async def _changes(admin: Admin, view: View, count: int, changes: int) -> list[f
         await admin.merge(DEPLOYMENT, NAMESPACE, name, {"spec": {"replicas": replicas}})
         await view.until(follows)
         delays.append(time.monotonic() - began)
-    await view.until(lambda: _ready(view) == count)
+    await view.until(lambda: ready_count(view) == count)
     return delays
 
 
