@@ -75,7 +75,7 @@ def start(order: Order, answer: Answer, version: EngineVersion, turn: Turn) -> A
     queued = turn.limit > 0 or turn.collecting is not None
     return Advance(
         version,
-        reconciling(reasons.BUILD_STARTING, f"starting Job {version.job_name}"),
+        reconciling(reasons.BUILD_STARTING, f"Job {version.job_name} is starting"),
         (Apply(build_job(order, answer, queued=queued)),),
         progress="Starting",
     )

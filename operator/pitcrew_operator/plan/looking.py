@@ -90,8 +90,13 @@ def _begin(order: Order, answer: Answer | None) -> Look:
         # No watch tells of a ConfigMap.
         again = (Requeue(_LOOK_AGAIN),) if order.prompts else ()
         return Look(answer, None if answer else absent, again)
-    told = reconciling(reasons.RESOLVING, f"starting Job {order.look_name}")
-    return Look(answer, None if answer else told, (Apply(resolve_job(order)),))
+    told = None if answer else _asks(order)
+    return Look(answer, told, (Apply(resolve_job(order)),))
+
+
+def _asks(order: Order) -> Situation:
+    """One text from the Job's beginning to its end: each change of it would be a write."""
+    return reconciling(reasons.RESOLVING, f"Job {order.look_name} asks what would be built")
 
 
 def _going(order: Order, job: Job, pods: Sequence[Pod]) -> Situation:
@@ -102,7 +107,7 @@ def _going(order: Order, job: Job, pods: Sequence[Pod]) -> Situation:
     return (
         (why_not_running(own[0], order.store.name) if own else None)
         or outcome.retrying(own)
-        or reconciling(reasons.RESOLVING, f"Job {job.meta.name} asks what would be built")
+        or _asks(order)
     )
 
 

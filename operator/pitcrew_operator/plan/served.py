@@ -5,7 +5,7 @@ from pitcrew_operator import reasons
 from pitcrew_operator.api.version import EngineStatus, Phase
 from pitcrew_operator.manifests import ranks
 from pitcrew_operator.manifests.gpu import GPU
-from pitcrew_operator.plan.conditions import Health, Situation, find, reconciling, stalled
+from pitcrew_operator.plan.conditions import Situation, recall, reconciling, stalled
 from pitcrew_operator.quantity import parse_quantity
 from pitcrew_operator.views import Deployment, Engine
 
@@ -70,8 +70,9 @@ def _not_found(owner: Deployment) -> Situation:
 
 
 def _not_ready(engine: Engine) -> Situation:
-    condition = find(engine.status.conditions, Health.READY)
-    why = f" ({condition.reason})" if condition else ""
+    # How far a build has come is told by the engine; to repeat it here would write with each step.
+    told = recall(engine.status.conditions)
+    why = f" ({told.reason})" if told is not None and told.is_warning else ""
     return reconciling(
         reasons.ENGINE_NOT_READY,
         f"LLMEngine {engine.meta.name} has no engine yet{why}; see kubectl describe llmengine "

@@ -14,7 +14,14 @@ from pitcrew_operator.manifests.revision import Revision
 from pitcrew_operator.plan import beside
 from pitcrew_operator.plan.actions import Action, Apply, Ask, Emit, Patch, Requeue, WriteStatus
 from pitcrew_operator.plan.beside import Beside
-from pitcrew_operator.plan.conditions import Health, find
+from pitcrew_operator.plan.conditions import (
+    Health,
+    Situation,
+    conditions,
+    find,
+    reconciling,
+    stalled,
+)
 from pitcrew_operator.plan.deployment import DeploymentSeen, plan_deployment
 from pitcrew_operator.plan.questions import ComparePods
 from pitcrew_operator.plan.target import target_of
@@ -109,6 +116,17 @@ def test_engine_without_result_is_awaited() -> None:
     actions = plan_first(deployment(), engine())
     assert applied(actions) == []
     assert told(actions)[:2] == (Health.RECONCILING, reasons.ENGINE_NOT_READY)
+
+
+def test_only_an_engine_that_needs_somebody_is_told_of_while_it_is_awaited() -> None:
+    def message(situation: Situation) -> str:
+        known = conditions(situation, 1, (), NOW)
+        raw = {"conditions": [each.model_dump(by_alias=True) for each in known]}
+        return told(plan_first(deployment(), engine(status=raw)))[2]
+
+    resolving = message(reconciling(reasons.RESOLVING, "a Job asks"))
+    assert resolving == message(reconciling(reasons.BUILDING, "a Job builds"))
+    assert reasons.DOES_NOT_FIT in message(stalled(reasons.DOES_NOT_FIT, "too large"))
 
 
 def test_world_size_mismatch_names_both_numbers_and_the_remedy() -> None:
