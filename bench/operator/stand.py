@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import sys
 import time
 from collections import Counter
@@ -27,7 +28,6 @@ from tests.property.operator.fake_builder import FakeBuilder
 
 OURS = "app.kubernetes.io/managed-by=pitcrew"
 WRITES = ("POST", "PUT", "PATCH", "DELETE")
-PORT = 18765
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Operator:
 
     process: asyncio.subprocess.Process
     began: float
-    log: Path
+    port: int
 
     def memory(self, what: str = "VmRSS") -> float:
         """MiB; VmHWM is the most there ever was."""
@@ -50,7 +50,7 @@ class Operator:
         """Labels and values of one of its metrics, now."""
         async with (
             aiohttp.ClientSession() as session,
-            session.get(f"http://127.0.0.1:{PORT}/metrics") as answer,
+            session.get(f"http://127.0.0.1:{self.port}/metrics") as answer,
         ):
             text = await answer.text()
         return [
@@ -71,9 +71,9 @@ class Operator:
 @asynccontextmanager
 async def operating(plane: ControlPlane, folder: Path) -> AsyncIterator[Operator]:
     """The operator, as in its image but for the lease."""
-    log = folder / "operator.log"
+    log, port = folder / "operator.log", _free_port()
     environment = {**os.environ, **SETTINGS}
-    environment |= {"KUBECONFIG": str(plane.kubeconfig), "PITCREW_HTTP_PORT": str(PORT)}
+    environment |= {"KUBECONFIG": str(plane.kubeconfig), "PITCREW_HTTP_PORT": str(port)}
     environment |= {"PITCREW_LOG_LEVEL": "WARNING"}
     environment |= {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(folder / "compiled")}
     if not (folder / "compiled").exists():  # as it is in the image
@@ -84,11 +84,18 @@ async def operating(plane: ControlPlane, folder: Path) -> AsyncIterator[Operator
             *(sys.executable, "-m", "pitcrew_operator", "run"), env=environment, stderr=file
         )
     try:
-        yield Operator(process, time.monotonic(), log)
+        yield Operator(process, time.monotonic(), port)
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(signal.SIGTERM)
         await process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 @asynccontextmanager

@@ -11,10 +11,11 @@ from typing import Any, Final, Protocol
 
 from pitcrew_operator.errors import Conflict, Gone, Rejected
 from pitcrew_operator.kinds import EVENT, MANAGER, POD, Kind, Raw, kind_of
+from pitcrew_operator.slim import slim
 from pitcrew_operator.transport import TIMEOUT_SECONDS, Transport
 from pitcrew_operator.views import Meta
 
-_PAGE: Final = 500
+_PAGE: Final = 100
 _APPLY: Final = {"Content-Type": "application/apply-patch+yaml"}
 _MERGE: Final = {"Content-Type": "application/merge-patch+json"}
 
@@ -162,7 +163,6 @@ class KubeCluster:
 def _typed(kind: Kind, item: Raw) -> Raw:
     """Items of a list come without kind and version; events of a watch have them.
 
-    Who manages which field is half of an object, and of a thousand it would all be held at a time.
+    They are made slim at once: of a thousand the parts that nobody reads would all be held at a time.
     """
-    metadata = {k: v for k, v in item["metadata"].items() if k != "managedFields"}
-    return {"apiVersion": kind.api_version, "kind": kind.kind, **item, "metadata": metadata}
+    return slim(kind, {"apiVersion": kind.api_version, "kind": kind.kind, **item})
