@@ -11,6 +11,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from pitcrew_runtime.errors import EngineIncompatible
+from pitcrew_runtime.execution.huge_pages import ask_for_huge_pages
 
 Array = NDArray[Any]
 Session = Any
@@ -34,12 +35,14 @@ def open_session(graph: Path, threads: int) -> Session:
     # every neighbour in the node.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise EngineIncompatible(
             f"ONNX Runtime {ort.__version__} cannot load {graph.name}: {error}; build the engine "
             "anew with this release of Pitcrew"
         ) from error
+    ask_for_huge_pages()
+    return session
 
 
 def check_inputs(has: set[str], wants: set[str]) -> None:
