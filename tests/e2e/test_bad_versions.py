@@ -156,6 +156,20 @@ def test_pods_that_crash_again_and_again_are_given_up(
     assert client.failed == []
 
 
+def test_a_world_size_that_is_not_the_engines_changes_no_pod(
+    client: Load, space: str, kubectl: Tool, eventually: Tool
+) -> None:
+    known = pods(kubectl, space, NAME).keys()
+    patch(kubectl, space, "llmdeployment", NAME, worldSize=2)
+    told = eventually(lambda: stalled(kubectl, space, "llmdeployment", NAME), seconds=60)
+    assert told["reason"] == "WorldSizeMismatch"
+    assert "set spec.worldSize to 1 or leave it out" in told["message"]
+    assert pods(kubectl, space, NAME).keys() == known
+    patch(kubectl, space, "llmdeployment", NAME, worldSize=None)
+    eventually(lambda: ready(kubectl, space, "llmdeployment", NAME), seconds=60)
+    assert client.failed == []
+
+
 def test_each_failure_is_an_event_that_tells_why(client: Load, space: str, kubectl: Tool) -> None:
     selector = f"involvedObject.name={NAME},reason=RolledBack"
     events = kubectl("-n", space, "get", "events", "--field-selector", selector, "-o", "json")
