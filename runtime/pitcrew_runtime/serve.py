@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,6 +29,7 @@ from pitcrew_runtime.errors import GroupLost, InvalidOption
 from pitcrew_runtime.execution.resources import usable_cpus
 from pitcrew_runtime.host import Host
 from pitcrew_runtime.loading import VERIFYING, Loaded, load
+from pitcrew_runtime.ranks.following import open_with_leader
 from pitcrew_runtime.ranks.pod import serve_pod
 from pitcrew_runtime.server.door import MAX_HEADER_BYTES, Door
 from pitcrew_runtime.server.keys import Keyring
@@ -73,7 +75,10 @@ def serve(settings: Settings) -> None:
     if pods is not None and pods.index > 0:
         directory = open_engine(settings.engine, settings.world_size)
         threads = settings.tuning.threads or usable_cpus()
-        serve_pod(directory, pods, threads, settings.withdraw_seconds + settings.drain_seconds)
+        drain_seconds = settings.withdraw_seconds + settings.drain_seconds
+        listen = partial(_listen, settings.host, settings.port)
+        open_ = partial(open_with_leader, (pods.leader, settings.port), listen)
+        serve_pod(directory, pods, threads, drain_seconds, open_)
         return
     listener = _listen(settings.host, settings.port)
     if not asyncio.run(_Process(settings).run(listener)):

@@ -121,9 +121,14 @@ def _ports(role: Role) -> list[dict[str, Any]]:
 
 
 def _probes(owner: Deployment, role: Role) -> dict[str, Any]:
-    """The leader is ready when all ranks are; a worker that fails ends, and its group with it."""
+    """The leader is ready when all ranks are, and a worker opens its port with the leader; one that
+    fails later ends, and its group with it.
+    """
     if role is Role.WORKER:
-        return {}
+        # It may be there long before its leader, which has its own time from then on.
+        seconds = 2 * owner.spec.runtime.startup_seconds
+        door = {"tcpSocket": {"port": PORT}, "timeoutSeconds": 1}
+        return {"startupProbe": {**door, "periodSeconds": 1, "failureThreshold": seconds}}
     return {
         "startupProbe": _probe(_READY, period=1, failures=owner.spec.runtime.startup_seconds),
         "readinessProbe": _probe(_READY, period=2, failures=2),

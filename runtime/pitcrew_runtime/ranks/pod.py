@@ -11,7 +11,7 @@ import select
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 
 from pitcrew_builder.manifest import Manifest
@@ -36,10 +36,17 @@ def meet(manifest: Manifest, pods: Pods, adapter_slots: int) -> Meeting:
     return lead(pods, badge_of(manifest, pods), pairs, adapter_slots)
 
 
-def serve_pod(directory: EngineDirectory, pods: Pods, threads: int, drain_seconds: float) -> None:
+def serve_pod(
+    directory: EngineDirectory,
+    pods: Pods,
+    threads: int,
+    drain_seconds: float,
+    joined: Callable[[], None],
+) -> None:
     """Run the ranks of this pod until the leader ends the group after a signal to stop.
 
-    Raises `RankFailed` where the group does not come together, `GroupLost` where it is lost.
+    `joined` is called once the group has come together. Raises `RankFailed` where it does not,
+    `GroupLost` where it is lost.
     """
     manifest = directory.manifest
     pairs = sorted(crossing(manifest.ranks, pods))
@@ -52,6 +59,7 @@ def serve_pod(directory: EngineDirectory, pods: Pods, threads: int, drain_second
         adapter_slots=meeting.adapter_slots,
         threads=max(1, threads // pods.ranks_each),
     )
+    joined()
     peers = {rank: meeting.peers(rank) for rank in pods.ranks}
     processes = dict(start(shape, meeting.ranks, peers))
     try:
