@@ -171,6 +171,12 @@ def _add_ranks(group: _Group) -> None:
     group.port("--rank-port", "TCP port on which the pods of a group call each other", 8002)
     group.add("--rank-host", default="", metavar="ADDRESS", help="to call from and listen on")
     group.path("--rank-token-file", "a secret that they must share")
+    group.path(
+        "--rank-tls-dir",
+        "tls.crt, tls.key and ca.crt: what ranks of several pods exchange goes over TLS, and both "
+        "ends need a certificate of that authority",
+        "DIR",
+    )
     group.seconds("--rank-join-seconds", "how long they wait for each other", 600.0)
 
 

@@ -262,6 +262,7 @@ def _loaded_ranks(
         page_size=manifest.identity.shapes.kv_page_size,
         adapter_slots=slots,
         threads=max(1, threads // here),
+        tls=pods.tls if pods is not None else None,
     )
     group = RankGroup(shape, meet(manifest, pods, slots) if pods is not None else None)
     logger.info("%d ranks, %d of them here with %d threads", len(shape.ranks), here, shape.threads)

@@ -91,7 +91,17 @@ def _pods(options: argparse.Namespace, env: Mapping[str, str]) -> "Pods | None":
         host=options.rank_host,
         token=_read_token(options.rank_token_file),
         join_seconds=options.rank_join_seconds,
+        tls=_certificates(options.rank_tls_dir),
     )
+
+
+def _certificates(folder: Path | None) -> Path | None:
+    """Raises `InvalidOption` here and now, and not when ranks first use them."""
+    from pitcrew_runtime.ranks.sealed import context
+
+    if folder is not None:
+        context(folder, answers=True)
+    return folder
 
 
 def _number_of(env: Mapping[str, str], name: str, default: int) -> int:

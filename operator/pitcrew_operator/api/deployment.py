@@ -60,6 +60,12 @@ class RuntimeSettings(PodSettings):
         description="Secret that the pods of a group prove to each other that they know. Default: "
         "none; whoever reaches port 8002 first is taken for one of them.",
     )
+    rank_tls_secret_ref: LocalObjectReference | None = Field(
+        default=None,
+        description="Secret with tls.crt, tls.key and ca.crt, as cert-manager writes it: what ranks of "
+        "several pods exchange goes over TLS, and both ends need a certificate of that authority. "
+        "Default: none; it is not encrypted.",
+    )
     topology_spread_constraints: tuple[TopologySpread, ...] | None = Field(
         default=None,
         max_length=8,

@@ -16,6 +16,8 @@ PORT: Final = 8002
 """Where the pods of a group call each other."""
 _VOLUME: Final = "ranks"
 _MOUNT: Final = "/ranks"
+_TLS_VOLUME: Final = "ranks-tls"
+_TLS_MOUNT: Final = "/ranks-tls"
 
 
 class Role(Enum):
@@ -58,18 +60,27 @@ def arguments(owner: Deployment, engine: EngineStatus) -> list[str]:
     }
     if owner.spec.runtime.rank_token_secret_ref is not None:
         options["--rank-token-file"] = f"{_MOUNT}/token"
+    if owner.spec.runtime.rank_tls_secret_ref is not None:
+        options["--rank-tls-dir"] = _TLS_MOUNT
     return [word for name, value in options.items() for word in (name, str(value))]
 
 
 def volumes(owner: Deployment, role: Role) -> list[dict[str, Any]]:
-    """The secret that the pods of a group share, where the user gave one."""
-    token = owner.spec.runtime.rank_token_secret_ref
-    if token is None or role is Role.ONLY:
-        return []
-    items = [{"key": token.key, "path": "token"}]
-    return [{"name": _VOLUME, "secret": {"secretName": token.name, "items": items}}]
+    """The secrets that the pods of a group share, where the user gave any."""
+    found: list[dict[str, Any]] = []
+    if role is Role.ONLY:
+        return found
+    token, tls = owner.spec.runtime.rank_token_secret_ref, owner.spec.runtime.rank_tls_secret_ref
+    if token is not None:
+        items = [{"key": token.key, "path": "token"}]
+        found.append({"name": _VOLUME, "secret": {"secretName": token.name, "items": items}})
+    if tls is not None:
+        found.append({"name": _TLS_VOLUME, "secret": {"secretName": tls.name}})
+    return found
 
 
 def mounts(owner: Deployment, role: Role) -> list[dict[str, Any]]:
-    """Its place in the container."""
-    return [pod.mount(_VOLUME, _MOUNT, readOnly=True)] if volumes(owner, role) else []
+    """Their places in the container."""
+    places = {_VOLUME: _MOUNT, _TLS_VOLUME: _TLS_MOUNT}
+    names = [volume["name"] for volume in volumes(owner, role)]
+    return [pod.mount(name, places[name], readOnly=True) for name in names]

@@ -12,6 +12,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,9 @@ from numpy.typing import NDArray
 
 from pitcrew_builder.manifest import Exchange
 from pitcrew_runtime.ranks.mailbox import Mailbox
+from pitcrew_runtime.ranks.sealed import Connection, seal
 from pitcrew_runtime.ranks.stream import receive_value, send_value, swap
-from pitcrew_runtime.ranks.wiring import GroupWires, LinkWires, Wires
+from pitcrew_runtime.ranks.wiring import GroupWires, LinkWires, PeerWire, Wires
 
 Array = NDArray[Any]
 
@@ -32,8 +34,11 @@ class PeerLost(Exception):
 class Exchanges:
     """The collective of ranks on CPUs. Its methods raise `PeerLost`."""
 
-    def __init__(self, rank: int, wires: Wires) -> None:
-        self._peers = {peer.rank: socket.socket(fileno=peer.connection) for peer in wires.peers}
+    def __init__(self, rank: int, wires: Wires, tls: Path | None = None) -> None:
+        """`tls` is a folder of certificates. Raises `PeerLost` where a peer is not trusted."""
+        # All seal in one order, so nobody waits for somebody who waits.
+        peers = sorted(wires.peers, key=lambda peer: peer.rank)
+        self._peers = {peer.rank: _sealed(rank, peer, tls) for peer in peers}
         self._groups = {
             tuple(group.ranks): _Group(rank, group, self._peers) for group in wires.groups
         }
@@ -67,6 +72,13 @@ class Exchanges:
         return self._in[sender].take()
 
 
+def _sealed(rank: int, peer: PeerWire, tls: Path | None) -> Connection:
+    first, second = sorted((rank, peer.rank))
+    with _to(peer.rank):
+        end = socket.socket(fileno=peer.connection)
+        return seal(end, tls, f"pair {first}-{second}", answers=rank == first)
+
+
 @contextlib.contextmanager
 def _to(ranks: object) -> Iterator[None]:
     try:
@@ -78,7 +90,7 @@ def _to(ranks: object) -> Iterator[None]:
 class _Group:
     """One group, as one of its members sees it."""
 
-    def __init__(self, rank: int, wires: GroupWires, peers: Mapping[int, socket.socket]) -> None:
+    def __init__(self, rank: int, wires: GroupWires, peers: Mapping[int, Connection]) -> None:
         self._ranks = wires.ranks
         self._rank = rank
         self._elsewhere = {one: peers[one] for one in wires.ranks if one not in wires.here}

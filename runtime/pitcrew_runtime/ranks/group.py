@@ -26,6 +26,7 @@ from pitcrew_runtime.ranks.handshake import receive_words
 from pitcrew_runtime.ranks.launch import GroupShape, ending, start
 from pitcrew_runtime.ranks.meeting import Meeting
 from pitcrew_runtime.ranks.messages import FREE, Kind, adapter_message, pool_message, step_message
+from pitcrew_runtime.ranks.sealed import Connection, seal
 
 _WORD_SECONDS = 2.0
 """How long a pod that is lost may take to say why."""
@@ -50,11 +51,12 @@ class RankGroup:
         ours, theirs = zip(*(wire.pair() for _ in here), strict=True)
         peers = {number: meeting.peers(number) for number in here} if meeting else {}
         self._processes = dict(start(shape, dict(zip(here, theirs, strict=True)), peers))
-        self._ends = {**dict(zip(here, ours, strict=True)), **elsewhere}
+        self._ends: dict[int, Connection] = {**dict(zip(here, ours, strict=True)), **elsewhere}
         self._wake, self._woken = os.pipe2(os.O_CLOEXEC)
         self._watching = threading.Thread(target=self._watch, name="ranks", daemon=True)
         self._watching.start()
         with self._at_startup():
+            self._seal(elsewhere)
             self._free = [int(answer.arrays[FREE]) for answer in self._replies()]
 
     def open(self, pages: int) -> None:
@@ -128,6 +130,13 @@ class RankGroup:
         except ExecutorBroken as error:
             self.close()
             raise RankFailed(f"the engine cannot be loaded: {error}") from error
+
+    def _seal(self, elsewhere: Mapping[int, socket.socket]) -> None:
+        for number, end in elsewhere.items():
+            try:
+                self._ends[number] = seal(end, self._shape.tls, f"rank {number}", answers=True)
+            except (OSError, EOFError) as error:
+                self._fail(f"the connection to rank {number} cannot be sealed: {error}")
 
     def _tell(self, message: wire.Message) -> None:
         self._check()

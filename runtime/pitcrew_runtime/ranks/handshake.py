@@ -35,6 +35,8 @@ class Badge:
     pods: int
     ranks_each: int
     token: bytes
+    tls: bool = False
+    """Ranks speak under TLS."""
 
     @property
     def words(self) -> Words:
@@ -44,6 +46,7 @@ class Badge:
             "world size": self.world_size,
             "pods": self.pods,
             "ranks per pod": self.ranks_each,
+            "use of --rank-tls-dir": self.tls,
             "version": __version__,
         }
 

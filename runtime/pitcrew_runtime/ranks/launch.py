@@ -25,6 +25,8 @@ class GroupShape:
     adapter_slots: int
     threads: int
     """Of each rank."""
+    tls: Path | None = None
+    """Certificates for what leads to other pods; None leaves it in the open."""
 
 
 def start(
@@ -66,6 +68,7 @@ def _start_rank(
         control=control.fileno(),
         wires=wires,
         parent=os.getpid(),
+        tls=str(shape.tls) if shape.tls else None,
     )
     words: Sequence[str] = (sys.executable, "-m", "pitcrew_runtime.ranks.worker")
     return subprocess.Popen(

@@ -27,7 +27,14 @@ logger = logging.getLogger(__name__)
 
 def badge_of(manifest: Manifest, pods: Pods) -> Badge:
     """What the members of a group compare."""
-    return Badge(manifest.engine_id, manifest.world_size, pods.count, pods.ranks_each, pods.token)
+    return Badge(
+        manifest.engine_id,
+        manifest.world_size,
+        pods.count,
+        pods.ranks_each,
+        pods.token,
+        pods.tls is not None,
+    )
 
 
 def meet(manifest: Manifest, pods: Pods, adapter_slots: int) -> Meeting:
@@ -58,6 +65,7 @@ def serve_pod(
         page_size=manifest.identity.shapes.kv_page_size,
         adapter_slots=meeting.adapter_slots,
         threads=max(1, threads // pods.ranks_each),
+        tls=pods.tls,
     )
     joined()
     peers = {rank: meeting.peers(rank) for rank in pods.ranks}

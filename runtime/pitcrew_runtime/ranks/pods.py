@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 
 from pitcrew_builder.manifest import GraphInterface
 from pitcrew_runtime.ranks.wiring import exchange_groups, next_stage
@@ -28,6 +29,8 @@ class Pods:
     """What members prove that they know; empty asks for no proof."""
     join_seconds: float
     """How long pods wait for each other."""
+    tls: Path | None = None
+    """Certificates with which their ranks speak under TLS; None leaves it in the open."""
 
     @property
     def ranks(self) -> range:

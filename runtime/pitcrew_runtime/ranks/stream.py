@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pitcrew_runtime.ranks.sealed import Connection, Sealed
+
 Array = NDArray[Any]
 
 _LENGTHS = struct.Struct("<IQ")
@@ -36,7 +38,7 @@ def prepare(connection: socket.socket) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-def send_message(end: socket.socket, kind: str, text: str, arrays: Mapping[str, Array]) -> None:
+def send_message(end: Connection, kind: str, text: str, arrays: Mapping[str, Array]) -> None:
     """Raises `OSError` where the other end is gone."""
     whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     head = json.dumps(
@@ -52,7 +54,7 @@ def send_message(end: socket.socket, kind: str, text: str, arrays: Mapping[str, 
         end.sendall(_bytes(array))
 
 
-def receive_message(end: socket.socket) -> tuple[str, str, Mapping[str, Array]]:
+def receive_message(end: Connection) -> tuple[str, str, Mapping[str, Array]]:
     """(kind, text, arrays). Raises `EOFError` where the other end is gone, `ValueError`."""
     length, size = _LENGTHS.unpack(read(end, _LENGTHS.size))
     if length > _LARGEST_TEXT:
@@ -69,27 +71,27 @@ def receive_message(end: socket.socket) -> tuple[str, str, Mapping[str, Array]]:
     return head["kind"], head["text"], arrays
 
 
-def read(end: socket.socket, size: int) -> bytearray:
+def read(end: Connection, size: int) -> bytearray:
     """So many bytes. Raises `EOFError` where the other end is gone."""
     found = bytearray(size)
     _fill(end, memoryview(found))
     return found
 
 
-def send_value(end: socket.socket, value: Array) -> None:
+def send_value(end: Connection, value: Array) -> None:
     """Hand a float32 array to whoever calls `receive_value`."""
     for part in _frame(value):
         end.sendall(part)
 
 
-def receive_value(end: socket.socket) -> Array:
+def receive_value(end: Connection) -> Array:
     """Raises `EOFError` where the other end is gone."""
     value = np.empty(_shape(read(end, 8 * _HEADER)), np.float32)
     _fill(end, _bytes(value))
     return value
 
 
-def swap(peers: Mapping[int, socket.socket], value: Array) -> dict[int, Array]:
+def swap(peers: Mapping[int, Connection], value: Array) -> dict[int, Array]:
     """Give `value` to all and take theirs, both at once: nobody waits for somebody who sends.
 
     Raises `EOFError` where one is gone.
@@ -117,9 +119,12 @@ def swap(peers: Mapping[int, socket.socket], value: Array) -> dict[int, Array]:
 class _Call:
     """One peer in a swap."""
 
-    def __init__(self, end: socket.socket, frame: list[memoryview]) -> None:
+    def __init__(self, end: Connection, frame: list[memoryview]) -> None:
         self._end = end
-        self._out = list(frame)
+        if isinstance(end, Sealed):
+            self._outside, self._out = end.outside, [memoryview(end.encipher(frame))]
+        else:
+            self._outside, self._out = end, list(frame)
         self._header = bytearray(8 * _HEADER)
         self._into = memoryview(self._header)
         self._value: Array | None = None
@@ -139,7 +144,7 @@ class _Call:
         """Send what goes without waiting."""
         while self._out:
             try:
-                sent = self._end.send(self._out[0], socket.MSG_DONTWAIT)
+                sent = self._outside.send(self._out[0], socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return
             self._out[0] = self._out[0][sent:]
@@ -179,7 +184,7 @@ def _bytes(array: Array) -> memoryview:
     return array.reshape(-1).view(np.uint8).data
 
 
-def _fill(end: socket.socket, into: memoryview) -> None:
+def _fill(end: Connection, into: memoryview) -> None:
     while len(into):
         got = end.recv_into(into)
         if not got:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pitcrew_runtime.ranks import stream
+from pitcrew_runtime.ranks.sealed import Connection, Sealed
 
 Array = NDArray[Any]
 
@@ -41,9 +42,9 @@ def pair() -> tuple[socket.socket, socket.socket]:
     return ends
 
 
-def send(end: socket.socket, message: Message) -> None:
+def send(end: Connection, message: Message) -> None:
     """Raises `OSError` where the other end is gone."""
-    if end.family != socket.AF_UNIX:
+    if isinstance(end, Sealed) or end.family != socket.AF_UNIX:
         stream.send_message(end, message.kind, message.text, message.arrays)
         return
     places, size = {}, 0
@@ -66,9 +67,9 @@ def send(end: socket.socket, message: Message) -> None:
         os.close(memory)
 
 
-def receive(end: socket.socket) -> Message:
+def receive(end: Connection) -> Message:
     """The next message. Raises `EOFError` where the other end is gone."""
-    if end.family != socket.AF_UNIX:
+    if isinstance(end, Sealed) or end.family != socket.AF_UNIX:
         kind, words, numbers = stream.receive_message(end)
         return Message(kind, numbers, words)
     text, descriptors, _, _ = socket.recv_fds(end, _LARGEST_TEXT, 1)

@@ -4,6 +4,7 @@ Started by `ranks.launch` with its orders as the only argument. It reads files t
 has verified. It ends with its leader and with its pod, whatever becomes of them.
 """
 
+import contextlib
 import logging
 import os
 import select
@@ -30,6 +31,7 @@ from pitcrew_runtime.execution.resources import free_memory
 from pitcrew_runtime.ranks import wire
 from pitcrew_runtime.ranks.exchanges import Exchanges, PeerLost
 from pitcrew_runtime.ranks.messages import PAGES, Kind, adapter_of, loaded_message, step_of
+from pitcrew_runtime.ranks.sealed import Connection, seal
 from pitcrew_runtime.ranks.wiring import Wires, next_stage, previous_stage
 
 logger = logging.getLogger(__name__)
@@ -49,6 +51,13 @@ class Orders(Model):
     wires: Wires
     parent: int
     """The process id of whoever starts it."""
+    tls: str | None = None
+    """A folder of certificates for connections to other pods."""
+
+    @property
+    def certificates(self) -> Path | None:
+        """The same as a path."""
+        return Path(self.tls) if self.tls else None
 
 
 def main() -> None:
@@ -57,7 +66,7 @@ def main() -> None:
     _leave_with(orders.parent)
     # A terminal's interrupt reaches the whole group; the leader decides when it is over.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with socket.socket(fileno=orders.control) as end:
+    with contextlib.closing(_control(orders)) as end:
         try:
             _serve(end, orders)
         except _LeaderGone:
@@ -72,18 +81,28 @@ def main() -> None:
             _wait_for_the_end(end)
 
 
+def _control(orders: Orders) -> Connection:
+    end = socket.socket(fileno=orders.control)
+    if end.family == socket.AF_UNIX:
+        return end
+    try:
+        return seal(end, orders.certificates, f"rank {orders.rank}", answers=False)
+    except (OSError, EOFError) as error:
+        sys.exit(f"the connection to the leader cannot be sealed: {error}")
+
+
 class _LeaderGone(Exception):
     """Nobody is there to say why to."""
 
 
-def _next(end: socket.socket) -> wire.Message:
+def _next(end: Connection) -> wire.Message:
     try:
         return wire.receive(end)
     except (EOFError, OSError):
         raise _LeaderGone from None
 
 
-def _wait_for_the_end(end: socket.socket, seconds: float | None = None) -> None:
+def _wait_for_the_end(end: Connection, seconds: float | None = None) -> None:
     """Of the connection to the leader, after which there is nobody to speak to."""
     end.settimeout(seconds)
     try:
@@ -97,7 +116,7 @@ def _wait_for_the_end(end: socket.socket, seconds: float | None = None) -> None:
     sys.exit("the leader is gone")
 
 
-def _serve(end: socket.socket, orders: Orders) -> None:
+def _serve(end: Connection, orders: Orders) -> None:
     root = Path(orders.engine)
     manifest = Manifest.model_validate_json((root / MANIFEST_NAME).read_bytes())
     rank = manifest.ranks[orders.rank]
@@ -141,7 +160,7 @@ def _network(
         ),
         AdapterPool(rank.lora, orders.adapter_slots, lora.max_rank) if lora else None,
         Neighbours(
-            Exchanges(orders.rank, orders.wires),
+            Exchanges(orders.rank, orders.wires, orders.certificates),
             previous_stage(manifest.ranks, orders.rank),
             next_stage(manifest.ranks, orders.rank),
         ),

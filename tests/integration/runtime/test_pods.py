@@ -20,6 +20,7 @@ from pitcrew_runtime.core.engine import Engine
 from pitcrew_runtime.engine_directory import open_engine
 from pitcrew_runtime.errors import RankFailed
 from pitcrew_runtime.ranks.pods import Pods
+from tests.certificates import Authority
 from tests.integration.runtime.conftest import Engines
 from tests.integration.runtime.servers import DEADLINE, Server, command, serving, wait_until
 from tests.integration.runtime.test_ranks import GOLDENS, TP2, alive, children, together
@@ -27,8 +28,9 @@ from tests.integration.runtime.test_ranks import GOLDENS, TP2, alive, children, 
 PORT = 8002
 PP2 = ("--pipeline-parallel", "2")
 SPLITS = {
-    "tp2 x pp2 over 2": ("llama3", (*TP2, *PP2), 2, 2),
-    "tp2 x ep2 over 4": ("mixtral", (*TP2, "--expert-parallel", "2"), 4, 1),
+    "tp2 x pp2 over 2": ("llama3", (*TP2, *PP2), 2, 2, False),
+    "tp2 x ep2 over 4": ("mixtral", (*TP2, "--expert-parallel", "2"), 4, 1, False),
+    "tp2 x ep2 over 4, TLS": ("mixtral", (*TP2, "--expert-parallel", "2"), 4, 1, True),
 }
 _numbers = count(1)
 
@@ -43,6 +45,7 @@ class Group:
     each: int
     number: int
     token: str = "the group's secret"
+    tls: Path | None = None
 
     def host(self, index: int) -> str:
         """Nobody else on this machine has it."""
@@ -60,7 +63,8 @@ class Group:
         secret.write_text(self.token)
         world = ["--world-size", str(self.pods * self.each), "--ranks-per-pod", str(self.each)]
         where = ["--rank-host", self.host(index), "--rank-token-file", str(secret)]
-        return [*world, *where, "--rank-join-seconds", "40", "--threads", "1"]
+        tls = ["--rank-tls-dir", str(self.tls)] if self.tls else []
+        return [*world, *where, *tls, "--rank-join-seconds", "40", "--threads", "1"]
 
     def leader(self, join_seconds: float = 40.0) -> Pods:
         return Pods(
@@ -72,6 +76,7 @@ class Group:
             host=self.host(0),
             token=self.token.encode(),
             join_seconds=join_seconds,
+            tls=self.tls,
         )
 
     @contextmanager
@@ -105,11 +110,12 @@ def group_of(engine: Path, folder: Path, pods: int = 2, each: int = 1) -> Group:
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_pods_give_the_reference_s_tokens(split: str, engines: Engines, tmp_path: Path) -> None:
-    checkpoint, options, pods, each = SPLITS[split]
+    checkpoint, options, pods, each, tls = SPLITS[split]
     with np.load(GOLDENS / checkpoint / "expected.npz") as data:
         prompts, greedy = data["prompt"].tolist(), data["greedy"].tolist()
     path = engines(checkpoint, "--kv-page-size", "7", *options)
     group = group_of(path, tmp_path, pods, each)
+    group.tls = Authority("group").write(tmp_path / "tls") if tls else None
     with ExitStack() as stack:
         workers = [stack.enter_context(group.worker(index)) for index in range(1, pods)]
         engine = engine_of(group)
@@ -165,6 +171,9 @@ def test_who_does_not_belong_is_refused_and_the_group_comes_together(
         others = {
             "the token differs": replace(group, token="another"),
             "the engine is": replace(group, engine=engines("tiny-kjv", *TP2)),
+            "the use of --rank-tls-dir is": replace(
+                group, tls=Authority("group").write(tmp_path / "tls")
+            ),
         }
         strangers = {}
         for number, (why, wrong) in enumerate(others.items()):
@@ -177,6 +186,16 @@ def test_who_does_not_belong_is_refused_and_the_group_comes_together(
         with group.worker(1) as right:
             assert right.process.wait(DEADLINE) == 1
             assert "the leader ended the group" in right.log.read_text()
+
+
+def test_a_pod_with_a_strangers_certificate_gets_no_part(engines: Engines, tmp_path: Path) -> None:
+    group = group_of(engines("llama3", *TP2), tmp_path)
+    group.tls = Authority("group").write(tmp_path / "tls")
+    stranger = replace(group, tls=Authority("group").write(tmp_path / "stranger"))
+    with stranger.worker(1) as worker:
+        with pytest.raises(RankFailed, match="connection to rank 1 cannot be sealed"):
+            engine_of(group)
+        assert worker.process.wait(DEADLINE) == 1
 
 
 def test_a_pod_that_does_not_come_is_named(engines: Engines, tmp_path: Path) -> None:

@@ -377,6 +377,22 @@ def test_pods_of_a_group_share_the_users_secret() -> None:
     assert "ranks" not in json.dumps(serving_pod(secret))
 
 
+def test_pods_of_a_group_share_the_users_certificates() -> None:
+    secret = {"rankTlsSecretRef": {"name": "certificates"}}
+    found = group(ranksPerPod=2, runtime=secret)
+    for template in (found["leaderTemplate"], found["workerTemplate"]):
+        (container,) = template["spec"]["containers"]
+        words = container["args"]
+        assert words[words.index("--rank-tls-dir") + 1] == "/ranks-tls"
+        assert "--rank-token-file" not in words
+        assert {"name": "ranks-tls", "mountPath": "/ranks-tls", "readOnly": True} in container[
+            "volumeMounts"
+        ]
+        (volume,) = [v for v in template["spec"]["volumes"] if v["name"] == "ranks-tls"]
+        assert volume["secret"] == {"secretName": "certificates"}
+    assert "ranks-tls" not in json.dumps(serving_pod(secret))
+
+
 def test_fields_laid_over_reach_every_pod_of_a_group() -> None:
     found = group(ranksPerPod=2, runtime={"podTemplate": {"spec": {"hostNetwork": True}}})
     assert found["leaderTemplate"]["spec"]["hostNetwork"] is True
