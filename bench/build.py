@@ -166,6 +166,7 @@ def write(directory: Path, width: Width, layers: int) -> None:
         "num_key_value_heads": width.heads * width.kv // width.hidden,
         "vocab_size": width.vocab,
         "tie_word_embeddings": True,
+        "dtype": {"bf16": "bfloat16", "f32": "float32"}[width.dtype],
     }
     (directory / "config.json").write_text(json.dumps(config))
     index: dict[str, str] = {}

@@ -8,9 +8,12 @@ from pitcrew_builder.checkpoint.assemble import Assembler
 from pitcrew_builder.checkpoint.reader import WeightReader
 from pitcrew_builder.checkpoint.safetensors import TensorInfo
 from pitcrew_builder.errors import InvalidSpec
-from pitcrew_builder.graph.ir import Array, Graph, Literal, Weight
+from pitcrew_builder.graph.ir import Array, ElementType, Graph, Literal, Weight
 from pitcrew_builder.graph.proto import is_inline
 from pitcrew_builder.graph.recipe import TensorRef
+
+HALVES: Mapping[str, ElementType] = {"BF16": ElementType.BFLOAT16, "F16": ElementType.FLOAT16}
+"""Types that have only half of a float32's bits, by the names of safetensors."""
 
 
 def stored(graph: Graph) -> Iterator[Weight | Literal]:
@@ -38,6 +41,9 @@ def blocks(
     for part in item.parts:
         if isinstance(part, TensorRef) and item.type.is_encoded:
             yield from reader.raw(tensors[part.name])
+            continue
+        if isinstance(part, TensorRef) and item.type is HALVES.get(tensors[part.name].dtype):
+            yield from reader.halves(tensors[part.name])
             continue
         for chunk in assembler.stream(part):
             yield _stored_as(item, chunk).reshape(-1).view(np.uint8).data

@@ -32,6 +32,11 @@ _HEADS = 2
 """The axis of KV heads, in pools and in new keys and values alike."""
 
 
+_FOLD_ALL = ("optimization.constant_folding_max_output_size_in_bytes", str(1 << 62))
+"""Matrices that are stored as halves are widened once; by itself ONNX Runtime would widen those of
+more than 1 GiB in every run.
+"""
+
 _NUMPY = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}
 """By ONNX Runtime's names, those that pools may have on a CPU."""
 
@@ -188,6 +193,7 @@ def _open(graph: Path, packed: bool) -> "onnxruntime.InferenceSession":
     options.log_severity_level = 3
     # A build shares its cores; threads that spin between two operators would take them all.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry(*_FOLD_ALL)
     if not packed:
         # Packing would copy every matrix; the proof reads them as they are mapped from the file.
         options.add_session_config_entry("session.disable_prepacking", "1")

@@ -63,17 +63,21 @@ def write_data(
     extents: Mapping[Value, Extent],
     tensors: Mapping[str, TensorInfo],
     on_bytes: Callable[[int], None],
+    *,
+    passing: bool = False,
 ) -> tuple[FileEntry, ...]:
     """Write all constants to `stem` and its numbered neighbours. Who publishes makes them durable.
 
     Returns the manifest entries of the files, which lie in `folder` of the engine. `on_bytes` is
     told of every block, by one thread at a time. The first file that cannot be written ends all.
+    Files that are `passing` are read and removed: nobody lists them, and the disk need not take
+    them, so they have no digest and nothing is sent there early.
     """
     files: dict[int, list[Weight | Literal]] = {}
     for item in stored(graph):
         files.setdefault(extents[item.name].file, []).append(item)
     with ThreadPoolExecutor(threads()) as pool:
-        work = _Work(stem, folder, extents, tensors, on_bytes)
+        work = _Work(stem, folder, extents, tensors, on_bytes, passing=passing)
         order = _by_size(files, extents)
         tasks = {file: pool.submit(work.write, file, files[file]) for file in order}
         try:
@@ -101,8 +105,11 @@ class _Work:
         extents: Mapping[Value, Extent],
         tensors: Mapping[str, TensorInfo],
         on_bytes: Callable[[int], None],
+        *,
+        passing: bool,
     ) -> None:
         self.stopped = Event()
+        self._passing = passing
         self._stem = stem
         self._folder = folder
         self._extents = extents
@@ -114,19 +121,22 @@ class _Work:
         """Write one file; None where the work was stopped before its end."""
         name = data_name(self._stem.name, number)
         digest, written, begun = hashlib.sha256(), 0, 0
+        lasting = not self._passing
         with self._stem.with_name(name).open("wb", buffering=0) as file, WeightReader() as reader:
             for block in self._stream(items, reader):
                 if self.stopped.is_set():
                     return None
-                digest.update(block)
+                if lasting:
+                    digest.update(block)
                 _write_all(file.fileno(), block)
                 written += block.nbytes
-                if written - begun >= DIRTY:
+                if lasting and written - begun >= DIRTY:
                     writeback.begin(file.fileno(), begun, written - begun)
                     begun = written
                 with self._lock:
                     self._on_bytes(block.nbytes)
-        return FileEntry(path=f"{self._folder}/{name}", size=written, sha256=digest.hexdigest())
+        sha256 = digest.hexdigest() if lasting else ""
+        return FileEntry(path=f"{self._folder}/{name}", size=written, sha256=sha256)
 
     def _stream(
         self, items: Sequence[Weight | Literal], reader: WeightReader

@@ -20,7 +20,7 @@ from pitcrew_builder.paged_runner import PagedRunner
 from pitcrew_builder.report import Phase
 from pitcrew_builder.request import Request, facts
 from pitcrew_builder.targets.onnx_files import file_entry
-from pitcrew_builder.targets.target import Backend, Drawn, Network, Site, Written
+from pitcrew_builder.targets.target import Backend, Drawn, Network, Proof, Site, Written
 from pitcrew_builder.trial import Trial
 from pitcrew_builder.validate import (
     NEW_TOKENS,
@@ -50,13 +50,15 @@ def stage(
             tokenizer = _copy_tokenizer(site.engine / TOKENIZER, checkpoint)
     known = facts(request, drawn.parameters)
     with tracker.phase(Phase.VALIDATE, "proving the engine"):
+        with tracker.part(0, 3):
+            proofs = _proofs(site, backend, drawn.ranks, ranks)
         network = open_network(
-            [(rank.proof.root, rank.proof.interface) for rank in ranks],
+            [(proof.root, proof.interface) for proof in proofs],
             packed=request.identity.quantization is not None,
         )
-        with tracker.part(0, 2):
+        with tracker.part(1, 3):
             canary = _prove(site, network, request, known, backend.lead)
-        with tracker.part(1, 2):
+        with tracker.part(2, 3):
             proof = trial.judge(network, tracker.advance)
     manifest = Manifest(
         engine_id=request.identity.engine_id,
@@ -82,6 +84,16 @@ def _write_ranks(site: Site, backend: Backend, networks: Sequence[Network]) -> l
         with site.tracker.part(rank, len(networks)):
             written.append(backend.write(network, replace(site, rank=rank)))
     return written
+
+
+def _proofs(
+    site: Site, backend: Backend, networks: Sequence[Network], written: Sequence[Written]
+) -> list[Proof]:
+    proofs: list[Proof] = []
+    for rank, (network, files) in enumerate(zip(networks, written, strict=True)):
+        with site.tracker.part(rank, len(networks)):
+            proofs.append(backend.proof(network, files, replace(site, rank=rank)))
+    return proofs
 
 
 def _copy_tokenizer(target: Path, checkpoint: Directory) -> list[FileEntry]:

@@ -25,6 +25,9 @@ READABLE: Mapping[str, np.dtype[Any]] = {
 }
 """Types that weights may have, as NumPy reads their bytes."""
 
+INFINITE = {"F16": 0x7C00 << 1, "BF16": 0x7F80 << 1}
+"""The bits of infinity without its sign, moved to the left."""
+
 
 class WeightReader:
     """Reads tensors in blocks. Keeps one file open, as neighbours lie together.
@@ -82,6 +85,20 @@ class WeightReader:
             block = self._bytes[: tensor.length - start]
             self._fill(tensor, start, block)
             yield block.data
+
+    def halves(self, tensor: TensorInfo) -> Iterator[memoryview]:
+        """The bytes of a tensor in half precision as they are stored; valid as those of `raw`.
+
+        Raises `CheckpointCorrupt` for a short file, NaN or infinity.
+        """
+        for start in range(0, tensor.length, 2 * BLOCK):
+            narrow = self._bytes[: min(2 * BLOCK, tensor.length - start)].view(np.uint16)
+            self._fill(tensor, start, narrow)
+            # Without the sign, numbers that are not finite are the largest of all.
+            bits = np.left_shift(narrow, 1, out=self._floats.view(np.uint16)[: narrow.size])
+            if bits.max(initial=0) >= INFINITE[tensor.dtype]:
+                raise _corrupt(tensor, "holds NaN or infinity")
+            yield narrow.view(np.uint8).data
 
     def _read(self, tensor: TensorInfo, stored: np.dtype[Any], start: int, floats: Floats) -> None:
         """Fill `floats`, a block or less, with the elements from the `start`-th."""

@@ -6,6 +6,7 @@ files.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NewType, TypeAlias
@@ -127,6 +128,10 @@ class Weight:
     def tensors(self) -> tuple[TensorRef, ...]:
         """The checkpoint tensors that its parts read."""
         return tuple(ref for part in self.parts for ref in tensors_of(part))
+
+
+Kinds: TypeAlias = Mapping[Value, ElementType]
+"""Weight -> what it is stored as; those that are missing are stored as the graph has them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -208,6 +208,17 @@ def tensors_of(source: Source) -> Iterator[TensorRef]:
             yield from tensors_of(source.source)
 
 
+def is_exact(source: Source) -> bool:
+    """Whether the elements are numbers of the tensors themselves, moved but not computed."""
+    match source:
+        case TensorRef():
+            return not source.packed
+        case Entry() | Rows() | Columns() | Transposed():
+            return is_exact(source.source)
+        case _:
+            return False
+
+
 def map_tensors(source: Source, change: Callable[[TensorRef], Source]) -> Source:
     """The recipe with other tensors, or recipes, in place of the ones that it changes.
 

@@ -1,6 +1,8 @@
 """The graphs that a build would store, drawn from the configuration without reading a weight."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from pitcrew_builder import serialize
 from pitcrew_builder.adapters.slots import Slotted, check_targets, with_slots
@@ -11,7 +13,7 @@ from pitcrew_builder.checkpoint.prequantized import read_scheme
 from pitcrew_builder.checkpoint.wrapped import language_config
 from pitcrew_builder.families import family_of
 from pitcrew_builder.fit import check_fit
-from pitcrew_builder.graph.ir import ElementType, Graph
+from pitcrew_builder.graph.ir import ElementType, Graph, Kinds
 from pitcrew_builder.graph.precision import in_half
 from pitcrew_builder.graph.proto import to_proto
 from pitcrew_builder.graph.recipe import reads_whole
@@ -27,7 +29,9 @@ from pitcrew_builder.spec import BuildSpec, Precision
 from pitcrew_builder.targets import backend_of
 from pitcrew_builder.targets.contiguous import contiguous
 from pitcrew_builder.targets.onnx_files import DATA
+from pitcrew_builder.targets.storage import as_stored, kept_kinds
 
+_DTYPES = {"bfloat16": "BF16", "float16": "F16"}
 _HALVES = {Precision.FP16: ElementType.FLOAT16, Precision.BF16: ElementType.BFLOAT16}
 
 
@@ -36,7 +40,7 @@ class Sizes:
     """Bytes of what a rank would store."""
 
     data: int
-    """The data file: weights and tables, each at an aligned place."""
+    """The data files: weights and tables, each at an aligned place."""
     graphs: int
     """The ONNX files beside it: the whole graph, and its segments if it has several."""
     proof: int
@@ -47,6 +51,8 @@ class Sizes:
     """Of `data`, what quantization computes: it lies in scratch too until that is written."""
     widest: int
     """Of the largest matrix, in float32, that has to be in memory whole."""
+    widened: int
+    """Of the copy in float32 that is run in place of an engine whose matrices are halves."""
     adapters: int
     """Elements, not bytes, of the stacks that a runtime fills with adapters."""
 
@@ -93,13 +99,20 @@ def planned(spec: BuildSpec, checkpoint: Directory) -> Planned:
             graph = decoder.graph(place)
             slotted = with_slots(Packer(scheme).apply(graph) if scheme else graph, spec.lora)
             optimized = replace(slotted, graph=backend.optimize(slotted.graph))
-            sizes[alike] = _sizes(optimized, spec, recipe)
+            sizes[alike] = _sizes(optimized, spec, recipe, _dtype(raw))
         ranks.append(Rank(place, sizes[alike]))
     compares = recipe is not None and (recipe.imported is None or spec.proof is not None)
     return Planned(config, shapes, tuple(ranks), compares)
 
 
-def _sizes(slotted: Slotted, spec: BuildSpec, recipe: QuantizationRecipe | None) -> Sizes:
+def _dtype(raw: Mapping[str, Any]) -> str:
+    """What a configuration says that its tensors are, in safetensors' words."""
+    return _DTYPES.get(str(raw.get("dtype", raw.get("torch_dtype"))), "F32")
+
+
+def _sizes(
+    slotted: Slotted, spec: BuildSpec, recipe: QuantizationRecipe | None, dtype: str
+) -> Sizes:
     graph = slotted.graph
     if recipe is not None and recipe.kv_cache is not None:
         graph = narrow_cache(graph, CODES[recipe.kv_cache], even_reaches(graph))
@@ -110,10 +123,19 @@ def _sizes(slotted: Slotted, spec: BuildSpec, recipe: QuantizationRecipe | None)
     extents = serialize.place(graph)
     narrow = graph if recipe is None else _narrow(graph, recipe)
     made = {weight.name for weight in narrow.weights} - {weight.name for weight in graph.weights}
+    kinds: Kinds = {}
+    if not spec.target.compiles_plans:
+        left = {weight.name for weight in narrow.weights}
+        kept = kept_kinds(graph, lambda _: dtype)
+        kinds = {name: kind for name, kind in kept.items() if name in left}
+    stored = as_stored(_in_precision(narrow, spec), kinds)
+    places = extents | serialize.place(stored)
+    graphs = [to_proto(as_stored(each, kinds), places, DATA, {}) for each in (graph, *parts)]
     return Sizes(
-        data=_data(_stored(narrow, spec)),
-        graphs=sum(to_proto(each, extents, DATA, {}).ByteSize() for each in (graph, *parts)),
+        data=_data(stored),
+        graphs=sum(each.ByteSize() for each in graphs),
         proof=_data(narrow),
+        widened=_data(narrow) if kinds and recipe is None else 0,
         wide=serialize.size(extents),
         codes=sum(weight.nbytes for weight in narrow.weights if weight.name in made),
         widest=_widest(graph, whole=recipe is not None),
@@ -135,7 +157,7 @@ def _widest(graph: Graph, *, whole: bool) -> int:
     return 4 * max(held, default=0)
 
 
-def _stored(graph: Graph, spec: BuildSpec) -> Graph:
+def _in_precision(graph: Graph, spec: BuildSpec) -> Graph:
     """The graph with the element types that its weights are stored in."""
     half = _HALVES.get(spec.precision)
     return graph if half is None else in_half(graph, half)

@@ -42,6 +42,7 @@ class RankNeeds:
     """What one rank takes of its device. All in bytes."""
 
     weights: int
+    """In memory: a CPU widens what is stored as halves."""
     adapters: int
     """The slots that a runtime fills with adapters."""
     activations: int
@@ -121,8 +122,8 @@ def _scratch(network: Planned, *, plans: bool) -> int:
     sizes = [rank.sizes for rank in network.ranks]
     # Beside a plan, the graph in its precision and in float32.
     graphs = sum(each.data + each.proof + 2 * each.graphs for each in sizes) if plans else 0
-    codes = sum(each.codes for each in sizes)
-    return graphs + codes + (sum(each.wide for each in sizes) if network.compares else 0)
+    beside = sum(each.codes + each.widened for each in sizes)
+    return graphs + beside + (sum(each.wide for each in sizes) if network.compares else 0)
 
 
 def capacity(spec: BuildSpec, network: Planned, needed: Needs, gpu: Gpu, average: int) -> Capacity:
@@ -168,7 +169,7 @@ def _rank_needs(spec: BuildSpec, network: Planned, rank: Rank) -> RankNeeds:
     layers = len(rank.layout.layers(config.num_hidden_layers))
     kv_heads = len(rank.layout.kv_heads(config.num_key_value_heads))
     return RankNeeds(
-        weights=rank.sizes.data,
+        weights=rank.sizes.data if spec.target.compiles_plans else rank.sizes.proof,
         adapters=rank.sizes.adapters * width,
         activations=_activations(spec, network, rank, width),
         kv_per_token=2 * layers * kv_heads * config.head_dim * cached,

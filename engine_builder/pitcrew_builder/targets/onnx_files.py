@@ -1,17 +1,19 @@
 """A rank as ONNX graphs, and beside them files with the bytes of their constants."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from pitcrew_builder import serialize
 from pitcrew_builder.checkpoint.digests import sha256
 from pitcrew_builder.disk import room_for
-from pitcrew_builder.graph.ir import Graph, Value
+from pitcrew_builder.graph.ir import Graph, Kinds, Value
 from pitcrew_builder.graph.proto import Extent, to_proto
 from pitcrew_builder.graph.segments import segments
 from pitcrew_builder.manifest import FileEntry, GraphInterface, SegmentFile
 from pitcrew_builder.progress import Tracker
-from pitcrew_builder.targets.target import Network, Proof, Written
+from pitcrew_builder.targets.storage import as_stored
+from pitcrew_builder.targets.target import Network, Written
 
 GRAPH = "model.onnx"
 CONTIGUOUS = "contiguous.onnx"
@@ -25,28 +27,33 @@ def write_onnx(
     metadata: Mapping[str, str],
     tracker: Tracker,
     contiguous: Graph | None = None,
+    *,
+    passing: bool = False,
 ) -> Written:
     """Write the whole graph, its segments where ranks exchange values, and the data of them all.
 
-    `contiguous` is another form of the graph with the same weights. All lie in `root/folder`.
-    Raises `DiskFull`.
+    `contiguous` is another form of the graph with the same weights. All lie in `root/folder`; what is
+    `passing` has no digests. Raises `DiskFull`.
     """
     directory = root / folder
     directory.mkdir(parents=True, exist_ok=True)
-    extents = serialize.place(network.graph)
+    stored = as_stored(network.graph, network.kinds)
+    extents = serialize.place(stored)
     size = serialize.size(extents)
+    files = _Graphs(directory, network.kinds, extents, metadata)
     with room_for(root, size, f"engine {metadata['tag']}"):
-        _write_graph(directory / GRAPH, network.graph, extents, metadata)
-        parts = tuple(_write_segments(directory, network.graph, extents, metadata))
+        files.write(GRAPH, network.graph)
+        parts = tuple(_write_segments(files, folder, network.graph))
         if contiguous is not None:
-            _write_graph(directory / CONTIGUOUS, contiguous, extents, metadata)
+            files.write(CONTIGUOUS, contiguous)
         data = serialize.write_data(
             directory / DATA,
             folder,
-            network.graph,
+            stored,
             extents,
             network.tensors,
             tracker.counter(size, "writing weights"),
+            passing=passing,
         )
     interface = GraphInterface(
         graph=f"{folder}/{GRAPH}",
@@ -57,8 +64,8 @@ def write_onnx(
         lora=network.lora,
     )
     graphs = [interface.graph, *(part.graph for part in parts), interface.contiguous]
-    files = (*(file_entry(root, path) for path in graphs if path is not None), *data)
-    return Written(interface, files, Proof(root, interface))
+    listed = (*(file_entry(root, path) for path in graphs if path is not None), *data)
+    return Written(interface, listed)
 
 
 def file_entry(root: Path, path: str) -> FileEntry:
@@ -67,19 +74,25 @@ def file_entry(root: Path, path: str) -> FileEntry:
     return FileEntry(path=path, size=file.stat().st_size, sha256=sha256(file))
 
 
-def _write_segments(
-    directory: Path, graph: Graph, extents: Mapping[Value, Extent], metadata: Mapping[str, str]
-) -> Iterator[SegmentFile]:
+@dataclass(frozen=True, slots=True)
+class _Graphs:
+    """Graphs of one directory that share their data files."""
+
+    directory: Path
+    kinds: Kinds
+    extents: Mapping[Value, Extent]
+    metadata: Mapping[str, str]
+
+    def write(self, name: str, graph: Graph) -> None:
+        """Write a float32 graph as one that reads what is stored."""
+        proto = to_proto(as_stored(graph, self.kinds), self.extents, DATA, self.metadata)
+        (self.directory / name).write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def _write_segments(files: _Graphs, folder: str, graph: Graph) -> Iterator[SegmentFile]:
     """Nothing where the graph is its own only segment."""
     cut = segments(graph)
     for index, segment in enumerate(cut if len(cut) > 1 else ()):
-        file = directory / f"segment{index}.onnx"
-        _write_graph(file, segment.graph, extents, metadata)
-        yield SegmentFile(graph=f"{directory.name}/{file.name}", exchanges=segment.exchanges)
-
-
-def _write_graph(
-    file: Path, graph: Graph, extents: Mapping[Value, Extent], metadata: Mapping[str, str]
-) -> None:
-    proto = to_proto(graph, extents, DATA, metadata)
-    file.write_bytes(proto.SerializeToString(deterministic=True))
+        name = f"segment{index}.onnx"
+        files.write(name, segment.graph)
+        yield SegmentFile(graph=f"{folder}/{name}", exchanges=segment.exchanges)

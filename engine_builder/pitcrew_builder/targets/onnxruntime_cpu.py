@@ -3,10 +3,11 @@
 A build that finds its engine asks for the toolchain alone, so slow imports wait until they are used.
 """
 
+from dataclasses import replace
 from importlib.metadata import version
 
-from pitcrew_builder.graph.ir import OPSET, Graph
-from pitcrew_builder.targets.target import Network, Site, Written
+from pitcrew_builder.graph.ir import OPSET, Graph, Kinds
+from pitcrew_builder.targets.target import Network, Proof, Site, Written
 
 
 class OnnxRuntimeCpu:
@@ -27,10 +28,50 @@ class OnnxRuntimeCpu:
 
     def write(self, network: Network, site: Site) -> Written:
         """Write the graph and its constants, and for a network that is not split the form with
-        contexts in place of pages beside it; the canary holds the runtime to what was proven.
+        contexts in place of pages beside it. Matrices stay in the checkpoint's half precision.
         """
-        from pitcrew_builder.targets.contiguous import contiguous
         from pitcrew_builder.targets.onnx_files import write_onnx
 
-        other = contiguous(network.graph) if network.placement is None else None
-        return write_onnx(site.engine, site.folder, network, site.metadata, site.tracker, other)
+        kept = replace(network, kinds=_kinds(network))
+        return write_onnx(
+            site.engine, site.folder, kept, site.metadata, site.tracker, _contiguous(network)
+        )
+
+    def proof(self, network: Network, written: Written, site: Site) -> Proof:
+        """The engine's own files, as they are served.
+
+        Halves that nothing is quantized of are widened into scratch, and the graph runs over that:
+        mapped from a file it needs no memory, where the engine itself would take all of it.
+        """
+        from pitcrew_builder.serialize import place
+        from pitcrew_builder.targets.onnx_files import DATA, write_onnx
+        from pitcrew_builder.targets.storage import as_stored, read_back
+
+        kinds = _kinds(network)
+        if not kinds or site.identity.quantization is not None:
+            return Proof(site.engine, written.interface)
+        extents = place(as_stored(network.graph, kinds))
+        graph, tensors = read_back(network.graph, kinds, extents, site.engine / site.folder / DATA)
+        wide = replace(network, graph=graph, tensors=tensors)
+        copy = write_onnx(
+            site.scratch / "widened",
+            site.folder,
+            wide,
+            site.metadata,
+            site.tracker,
+            _contiguous(wide),
+            passing=True,
+        )
+        return Proof(site.scratch / "widened", copy.interface)
+
+
+def _kinds(network: Network) -> Kinds:
+    from pitcrew_builder.targets.storage import kept_kinds
+
+    return kept_kinds(network.graph, lambda name: network.tensors[name].dtype)
+
+
+def _contiguous(network: Network) -> Graph | None:
+    from pitcrew_builder.targets.contiguous import contiguous
+
+    return contiguous(network.graph) if network.placement is None else None

@@ -5,12 +5,12 @@ Runtime can run in its place, so that every engine is proven by the same validat
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from pitcrew_builder.checkpoint.safetensors import TensorInfo
-from pitcrew_builder.graph.ir import Graph
+from pitcrew_builder.graph.ir import Graph, Kinds
 from pitcrew_builder.manifest import FileEntry, GraphInterface, Identity, LoraTarget, Placement
 from pitcrew_builder.progress import Tracker
 
@@ -25,6 +25,8 @@ class Network:
     """What the graph holds of a network that is split."""
     lora: tuple[LoraTarget, ...] = ()
     """What adapters may change while it is served."""
+    kinds: Kinds = field(default_factory=dict)
+    """What its weights are stored as, where that is narrower than the graph has them."""
 
     @property
     def kv_dtype(self) -> str:
@@ -87,7 +89,6 @@ class Written:
 
     interface: GraphInterface
     files: tuple[FileEntry, ...]
-    proof: Proof
 
 
 class Backend(Protocol):
@@ -115,4 +116,8 @@ class Backend(Protocol):
 
     def write(self, network: Network, site: Site) -> Written:
         """Write a rank of an optimized network. Raises `BuildError`."""
+        ...
+
+    def proof(self, network: Network, written: Written, site: Site) -> Proof:
+        """What is run in place of a rank that was written. Raises `BuildError`."""
         ...

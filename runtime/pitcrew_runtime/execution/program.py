@@ -34,6 +34,10 @@ def open_session(graph: Path, threads: int) -> Session:
     # Spinning threads are a little faster alone, and steal the CPU from the HTTP side and from
     # every neighbour in the node.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Matrices that are stored as halves are widened here, and not in every run, whatever their size.
+    options.add_session_config_entry(
+        "optimization.constant_folding_max_output_size_in_bytes", str(1 << 62)
+    )
     try:
         session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     except Exception as error:

@@ -3,11 +3,8 @@
 import json
 import os
 from pathlib import Path
-from typing import Any
 
-import ml_dtypes
 import numpy as np
-import pytest
 
 from pitcrew_builder.store import open_engine
 from tests.unit.builder import checkpoints
@@ -24,17 +21,6 @@ def test_shards_and_one_file_give_the_same_weights(tmp_path: Path, run_build: Ru
     single = checkpoints.write(tmp_path / "single")
     sharded = checkpoints.write(tmp_path / "sharded", shards=3)
     assert _digest(run_build(single).engine) == _digest(run_build(sharded).engine)
-
-
-@pytest.mark.parametrize("kind", [np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16)])
-def test_narrow_weights_are_widened_exactly(
-    kind: np.dtype[Any], tmp_path: Path, run_build: Run
-) -> None:
-    narrow = {name: value.astype(kind) for name, value in checkpoints.tensors().items()}
-    wide = {name: value.astype(np.float32) for name, value in narrow.items()}
-    first = run_build(checkpoints.write(tmp_path / "narrow", narrow))
-    second = run_build(checkpoints.write(tmp_path / "wide", wide))
-    assert _digest(first.engine) == _digest(second.engine)
 
 
 def test_tensors_larger_than_a_chunk_are_whole(tmp_path: Path, run_build: Run) -> None:

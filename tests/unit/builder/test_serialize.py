@@ -113,6 +113,28 @@ def test_encoded_weights_are_copied_as_they_are(tmp_path: Path) -> None:
     assert (tmp_path / STEM).read_bytes() == codes.tobytes()
 
 
+@pytest.mark.parametrize("kind", [ElementType.FLOAT16, ElementType.BFLOAT16])
+@pytest.mark.parametrize("value", [np.nan, -np.inf, None])
+def test_halves_are_copied_if_they_are_finite(
+    kind: ElementType, value: float | None, tmp_path: Path
+) -> None:
+    numbers = np.random.default_rng(0).standard_normal(2 * BLOCK + 3).astype(kind.dtype)
+    # Of all finite numbers the nearest to infinity.
+    numbers[:2] = np.array([-1, 1]) * ml_dtypes.finfo(kind.dtype).max
+    if value is not None:
+        numbers[-1] = value
+    weight = Weight(Value("w"), (TensorRef("w", numbers.shape),), type=kind)
+    graph = Graph("halves", (), (), (), (weight,), ())
+    tensors = _tensors(tmp_path / "in.safetensors", {"w": numbers})
+    data = tmp_path / STEM
+    if value is None:
+        write_data(data, "rank0", graph, place(graph), tensors, lambda _: None)
+        assert data.read_bytes() == numbers.tobytes()
+        return
+    with pytest.raises(CheckpointCorrupt, match="'w' holds NaN or infinity"):
+        write_data(data, "rank0", graph, place(graph), tensors, lambda _: None)
+
+
 def test_the_file_that_fails_is_the_one_that_is_told_of(tmp_path: Path) -> None:
     arrays = {f"w{i}": np.ones(BLOCK, np.float32) for i in range(8)}
     arrays["w5"][-1] = np.nan
