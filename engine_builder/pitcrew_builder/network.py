@@ -66,6 +66,16 @@ def open_network(ranks: Sequence[tuple[Path, GraphInterface]], *, packed: bool =
     return SplitNetwork([_Rank(root, interface, packed=packed) for root, interface in ranks])
 
 
+def open_served(
+    ranks: Sequence[tuple[Path, GraphInterface]], *, packed: bool = False
+) -> "Executable | None":
+    """The form with contexts, None where there is none: then what is served is `open_network`'s."""
+    root, interface = ranks[0]
+    if interface.contiguous is None:
+        return None
+    return Executable(root / interface.contiguous, packed=packed)
+
+
 class Executable:
     """One graph file."""
 

@@ -8,7 +8,7 @@ from pitcrew_builder.checkpoint.directory import ADAPTER
 from pitcrew_builder.manifest import Manifest, ProofReport
 from pitcrew_builder.progress import Tracker
 from pitcrew_builder.prompts.evidence import gather
-from pitcrew_builder.proof.gate import check, check_tasks
+from pitcrew_builder.proof.gate import check, check_served, check_tasks
 from pitcrew_builder.report import Phase, ProofSummary, Succeeded, TaskSummary
 from pitcrew_builder.request import Request, plan
 from pitcrew_builder.sources.find import find
@@ -63,6 +63,7 @@ def _found(manifest: Manifest, wanted: Proof, tracker: Tracker) -> Succeeded:
     with tracker.phase(Phase.PUBLISH, "already in the store"):
         if manifest.proof is not None:
             check(manifest.proof.scores, wanted)
+            check_served(manifest.proof.served, wanted)
             check_tasks(manifest.proof.tasks, wanted.tasks)
         return _succeeded(manifest, tracker, cached=True)
 

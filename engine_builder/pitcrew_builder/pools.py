@@ -1,4 +1,4 @@
-"""The KV pools of one network on the host, for proofs: arrays that the caller's writes fill."""
+"""What one network remembers of its sequences, on the host, for proofs: KV pools or contexts."""
 
 from collections.abc import Mapping
 from typing import Any, TypeAlias
@@ -39,3 +39,19 @@ class Pools:
             # Codes come as bytes of whatever type the runtime has for them.
             new = outputs[f"new_{kind}s.{layer}"].view(pool.dtype)
             pool[pages, offsets] = new[rows, columns]
+
+
+class Contexts:
+    """`arrays` by the names of the form with contexts, each [rows, kv_heads, capacity, head_dim]."""
+
+    def __init__(self, facts: ModelFacts, rows: int, capacity: int) -> None:
+        shape = (rows, facts.kv_heads, capacity, facts.head_dim)
+        self.arrays: dict[str, Tensor] = {
+            f"{kind}_context.{layer}": np.zeros(shape, np.float32)
+            for kind in ("key", "value")
+            for layer in range(facts.layers)
+        }
+
+    def take(self, outputs: Mapping[str, Tensor]) -> None:
+        """Go on with the contexts as a run has left them."""
+        self.arrays = {name: outputs[name.replace("_context.", "_grown.")] for name in self.arrays}

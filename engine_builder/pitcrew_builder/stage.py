@@ -6,21 +6,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pitcrew_builder.checkpoint.directory import TOKENIZER_FILES, Directory
+from pitcrew_builder.context_runner import ContextRunner
 from pitcrew_builder.disk import room_for
 from pitcrew_builder.manifest import (
     MANIFEST_NAME,
     Canary,
     FileEntry,
+    GraphInterface,
     Manifest,
     ModelFacts,
 )
 from pitcrew_builder.network import Network as Executor
-from pitcrew_builder.network import open_network
+from pitcrew_builder.network import open_network, open_served
 from pitcrew_builder.paged_runner import PagedRunner
 from pitcrew_builder.report import Phase
 from pitcrew_builder.request import Request, facts
 from pitcrew_builder.targets.onnx_files import file_entry
-from pitcrew_builder.targets.target import Backend, Drawn, Network, Proof, Site, Written
+from pitcrew_builder.targets.target import Backend, Drawn, Network, Site, Written
 from pitcrew_builder.trial import Trial
 from pitcrew_builder.validate import (
     NEW_TOKENS,
@@ -52,14 +54,12 @@ def stage(
     with tracker.phase(Phase.VALIDATE, "proving the engine"):
         with tracker.part(0, 3):
             proofs = _proofs(site, backend, drawn.ranks, ranks)
-        network = open_network(
-            [(proof.root, proof.interface) for proof in proofs],
-            packed=request.identity.quantization is not None,
-        )
+        packed = request.identity.quantization is not None
+        network, served = open_network(proofs, packed=packed), open_served(proofs, packed=packed)
         with tracker.part(1, 3):
-            canary = _prove(site, network, request, known, backend.lead)
+            canary = _prove(site, network, served, request, known, backend.lead)
         with tracker.part(2, 3):
-            proof = trial.judge(network, tracker.advance)
+            proof = trial.judge(network, served, tracker.advance)
     manifest = Manifest(
         engine_id=request.identity.engine_id,
         tag=request.identity.tag,
@@ -88,11 +88,13 @@ def _write_ranks(site: Site, backend: Backend, networks: Sequence[Network]) -> l
 
 def _proofs(
     site: Site, backend: Backend, networks: Sequence[Network], written: Sequence[Written]
-) -> list[Proof]:
-    proofs: list[Proof] = []
+) -> list[tuple[Path, GraphInterface]]:
+    """Of every rank what is run, and what its paths are relative to."""
+    proofs = []
     for rank, (network, files) in enumerate(zip(networks, written, strict=True)):
         with site.tracker.part(rank, len(networks)):
-            proofs.append(backend.proof(network, files, replace(site, rank=rank)))
+            proof = backend.proof(network, files, replace(site, rank=rank))
+            proofs.append((proof.root, proof.interface))
     return proofs
 
 
@@ -105,13 +107,20 @@ def _copy_tokenizer(target: Path, checkpoint: Directory) -> list[FileEntry]:
 
 
 def _prove(
-    site: Site, network: Executor, request: Request, known: ModelFacts, lead: float
+    site: Site,
+    network: Executor,
+    served: Executor | None,
+    request: Request,
+    known: ModelFacts,
+    lead: float,
 ) -> Canary:
     shapes = request.identity.shapes
     longest = shapes.max_sequence_length
     prompt = canary_prompt(known, site.engine / TOKENIZER / "tokenizer.json", longest - 1)
     count = min(NEW_TOKENS, longest - len(prompt))
-    runner = PagedRunner(network, known, shapes.kv_page_size, capacity=len(prompt) + count)
+    total = len(prompt) + count
+    runner = PagedRunner(network, known, shapes.kv_page_size, capacity=total)
+    other = ContextRunner(served, known, total) if served is not None else None
     rounds = request.identity.quantization is not None
     tolerance = ROUNDED_TOLERANCE if rounds else TOLERANCE
-    return prove(runner, prompt, count, site.tracker.advance, tolerance, lead)
+    return prove(runner, prompt, count, site.tracker.advance, tolerance, lead, other)

@@ -39,15 +39,19 @@ class Trial:
     exams: tuple[Exam, ...] = ()
     quantization: QuantizationReport | None = None
 
-    def judge(self, engine: Executor, advance: Callable[[float], None]) -> ProofReport | None:
-        """Measure the written engine. Raises `ValidationFailed` where it is not good enough."""
+    def judge(
+        self, engine: Executor, served: Executor | None, advance: Callable[[float], None]
+    ) -> ProofReport | None:
+        """Measure the written engine, and the form that is `served` where that is another. Raises
+        `ValidationFailed` where it is not good enough.
+        """
         if self.question is None:
             return None
         reference = None
         if self.unquantized is not None:
             reference = open_network([(self.unquantized.root, self.unquantized.interface)])
         told = part_of(advance, 0, 2) if self.exams else advance
-        report = prove_on_prompts(self.question, engine, reference, told)
+        report = prove_on_prompts(self.question, (engine, served), reference, told)
         told = part_of(advance, 1, 2)
         tasks = examine(
             self.exams, self.question.facts, self.question.shapes, (engine, reference), told

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pitcrew_builder.context_runner import ContextRunner
 from pitcrew_builder.errors import CheckpointCorrupt, ValidationFailed
 from pitcrew_builder.manifest import Canary, ModelFacts
 from pitcrew_builder.paged_runner import Floats, PagedRunner
@@ -51,10 +52,12 @@ def prove(
     advance: Callable[[float], None],
     tolerance: float = TOLERANCE,
     lead: float = 0.0,
+    served: ContextRunner | None = None,
 ) -> Canary:
     """Continue `prompt` greedily by `count` tokens, and check that computing the same text at once
-    gives the same logits, up to `tolerance`. The canary holds tokens that win by `lead` times the
-    largest logit at least. Raises `ValidationFailed`.
+    gives the same logits, up to `tolerance`, as does the form that is `served` where that is
+    another. The canary holds tokens that win by `lead` times the largest logit at least. Raises
+    `ValidationFailed`.
     """
     steps = [runner.extend(prompt)]
     tokens: list[int] = []
@@ -64,7 +67,11 @@ def prove(
         advance(index / count)
     runner.reset()
     whole, stepwise = runner.extend(prompt + tokens), np.concatenate(steps)
-    difference = _check(whole, stepwise, tolerance)
+    difference = _check(whole, stepwise, tolerance, "the paged cache")
+    if served is not None:
+        again = [served.extend(prompt), *(served.extend([token]) for token in tokens)]
+        other = _check(whole, np.concatenate(again), tolerance, "contexts (contiguous.onnx)")
+        difference = max(difference, other)
     margin = max(CLEAR_MARGIN, DOUBT * difference, lead * float(np.abs(whole).max()))
     sure = _clear_tokens(whole[len(prompt) - 1 : -1], margin)
     return Canary(prompt=tuple(prompt), continuation=tuple(tokens[:sure]))
@@ -81,7 +88,7 @@ def _encode(file: Path) -> list[int]:
     return ids
 
 
-def _check(whole: Floats, stepwise: Floats, tolerance: float) -> float:
+def _check(whole: Floats, stepwise: Floats, tolerance: float, cache: str) -> float:
     """The largest difference of a logit. Raises `ValidationFailed` where it is too large."""
     if not np.isfinite(whole).all() or not np.isfinite(stepwise).all():
         raise ValidationFailed(
@@ -92,7 +99,7 @@ def _check(whole: Floats, stepwise: Floats, tolerance: float) -> float:
     allowed = tolerance * max(1.0, float(np.abs(whole).max()))
     if difference > allowed:
         raise ValidationFailed(
-            f"decoding over the paged cache differs from computing at once by {difference:.2e} "
+            f"decoding over {cache} differs from computing at once by {difference:.2e} "
             f"(allowed {allowed:.2e}); please report this as a bug"
         )
     return difference

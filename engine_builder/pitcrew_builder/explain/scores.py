@@ -7,10 +7,11 @@ TASKS = ("metric", "questions", "score, %", "unquantized, %")
 
 
 def score_rows(proof: ProofReport) -> list[tuple[str, ...]]:
-    """A row of `SCORES` for each shape."""
+    """A row of `SCORES` for each shape; marked are those of the form that decodes by contexts."""
+    every = [("", score) for score in proof.scores] + [(" decoding", s) for s in proof.served]
     return [
         (
-            str(score.batch),
+            f"{score.batch}{mark}",
             str(score.capacity),
             f"{score.tokens:,}",
             f"{score.perplexity:.3f}",
@@ -18,7 +19,7 @@ def score_rows(proof: ProofReport) -> list[tuple[str, ...]]:
             f"{score.top1_agreement:.2%}",
             f"{score.kl_divergence:.2e}",
         )
-        for score in proof.scores
+        for mark, score in every
     ]
 
 

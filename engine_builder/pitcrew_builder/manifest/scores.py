@@ -43,6 +43,12 @@ class ProofReport(Model):
     prompts_sha256: str
     reference: str = Field(description="What the engine was compared with.")
     scores: tuple[Score, ...]
+    served: tuple[Score, ...] = Field(
+        default=(),
+        exclude_if=is_empty,
+        description="Decoding in the form `contiguous` of the graph, token by token; the reference "
+        "is the graph that `scores` are of. Empty where that form does not exist.",
+    )
     tasks: tuple[TaskScore, ...] = Field(default=(), exclude_if=is_empty)
 
     @property

@@ -105,7 +105,8 @@ def needs(spec: BuildSpec, network: Planned) -> Needs:
     # An encoder, or a transposition, holds one matrix whole.
     held = max(each.widest for each in sizes)
     if network.compares:
-        held += COPIES * sum(each.proof for each in sizes)
+        # A CPU's engine is proven in two forms, each packed.
+        held += (COPIES if plans else COPIES + 1) * sum(each.proof for each in sizes)
     if plans:
         held = max(held, COPIES * max(each.data for each in sizes))
     return Needs(

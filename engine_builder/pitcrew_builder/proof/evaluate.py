@@ -28,7 +28,7 @@ def evaluate(
         rows = text.rows(start, min(group, len(text.ids) - start))
         _group(rows, tallies, engine, reference, vocabulary)
         advance((start + group) / len(text.ids))
-    return tuple(_score(case, tally) for case, tally in tallies.items())
+    return tuple(score_of(case, tally) for case, tally in tallies.items())
 
 
 def _group(
@@ -68,7 +68,8 @@ def _count(
     tally.add(logits[:own][mask], wanted[mask], following[:own][mask])
 
 
-def _score(case: Case, tally: Tally) -> Score:
+def score_of(case: Case, tally: Tally) -> Score:
+    """What was counted in a shape."""
     return Score(
         batch=case.batch,
         capacity=case.capacity,

@@ -7,18 +7,34 @@ from pitcrew_builder.errors import ValidationFailed
 from pitcrew_builder.manifest import Score, TaskScore
 from pitcrew_builder.spec import Proof, Task
 
+SAME_FORM = "0.01"
+"""Nats that two forms of one network may be apart: in float32 they are by 1e-9, and by 1e-4 where
+activations are rounded, since a last bit may move one by a whole step.
+"""
+
 
 def check(scores: tuple[Score, ...], wanted: Proof) -> None:
     """Raise `ValidationFailed` with the figures of every score that misses a threshold."""
-    failures = [
-        _told(score, problems) for score in scores if (problems := _problems(score, wanted))
-    ]
+    failures = _failures(scores, wanted)
     if failures:
         more = f"; and {len(failures) - 2} more shapes" if len(failures) > 2 else ""
         raise ValidationFailed(
             f"the engine is not good enough on the held-out prompts: {'; '.join(failures[:2])}"
             f"{more}. Choose a milder quantization, calibrate on more of your own prompts, or "
             f"change the thresholds in proof"
+        )
+
+
+def check_served(scores: tuple[Score, ...], wanted: Proof) -> None:
+    """Raise `ValidationFailed` where the served form decodes otherwise than the proven one: by
+    what is wanted of the engine, and by `SAME_FORM` at most.
+    """
+    most = min(float(Decimal(wanted.max_kl_divergence or SAME_FORM)), float(SAME_FORM))
+    failures = _failures(scores, wanted.model_copy(update={"max_kl_divergence": str(most)}))
+    if failures:
+        raise ValidationFailed(
+            f"contiguous.onnx, by which the engine would be served, decodes otherwise than the graph "
+            f"that was proven: {'; '.join(failures[:2])}. Please report this as a bug"
         )
 
 
@@ -56,6 +72,11 @@ def allowed_increase(reference: float, wanted: Proof) -> float:
     """How far perplexity may rise: the larger of the absolute and the relative allowance."""
     relative = reference * float(Decimal(wanted.max_perplexity_increase_percent)) / 100
     return max(float(Decimal(wanted.max_perplexity_increase)), relative)
+
+
+def _failures(scores: tuple[Score, ...], wanted: Proof) -> list[str]:
+    """The scores that miss a threshold, told."""
+    return [_told(score, problems) for score in scores if (problems := _problems(score, wanted))]
 
 
 def _problems(score: Score, wanted: Proof) -> list[str]:

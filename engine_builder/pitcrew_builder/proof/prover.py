@@ -3,12 +3,14 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pitcrew_builder.manifest import ModelFacts, ProofReport, ResolvedShapes
+from pitcrew_builder.manifest import ModelFacts, ProofReport, ResolvedShapes, Score
 from pitcrew_builder.network import Network
+from pitcrew_builder.progress import part_of
 from pitcrew_builder.proof.evaluate import Open, evaluate
-from pitcrew_builder.proof.gate import check
+from pitcrew_builder.proof.gate import check, check_served
 from pitcrew_builder.proof.plan import Case, cases
 from pitcrew_builder.proof.sequences import Paged, Plain, Sequences
+from pitcrew_builder.proof.served import Forms, compare_decoding
 from pitcrew_builder.proof.windows import Windows
 from pitcrew_builder.spec import Proof
 
@@ -32,13 +34,16 @@ class Question:
 
 def prove_on_prompts(
     question: Question,
-    engine: Network,
+    forms: tuple[Network, Network | None],
     unquantized: Network | None,
     advance: Callable[[float], None],
 ) -> ProofReport:
-    """Measure and judge. Without an unquantized twin, the engine is compared with itself computed
-    plainly. Raises `ValidationFailed` with the figures.
+    """Measure and judge an engine: its paged form, and the one that is served where that is another.
+
+    Without an unquantized twin, the engine is compared with itself computed plainly. Raises
+    `ValidationFailed` with the figures.
     """
+    engine, served = forms
     text = Windows.of(list(question.texts))
     facts, page = question.facts, question.shapes.kv_page_size
     reference = (
@@ -50,14 +55,20 @@ def prove_on_prompts(
         paged(engine, facts, page),
         reference,
         question.facts.vocab_size,
-        advance,
+        part_of(advance, 0, 2),
     )
     check(scores, question.wanted)
+    decoded: tuple[Score, ...] = ()
+    if served is not None:
+        both = Forms(facts, question.shapes, served, engine)
+        decoded = compare_decoding(text, both, part_of(advance, 1, 2))
+        check_served(decoded, question.wanted)
     return ProofReport(
         prompts=len(text.ids),
         prompts_sha256=question.prompts_sha256,
         reference=SAME if unquantized is None else UNQUANTIZED,
         scores=scores,
+        served=decoded,
     )
 
 

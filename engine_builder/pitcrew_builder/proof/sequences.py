@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pitcrew_builder.manifest import ModelFacts
-from pitcrew_builder.pools import Pools
+from pitcrew_builder.pools import Contexts, Pools
 from pitcrew_builder.proof.measure import Floats
-from pitcrew_builder.proof.windows import Windows
+from pitcrew_builder.proof.windows import Ids, Windows
 
 Run: TypeAlias = Callable[[dict[str, npt.NDArray[Any]]], dict[str, npt.NDArray[Any]]]
 """Inputs by name to outputs by name, of one rank or of all ranks together."""
@@ -47,28 +47,46 @@ class Paged:
     def extend(self, rows: Windows, start: int, stop: int) -> Floats:
         """See `Sequences`."""
         counts = np.clip(rows.lengths - start, 0, stop - start)
+        starts = np.minimum(rows.lengths, start)
+        return self.take(rows.ids[:, start:stop], starts, counts, np.arange(stop - start))
+
+    def take(self, ids: Ids, starts: Ids, counts: Ids, asked: Ids) -> Floats:
+        """Append to each row the first `counts` [rows] of `ids` [rows, S], behind `starts` [rows].
+
+        Returns the logits [rows, n, vocab] at the places `asked` [n] of S.
+        """
         outputs = self._run(
             {
-                "input_ids": rows.ids[:, start:stop],
-                "positions": _positions(rows, start, stop),
+                **_inputs(ids, starts, counts, asked),
                 "block_tables": self._tables,
-                "context_lengths": np.minimum(rows.lengths, start),
-                "logit_indices": np.tile(np.arange(stop - start), (len(rows.ids), 1)),
                 **self._pools.arrays,
             }
         )
-        self._store(outputs, counts, start)
+        self._store(outputs, starts, counts)
         logits: Floats = outputs["logits"]
         return logits
 
-    def _store(
-        self, outputs: dict[str, npt.NDArray[Any]], counts: npt.NDArray[Any], start: int
-    ) -> None:
-        width = int(counts.max())
-        row, column = np.nonzero(np.arange(width) < counts[:, None])
-        slots = start + column
+    def _store(self, outputs: dict[str, npt.NDArray[Any]], starts: Ids, counts: Ids) -> None:
+        row, column = np.nonzero(np.arange(int(counts.max())) < counts[:, None])
+        slots = starts[row] + column
         pages, offsets = self._tables[row, slots // self._page], slots % self._page
         self._pools.store(outputs, row, column, pages, offsets)
+
+
+class InContexts:
+    """Rows whose tokens lie side by side, in the form of the graph that reads them so."""
+
+    def __init__(self, run: Run, facts: ModelFacts, count: int, capacity: int) -> None:
+        """`count` rows of `capacity` tokens at most."""
+        self._run = run
+        self._contexts = Contexts(facts, count, capacity)
+
+    def take(self, ids: Ids, starts: Ids, counts: Ids, asked: Ids) -> Floats:
+        """See `Paged.take`. Rows that have tokens already go on by one at a time."""
+        outputs = self._run({**_inputs(ids, starts, counts, asked), **self._contexts.arrays})
+        self._contexts.take(outputs)
+        logits: Floats = outputs["logits"]
+        return logits
 
 
 class Plain:
@@ -93,6 +111,17 @@ class Plain:
         )
         logits: Floats = outputs["logits"]
         return logits
+
+
+def _inputs(ids: Ids, starts: Ids, counts: Ids, asked: Ids) -> dict[str, npt.NDArray[Any]]:
+    """What both forms of the graph are told of new tokens; padding stands at position 0."""
+    column = np.arange(ids.shape[1])
+    return {
+        "input_ids": ids,
+        "positions": np.where(column < counts[:, None], starts[:, None] + column, 0),
+        "context_lengths": starts,
+        "logit_indices": np.tile(asked, (len(ids), 1)),
+    }
 
 
 def _positions(rows: Windows, start: int, stop: int) -> npt.NDArray[np.int64]:

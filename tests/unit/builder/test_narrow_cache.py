@@ -180,7 +180,10 @@ def test_a_build_is_what_was_predicted(kind: str, tmp_path: Path, run_build: Run
     )
     predicted = answer(narrowed(spec, None, kind), Directory.of(SAMPLE))
     sizes_of = {entry["path"]: entry["size"] for entry in manifest["files"]}
-    assert predicted.needs.ranks[0].weights == sizes_of["rank0/model.onnx.data"]
+    # Matrices are halves on disk, and float32 in memory.
+    assert predicted.needs.ranks[0].weights == pytest.approx(
+        2 * sizes_of["rank0/model.onnx.data"], rel=0.02
+    )
     assert predicted.needs.kv_per_token == done.outcome.kv_bytes_per_token == 2 * 6 * 2 * 32
     assert predicted.needs.engine_disk == pytest.approx(
         sum(size for path, size in sizes_of.items() if path.startswith("rank")), rel=0.01

@@ -62,6 +62,8 @@ def test_narrow_engines_are_proven_in_every_shape(
     assert {score.batch for score in manifest.proof.scores} == {1, 3}
     assert max(score.capacity for score in manifest.proof.scores) == 256
     assert all(score.top1_agreement > 0.7 for score in manifest.proof.scores)
+    assert {score.batch for score in manifest.proof.served} == {1, 3}
+    assert all(score.kl_divergence < 0.01 for score in manifest.proof.served)
     assert len(manifest.quantization.matrices) == 6 * 4
     before = sum(matrix.bytes_before for matrix in manifest.quantization.matrices)
     assert sum(m.bytes_after for m in manifest.quantization.matrices) * smaller < before
