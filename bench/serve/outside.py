@@ -78,9 +78,11 @@ def aiperf(url: str, model: models.Model, shape: Shape, clients: int) -> Seen:
         command += ["--isl", shape.prompt, "--osl", shape.output, "--tokenizer", model.checkpoint]
         command += ["--extra-inputs", "ignore_eos:true", "--extra-inputs", "temperature:0"]
         command += ["--artifact-dir", work]
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-        subprocess.run(list(map(str, command)), check=True, capture_output=True, env=environment)
-        (report,) = Path(work).rglob("profile_export_aiperf.json")
+        run = subprocess.run(list(map(str, command)), check=False, capture_output=True, text=True)
+        if run.returncode:
+            raise SystemExit(f"aiperf failed: {run.stdout[-2000:]}")
+        # Beside it lie reports of single phases, the warm-up among them.
+        report = Path(work) / "profile_export_aiperf.json"
         return _read(json.loads(report.read_text()))
 
 
