@@ -64,7 +64,7 @@ def opened(model: Model, threads: int, longest: int) -> Sequence[Network]:
     ]
     return (
         OnnxNetwork([Segment(sessions[0])], shape),
-        ContiguousNetwork(sessions[1], shape, 2 * shape.nbytes),
+        ContiguousNetwork(sessions[1], sessions[1], shape, 2 * shape.nbytes),
     )
 
 

@@ -42,6 +42,10 @@ FREE_MEMORY_FRACTION = 0.8
 SMALL_CONTEXTS = 32 << 20
 """Bytes that contexts may have beside the smallest pool: they are of one length, pages are not."""
 
+SMALL_ENGINE = 32 << 20
+"""Bytes up to which one thread decodes a few rows: to hand on parts of so short a step takes longer
+than the others save, and leaves nothing for HTTP."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
@@ -120,6 +124,13 @@ def load_executor(
         limits.max_step_tokens,
     )
     return executor
+
+
+def decoding_threads(manifest: Manifest, threads: int) -> int:
+    """How many of the threads decode a few rows. The size alone decides: sums depend on it, and so all replicas
+    agree.
+    """
+    return 1 if manifest.size_bytes <= SMALL_ENGINE else threads
 
 
 def limits_for(manifest: Manifest, tuning: Tuning) -> Limits:
@@ -238,7 +249,10 @@ def _loaded(
     graph = directory.file(name)
     if graph is None:
         raise EngineCorrupt(f"the manifest lists no file {name}; build the engine again")
-    session = open_session(graph, threads)
+    session = decoding = open_session(graph, threads)
+    fewer = decoding_threads(manifest, threads)
+    if contiguous and fewer != threads:
+        decoding = open_session(graph, fewer)
     adapters = _adapter_pool(manifest, slots)
 
     def network(pages: int) -> Network:
@@ -246,7 +260,7 @@ def _loaded(
         if not contiguous:
             return OnnxNetwork([Segment(session)], shape, adapters)
         room = context_bytes(shape.nbytes, free_memory())
-        return ContiguousNetwork(session, shape, room, adapters)
+        return ContiguousNetwork(session, decoding, shape, room, adapters)
 
     return _Weights(network, lambda: [Room(manifest.kv_bytes_per_token, free_memory())])
 

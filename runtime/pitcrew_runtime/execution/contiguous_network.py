@@ -30,25 +30,32 @@ Logits = NDArray[np.float32]
 Rows = NDArray[np.int64]
 """Indices."""
 _LOGITS = "logits"
+_FEW_ROWS = 4
 _BY_ROW = {"context_lengths", ADAPTER_SLOTS}
 """Inputs [B]; the others are [B, S]."""
 
 
 class ContiguousNetwork(LocalNetwork):
-    """Over one session, of an engine that is not split and whose cache is not narrow."""
+    """Over one graph, of an engine that is not split and whose cache is not narrow."""
 
     def __init__(
         self,
         session: Session,
+        decoding: Session,
         shape: PoolShape,
         context_bytes: int,
         adapters: AdapterPool | None = None,
     ) -> None:
-        """Kept contexts take at most `context_bytes`; `adapters` is None for an engine without."""
+        """`decoding` may be another session over the same graph, for few rows of one token.
+
+        Kept contexts take at most `context_bytes`; `adapters` is None for an engine without.
+        """
         super().__init__(shape, adapters)
         self._contexts = Contexts(self._pool, context_bytes)
         self._decoding: Decoding | None = None
-        self._program = Program(session, adapters.arrays if adapters else {})
+        kept = adapters.arrays if adapters else {}
+        self._program = Program(session, kept)
+        self._decoder = Program(decoding, kept)
         self._names = [name.replace("_pool.", "_context.") for name in shape.names]
         self._grown_names = [name.replace("_pool.", "_grown.") for name in shape.names]
         self._new_names = [new_name(name) for name in shape.names]
@@ -97,7 +104,8 @@ class ContiguousNetwork(LocalNetwork):
         }
         into = self._into(new, views) | {_LOGITS: self._wrap(logits)}
         values = inputs | dict(zip(self._names, views, strict=True))
-        return Decoding(views, inputs, new, logits, self._program.bound(values, into))
+        program = self._decoder if rows <= _FEW_ROWS else self._program
+        return Decoding(views, inputs, new, logits, program.bound(values, into))
 
     def _run_gathered(self, packed: Packed, rows: Rows) -> Logits:
         ids = packed.inputs["input_ids"]

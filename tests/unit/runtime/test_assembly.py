@@ -1,7 +1,15 @@
 import pytest
 
-from pitcrew_builder.manifest import Manifest
-from pitcrew_runtime.assembly import Tuning, context_bytes, limits_for, pool_pages, within_pool
+from pitcrew_builder.manifest import FileEntry, Manifest
+from pitcrew_runtime.assembly import (
+    SMALL_ENGINE,
+    Tuning,
+    context_bytes,
+    decoding_threads,
+    limits_for,
+    pool_pages,
+    within_pool,
+)
 from pitcrew_runtime.errors import InvalidOption, NotEnoughMemory
 from tests.unit.runtime.test_server import manifest as echo_manifest
 
@@ -58,3 +66,11 @@ def test_the_batch_is_no_larger_than_the_engine() -> None:
     assert limits_for(MANIFEST, Tuning(max_batch_size=2)).max_running == 2
     with pytest.raises(InvalidOption, match="--max-batch-size 5: the engine was built for 4"):
         limits_for(MANIFEST, Tuning(max_batch_size=5))
+
+
+def test_one_thread_decodes_a_small_engine() -> None:
+    file = FileEntry(path="rank0/model.onnx.data", size=SMALL_ENGINE, sha256="0" * 64)
+    small = MANIFEST.model_copy(update={"files": (file,)})
+    large = MANIFEST.model_copy(update={"files": (file, file)})
+    assert [decoding_threads(one, 8) for one in (small, large)] == [1, 8]
+    assert decoding_threads(large, 1) == 1
