@@ -70,9 +70,12 @@ class Host:
         ]
         return build_app(routes, self.metrics, keyring)
 
-    def grpc(self, max_message_bytes: int, keyring: Keyring) -> grpc.aio.Server:
+    def grpc(
+        self, max_message_bytes: int, client_seconds: float, keyring: Keyring
+    ) -> grpc.aio.Server:
         """The same over gRPC, without a port."""
-        return KServeGrpc(Service(self.served), keyring).server(max_message_bytes)
+        servicer = KServeGrpc(Service(self.served), keyring)
+        return servicer.server(max_message_bytes, client_seconds)
 
     def start(self) -> None:
         """Warm up, and be ready."""

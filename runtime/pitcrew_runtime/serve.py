@@ -140,7 +140,7 @@ class _Process:
         settings = self._settings
         host = Host(loaded, settings.wedge_seconds, self._leaving)
         keyring = Keyring(settings.api_keys)
-        rpc = host.grpc(settings.max_body_bytes, keyring)
+        rpc = host.grpc(settings.max_body_bytes, settings.client_seconds, keyring)
         await self._listen_grpc(rpc)
         self._door.open(host.app(settings.max_body_bytes, keyring, settings.lora.root))
         host.start()

@@ -35,6 +35,8 @@ _CODES: Mapping[type[RequestError], grpc.StatusCode] = {
     errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.GenerationFailed: grpc.StatusCode.INTERNAL,
 }
+_IDLE_SECONDS = 300
+"""Without a request; then the client is asked to connect anew when it has one."""
 _OPEN = frozenset({"ServerLive", "ServerReady", "ModelReady"})
 """Probes have no keys."""
 
@@ -46,12 +48,17 @@ class KServeGrpc:
         self._service = service
         self._keyring = keyring
 
-    def server(self, max_message_bytes: int) -> grpc.aio.Server:
-        """A server of this servicer, without a port."""
+    def server(self, max_message_bytes: int, client_seconds: float) -> grpc.aio.Server:
+        """A server of this servicer, without a port.
+
+        A client has `client_seconds` to begin HTTP/2, and may then be idle for `_IDLE_SECONDS`.
+        """
         server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", max_message_bytes),
                 ("grpc.max_metadata_size", 1 << 15),
+                ("grpc.server_handshake_timeout_ms", round(client_seconds * 1000)),
+                ("grpc.max_connection_idle_ms", _IDLE_SECONDS * 1000),
                 ("grpc.so_reuseport", 0),
             ]
         )

@@ -1,6 +1,6 @@
 """What an assistant's text turns out to be while it comes: reasoning, answer, calls."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from pitcrew_runtime.text.call_text import CallPiece
@@ -36,15 +36,14 @@ class Reader:
         return Read()
 
 
-def joined(reads: Iterable[Read]) -> Read:
+def joined(reads: Sequence[Read]) -> Read:
     """All as one."""
-    found = list(reads)
-    if len(found) == 1:
-        return found[0]
+    if len(reads) == 1:  # as with most tokens
+        return reads[0]
     return Read(
-        "".join(read.text for read in found),
-        tuple(call for read in found for call in read.calls),
-        "".join(read.reasoning for read in found),
+        "".join(read.text for read in reads),
+        tuple(call for read in reads for call in read.calls),
+        "".join(read.reasoning for read in reads),
     )
 
 

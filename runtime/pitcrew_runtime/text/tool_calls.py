@@ -168,5 +168,5 @@ def _pushed(calls: CallText, text: str) -> str:
 
 def _kept(reads: Iterable[Read], parallel: bool) -> Read:
     """All as one, with the first call only where several are not wanted."""
-    read = joined(reads)
+    read = joined(list(reads))
     return replace(read, calls=tuple(one for one in read.calls if parallel or one.index == 0))

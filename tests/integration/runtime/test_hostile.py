@@ -231,8 +231,22 @@ def test_no_request_is_smuggled(server: Server, headers: bytes) -> None:
 @pytest.fixture(scope="module")
 def impatient(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     engine = engines("tiny-kjv", "--max-sequence-length", "64")
-    with serving(engine, tmp_path_factory.mktemp("slow"), "--client-seconds", "0.5") as found:
+    options = ("--client-seconds", "0.5", "--grpc-port", "0")
+    with serving(engine, tmp_path_factory.mktemp("slow"), *options) as found:
         yield found
+
+
+@pytest.mark.parametrize(
+    "begin", [b"", b"PRI * HTTP/2.0\r\n\r\n"], ids=["silence", "half a preface"]
+)
+def test_grpc_that_never_begins(impatient: Server, begin: bytes) -> None:
+    port = re.search(r"gRPC on \S+ port (\d+)", impatient.log.read_text())
+    assert port is not None
+    with socket.create_connection(("127.0.0.1", int(port[1])), timeout=DEADLINE) as connection:
+        connection.sendall(begin)
+        with contextlib.suppress(ConnectionError):
+            while connection.recv(4096):
+                pass
 
 
 @pytest.mark.parametrize(
