@@ -23,8 +23,8 @@ import aiohttp
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from common import LIMIT, NAMESPACE, Row, View, cpu, p99, show
-from stand import WRITES, Operator, create, operating, ready_count, world
+from common import LIMIT, NAMESPACE, Row, View, p99, show
+from stand import WRITES, Operator, create, operating, others, ready_count, world
 
 from devcluster import config as configuration
 from devcluster.controlplane import ControlPlane, control_plane
@@ -66,7 +66,7 @@ async def _first_time(
     idle: float,
 ) -> list[Row]:
     async with operating(plane, folder) as operator:
-        began, others = operator.began, _others(plane)
+        began, before = operator.began, others(plane)
         await view.until(lambda: view.count(JOB) >= 1)
         first = time.monotonic() - began
         await view.until(lambda: view.count(WORKLOAD) == view.count(SERVICE) == count)
@@ -76,7 +76,7 @@ async def _first_time(
         calls = await operator.calls()
         writes = sum(calls[verb] for verb in WRITES)
         loaded, computed = operator.memory(), operator.cpu()
-        beside = {name: seconds - others[name] for name, seconds in _others(plane).items()}
+        beside = {name: seconds - before[name] for name, seconds in others(plane).items()}
         delays = await _changes(admin, view, count, changes)
         steady = operator.memory()
         await asyncio.sleep(idle)
@@ -97,12 +97,6 @@ async def _first_time(
             Row(f"RSS growth in {idle:.0f} s idle", f"{after - steady:+.1f} MiB", "none"),
             Row("passes that failed and were repeated", errors),
         ]
-
-
-def _others(plane: ControlPlane) -> dict[str, float]:
-    """CPU seconds of all that shares the machine with the operator."""
-    parts = (plane.etcd, plane.apiserver, plane.controllers)
-    return {part.name: cpu(part.process.pid) for part in parts} | {"simulation": cpu(os.getpid())}
 
 
 async def _errors(operator: Operator) -> str:

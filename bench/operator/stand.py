@@ -91,6 +91,12 @@ async def operating(plane: ControlPlane, folder: Path) -> AsyncIterator[Operator
         await process.wait()
 
 
+def others(plane: ControlPlane) -> dict[str, float]:
+    """CPU seconds of all that shares the machine with the operator."""
+    parts = (plane.etcd, plane.apiserver, plane.controllers)
+    return {part.name: cpu(part.process.pid) for part in parts} | {"simulation": cpu(os.getpid())}
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
