@@ -4,8 +4,8 @@ Writes random Llamas of two depths, in shards, and builds each in a process of i
 times, each time after copying the same files. Speed is bytes of the checkpoint per second. Beside a
 plain copy stand parse to serialize, which end in the page cache as the copy does; beside a copy with
 an fsync of every file stand the same phases and the publishing, which makes the engine durable and
-finds that done which the disk wrote while the engine was proven. An engine in float32 has twice the
-bytes of its bf16 checkpoint, each of them hashed.
+finds that done which the disk wrote while the engine was proven. An engine has the bytes of its checkpoint,
+each of them hashed; the copy hashes none.
 
 Memory is the high-water mark of anonymous pages: pages of mapped files are the kernel's to take back
 and would count the disk, not the builder. If it grows with the depth, the builder does not stream.
@@ -17,7 +17,7 @@ as on a machine that has run for a while. The memory that a virtual machine's ho
 gives again on first touch, costs seconds for each GiB, and would be what is measured.
 
 The defaults have the shape of Llama 3.2 1B, whole and at half its depth. With `--dtype f32` the engine has as
-many bytes as its checkpoint, which parts the cost of hashing from that of twice the bytes.
+many bytes as its checkpoint too, and no halves to widen for the proof.
 """
 
 import argparse

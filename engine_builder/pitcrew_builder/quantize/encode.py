@@ -7,6 +7,7 @@ import numpy as np
 
 from pitcrew_builder.checkpoint.assemble import Assembler
 from pitcrew_builder.checkpoint.coded import Coded, joined
+from pitcrew_builder.graph.parts import layer_of
 from pitcrew_builder.graph.recipe import Source, reads_whole
 from pitcrew_builder.manifest import QuantizationRecipe
 from pitcrew_builder.quantize import methods
@@ -45,10 +46,15 @@ def encode(
     if site.weight.stacked:
         return _stack(site, recipe, grid, seen, assembler)
     found = _matrix(site.weight.parts, recipe.method, grid, next(iter(seen), None), assembler)
-    if recipe.weights is WeightFormat.FP8 and found.reach is not None:
+    if recipe.weights is WeightFormat.FP8 and found.reach is not None and _rounds_input(site):
         scale = max(found.reach, 1e-6) / _E4M3_LIMIT
         return replace(found, coded=replace(found.coded, input_scale=scale))
     return found
+
+
+def _rounds_input(site: Site) -> bool:
+    """Not in the first layer: an error that enters there goes through all the others."""
+    return layer_of(site.weight.name) != 0
 
 
 def _stack(

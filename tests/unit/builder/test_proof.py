@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pitcrew_builder.errors import ValidationFailed
+from pitcrew_builder.explain.anatomy import dissect
 from pitcrew_builder.manifest import Manifest, ResolvedShapes, Score
 from pitcrew_builder.pipeline import Places, build
 from pitcrew_builder.progress import Tracker
@@ -69,6 +70,18 @@ def test_narrow_engines_are_proven_in_every_shape(
     assert sum(m.bytes_after for m in manifest.quantization.matrices) * smaller < before
     assert done.proof is not None
     assert quantization["weights"] in done.tag
+
+
+def test_the_first_layers_activations_are_not_rounded_to_fp8(tmp_path: Path) -> None:
+    quantization = {"weights": "fp8", "method": "round", "calibration": _prompts(tmp_path)}
+    done = _build(tmp_path, {"quantization": quantization})
+    graph = (tmp_path / "store" / done.path / "rank0" / "model.onnx").read_bytes()
+    rounded = {
+        block: operators["QuantizeLinear"]
+        for block, operators in dissect(graph).blocks.items()
+        if "DequantizeLinear" in operators
+    }
+    assert rounded == {"layers.0": 0} | {f"layers.{layer}": 4 for layer in range(1, 6)}
 
 
 def test_a_failed_gate_publishes_nothing_and_tells_the_figures(tmp_path: Path) -> None:
