@@ -1,5 +1,6 @@
 """Target `tensorrt` on a GPU: the plan is built, opened by the driver, and is what it should be."""
 
+import json
 from importlib.util import find_spec
 
 import pytest
@@ -13,6 +14,8 @@ GPU = compute_capability()
 
 pytestmark = [
     pytest.mark.gpu,
+    # Of TensorRT's own module for plugins.
+    pytest.mark.filterwarnings("ignore:invalid escape sequence"),
     pytest.mark.skipif(GPU is None, reason="no GPU"),
     pytest.mark.skipif(
         not any(map(find_spec, TENSORRT.modules)), reason="TensorRT is not installed"
@@ -20,11 +23,14 @@ pytestmark = [
 ]
 
 
-def _spec(precision: str = "fp16", capability: str | None = None) -> dict[str, object]:
+def _spec(
+    precision: str = "fp16", capability: str | None = None, **options: object
+) -> dict[str, object]:
     return {
         "target": "tensorrt",
         "precision": precision,
-        "tensorrt": {"computeCapability": capability or GPU, "optimizationLevel": 0},
+        # Less time for the search of kernels: what is tested is the same.
+        "tensorrt": {"computeCapability": capability or GPU, "optimizationLevel": 0, **options},
     }
 
 
@@ -54,6 +60,22 @@ def test_a_plan_has_the_interface_of_its_graph(
     half = {"fp16": trt.float16, "bf16": trt.bfloat16}[precision]
     assert engine.get_tensor_dtype("key_pool.0") == half
     assert engine.get_tensor_dtype("logits") == trt.float32
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("name", ["llama3", "mixtral"])
+def test_our_kernel_computes_the_attention_of_every_layer(
+    workshop: Workshop, name: str, precision: str
+) -> None:
+    path, manifest = workshop.publish(GOLDENS / name, **_spec(precision, attention="kernel"))
+    trt = TENSORRT.load()
+    runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
+    engine = runtime.deserialize_cuda_engine((path / manifest.ranks[0].graph).read_bytes())
+    told = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+    layers = json.loads(told)["Layers"]
+    plugins = [layer["Name"] for layer in layers if "plugin" in layer["LayerType"].lower()]
+    profiles = engine.num_optimization_profiles
+    assert len(plugins) == manifest.model.layers * profiles, plugins
 
 
 def test_measured_times_are_kept(workshop: Workshop) -> None:

@@ -72,7 +72,7 @@ def launch(trtp: object, x: object) -> tuple[object, object]:
 def register() -> None:
     """Both plugins."""
     import tensorrt.plugin as trtp
-    from attention_plugin import ptx
+    from kernels import ptx
 
     @trtp.register("facts::Twice")
     def twice(x: trtp.TensorDesc) -> trtp.TensorDesc:
@@ -132,7 +132,7 @@ def run(file: Path) -> None:
 def alias() -> None:
     """An output that is its input's memory."""
     import tensorrt.plugin as trtp
-    from attention_plugin import ptx
+    from kernels import ptx
 
     fact = Fact("aliased input and output of an ahead-of-time plugin")
 

@@ -6,7 +6,6 @@ The floor is the bytes of keys and values, read once, over the bandwidth of a co
 import argparse
 import statistics
 
-import attention_plugin
 import numpy as np
 import tensorrt.plugin as trtp
 from common import build, trt
@@ -14,6 +13,8 @@ from copying import copied
 from paged_case import Heads
 from saying import Fact
 from session import Replay, Session, milliseconds
+
+from pitcrew_builder.targets.trt.attention.plugin import register
 
 HEADS = Heads()
 PAGE, KV_HEADS, HEAD_DIM = HEADS.page, HEADS.kv_heads, HEADS.head_dim
@@ -27,7 +28,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--context", type=int, nargs="+", default=[512, 4096])
     options = parser.parse_args()
-    attention_plugin.register()
+    register(90)
     fact = Fact("attention alone")
     bandwidth = copied()
     fact.say("copy on the GPU, read and written", f"{bandwidth / 1e12:.2f} TB/s")

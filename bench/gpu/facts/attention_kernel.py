@@ -19,19 +19,18 @@ import ml_dtypes
 import numpy as np
 from copying import copied, spread
 from cuda.bindings import runtime as cuda
-from kernels import Kernel, ptx
+from kernels import Kernel
 from paged_case import Arrays, Heads
 from saying import Fact
 from session import Buffer, check
 
-TYPES = {"fp16": ("half", np.float16), "bf16": ("__nv_bfloat16", ml_dtypes.bfloat16)}
-BOUNDS = {"fp16": 2e-3, "bf16": 1e-2}
-CLUSTER = 8
-ROWS = 16
-STAGES = 3
-STATIC = 48 << 10
-"""Bytes of shared memory that a kernel may have without asking."""
+from pitcrew_builder.targets.trt.attention import launch
+from pitcrew_builder.targets.trt.attention.ptx import compiled
+from pitcrew_builder.targets.trt.gpu import compute_capability
 
+TYPES = {"fp16": np.float16, "bf16": ml_dtypes.bfloat16}
+BOUNDS = {"fp16": 1e-3, "bf16": 6e-3}
+CAPABILITY = int((compute_capability() or "sm90").removeprefix("sm"))
 REPEATS = 7
 TURNS = 20
 """Calls in one CUDA graph."""
@@ -50,8 +49,12 @@ CASES = [
     (Heads(64, 8, 64), 7),
     (Heads(6, 2, 32, page=7), 2),
     (Heads(32, 8, 128, page=64), 40),
+    (Heads(32, 8, 64), 150),
+    (Heads(8, 8, 128), 67),
+    (Heads(8, 4, 256, page=32), 70),
+    (Heads(6, 2, 32, page=7), 90),
 ]
-WARPS = {64: (4, 8, 12), 128: (2, 4, 6)}
+CONTEXTS = [np.array([0, 1, 37]), np.array([100, 513, 290]), np.array([2000]), np.arange(40) * 9]
 TIMED = [Heads(32, 8, 64), Heads(32, 8, 128)]
 
 
@@ -60,97 +63,94 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32, 128])
     parser.add_argument("--context", type=int, nargs="+", default=[512, 4096, 32768])
+    parser.add_argument("--right-only", action="store_true", help="time nothing")
     options = parser.parse_args()
     check(cuda.cudaFree(0))
     fact = Fact("attention kernel")
-    for heads, new in CASES:
-        for precision in TYPES:
-            for contexts in (np.array([0, 1, 37]), np.array([100, 513, 290])):
-                for parts in (1, 2, 8):
-                    verify(fact, heads, new, precision, contexts, parts)
+    for precision in TYPES:
+        verify_all(fact, precision)
+    if not options.right_only:
+        time_all(fact, options)
+    fact.end()
+
+
+def verify_all(fact: Fact, precision: str) -> None:
+    """Every case, with and without a sliding window."""
+    errors = [
+        verify(fact, heads, new, precision, contexts, window)
+        for heads, new in CASES
+        for contexts in CONTEXTS
+        if len(contexts) * new < 3000
+        for window in (None, 33)
+    ]
+    told = f"{precision}: {len(errors)} cases against float64, largest error {max(errors):.1e}"
+    fact.check(told, max(errors) < BOUNDS[precision])
+
+
+def time_all(fact: Fact, options: argparse.Namespace) -> None:
+    """Decoding, then prefill."""
     bandwidth = copied()
     fact.say("copy on the GPU, read and written", f"{bandwidth / 1e12:.2f} TB/s")
     for heads in TIMED:
         for context in options.context:
             for batch in options.batch:
                 if heads.kv_bytes(batch, context) < 5 << 30:
-                    time_one(fact, heads, batch, context, bandwidth)
-    fact.end()
+                    time_decoding(fact, heads, batch, context, bandwidth)
+    for heads in TIMED:
+        for new, context in ((512, 0), (2048, 0), (2048, 6144)):
+            time_prefill(fact, heads, new, context)
 
 
 @dataclass(frozen=True)
 class Attention:
     """The kernel, compiled for one kind of heads."""
 
-    heads: Heads
-    precision: str
+    heads: launch.Heads
     kernel: Kernel
-    warps: int
 
     @classmethod
     @cache
-    def of(cls, heads: Heads, precision: str, warps: int = 0) -> "Attention":
-        """Compiled; without `warps`, with as many as the memory of every kernel allows."""
-        warps = warps or max(1, min(4, 256 // heads.head_dim))
-        shared = warps * STAGES * 2 * ROWS * heads.head_dim * 2
-        code = ptx(
-            Path(__file__).with_name("attention.cu").read_text(),
-            "attention.cu",
-            T=TYPES[precision][0],
-            HEADS=heads.heads,
-            KV_HEADS=heads.kv_heads,
-            HEAD_DIM=heads.head_dim,
-            PAGE=heads.page,
-            SCALE=f"{heads.head_dim**-0.5!r}f",
-            CLUSTER=CLUSTER,
-            WARPS=warps,
-            SHARED_LATER=int(shared > STATIC),
+    def of(cls, heads: Heads, precision: str) -> "Attention":
+        """As a plan holds it."""
+        told = launch.Heads(
+            heads=heads.heads,
+            kv_heads=heads.kv_heads,
+            head_dim=heads.head_dim,
+            page=heads.page,
+            bfloat16=precision == "bf16",
         )
-        kernel = Kernel(code, "paged_attention", shared if shared > STATIC else 0)
-        return cls(heads, precision, kernel, warps)
+        return cls(told, Kernel(compiled(told.defines(CAPABILITY), CAPABILITY), launch.ENTRY))
 
     def run(
-        self,
-        tensors: list[Buffer],
-        out: Buffer,
-        batch: int,
-        new: int,
-        blocks: int,
-        parts: int,
-        stream: int = 0,
+        self, tensors: list[Buffer], out: Buffer, batch: int, new: int, blocks: int, stream: int = 0
     ) -> None:
-        """Enqueue it; `parts` blocks share a unit of work."""
-        group = self.heads.heads // self.heads.kv_heads
-        units = batch * -(-new * group // ROWS) * self.heads.kv_heads
-        grid = (-(-units * parts // CLUSTER) * CLUSTER, 1, 1)
-        sizes = [ctypes.c_int(size) for size in (units, new, blocks, parts)]
+        """Enqueue it."""
+        call = self.heads.launch(batch, new, CAPABILITY)
+        sizes = [ctypes.c_int(size) for size in (call.units, new, blocks, call.parts)]
         addresses = [tensor.address for tensor in tensors]
-        self.kernel.launch(grid, 32 * self.warps, stream, *addresses, *sizes, out.address)
+        grid = (call.grid, 1, 1)
+        self.kernel.launch(grid, call.threads, stream, *addresses, *sizes, out.address)
 
 
 def verify(
-    fact: Fact, heads: Heads, new: int, precision: str, contexts: np.ndarray, parts: int
-) -> None:
-    """Against float64 over the rounded tensors; the output is poisoned before."""
-    dtype = TYPES[precision][1]
-    feeds = rounded(heads.inputs(len(contexts), new, contexts, seed=new), dtype)
+    fact: Fact, heads: Heads, new: int, precision: str, contexts: np.ndarray, window: int | None
+) -> float:
+    """The error against float64 over the rounded tensors; the output is poisoned before."""
+    dtype = TYPES[precision]
+    feeds = rounded(heads.inputs(len(contexts), new, contexts, window, seed=new), dtype)
     tensors = [Buffer.of(array) for array in feeds.values()]
     out = Buffer.of(np.full(feeds["queries"].shape, np.nan, dtype))
     blocks = feeds["block_tables"].shape[1]
-    Attention.of(heads, precision).run(tensors, out, len(contexts), new, blocks, parts)
+    Attention.of(heads, precision).run(tensors, out, len(contexts), new, blocks)
     check(cuda.cudaDeviceSynchronize())
     found = out.read(feeds["queries"].shape, dtype).astype(np.float64)
-    wanted = heads.reference(
-        {
-            name: array.astype(np.float64) if array.dtype == dtype else array
-            for name, array in feeds.items()
-        }
-    )
-    error = np.linalg.norm(found - wanted) / np.linalg.norm(wanted)
-    told = f"{heads} {precision}, {new} new, contexts {contexts.tolist()}, {parts} parts: error {error:.1e}"
-    if error < BOUNDS[precision]:
-        return
-    fact.check(told, bool(error < BOUNDS[precision]))
+    wide = {name: array.astype(np.float64) for name, array in feeds.items()}
+    wanted = heads.reference(wide | {"block_tables": feeds["block_tables"]})
+    error = float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
+    if not error < BOUNDS[precision]:
+        told = f"{heads} {precision}, {new} new, contexts {contexts.tolist()}, window {window}"
+        fact.check(f"{told}: error {error:.1e}", holds=False)
+    return error
 
 
 def rounded(feeds: Arrays, dtype: object) -> Arrays:
@@ -161,66 +161,83 @@ def rounded(feeds: Arrays, dtype: object) -> Arrays:
     }
 
 
-def time_one(fact: Fact, heads: Heads, batch: int, context: int, bandwidth: float) -> None:
+def time_decoding(fact: Fact, heads: Heads, batch: int, context: int, bandwidth: float) -> None:
     """One shape: this kernel, PyTorch's, and the floor."""
     size = heads.kv_bytes(batch, context)
     copies = max(1, min(TURNS, WORKING_SET // size))
-    times = {
-        (warps, parts): own_time(heads, batch, context, copies, warps, parts)
-        for warps in WARPS[heads.head_dim]
-        for parts in (1, 2, 4, 8)
-    }
-    mine = min(times.values())
-    table = " ".join(f"{w}w{p}p:{t:.1f}" for (w, p), t in times.items())
-    other = torch_time(heads, batch, context, copies)
+    mine = own_time(heads, batch, 1, context, copies)
+    other = torch_time(heads, batch, 1, context, copies)
     floor = size / bandwidth * 1e6
-    beside = f", PyTorch {other:7.1f} us = {other / mine:.2f}x" if other else ""
     fact.say(
         f"head {heads.head_dim:3} batch {batch:3} context {context:5}",
-        f"{mine:7.1f} us, floor {floor:7.1f} us = {floor / mine:.0%}{beside} | {table}",
+        f"{mine:7.1f} us, floor {floor:7.1f} us = {floor / mine:.0%}{beside(mine, other)}",
     )
 
 
-def own_time(heads: Heads, batch: int, context: int, copies: int, warps: int, parts: int) -> float:
+def time_prefill(fact: Fact, heads: Heads, new: int, context: int) -> None:
+    """Many new tokens of one sequence after a context."""
+    mine = own_time(heads, 1, new, context, 1)
+    other = torch_time(heads, 1, new, context, 1)
+    products = 4 * heads.width * new * (context + new / 2)
+    fact.say(
+        f"head {heads.head_dim:3} new {new:4} context {context:5}",
+        f"{mine:7.1f} us, {products / mine / 1e6:.0f} TFLOP/s{beside(mine, other)}",
+    )
+
+
+def beside(mine: float, other: float | None) -> str:
+    """PyTorch's time, if there is one."""
+    return f", PyTorch {other:7.1f} us = {other / mine:.2f}x" if other else ""
+
+
+def own_time(heads: Heads, batch: int, new: int, context: int, copies: int) -> float:
     """Microseconds a call of this kernel, replayed in a CUDA graph."""
-    attention = Attention.of(heads, "fp16", warps)
+    attention = Attention.of(heads, "fp16")
     blocks = context // heads.page
-    pages = batch * blocks * copies
-    order = np.random.default_rng(0).permutation(pages).reshape(copies, batch, blocks)
-    tables = [Buffer.of(table) for table in order]
+    pages = max(1, batch * blocks * copies)
+    order = np.random.default_rng(0).permutation(pages)[: batch * blocks * copies]
+    tables = [Buffer.of(table) for table in order.reshape(copies, batch, blocks)]
     page = heads.page * heads.kv_width * 2
     widths = (heads.width, heads.kv_width, heads.kv_width)
-    fresh = [spread(batch * width * 2) for width in widths]
+    fresh = [spread(batch * new * width * 2) for width in widths]
     pools = [spread(pages * page), spread(pages * page)]
-    mask = Buffer.of(np.zeros((batch, context + 1), np.float16))
-    out = Buffer(batch * heads.width * 2)
+    seen = np.arange(context + new) <= context + np.arange(new)[:, None]
+    causal = np.where(seen, 0.0, -32752.0).astype(np.float16)
+    mask = Buffer.of(np.broadcast_to(causal, (batch, new, context + new)))
+    out = Buffer(batch * new * heads.width * 2)
     stream = int(check(cuda.cudaStreamCreate()))
     mode = cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
     check(cuda.cudaStreamBeginCapture(stream, mode))
     for turn in range(TURNS):
         tensors = [*fresh, *pools, tables[turn % copies], mask]
-        attention.run(tensors, out, batch, 1, blocks, parts, stream)
+        attention.run(tensors, out, batch, new, blocks, stream)
     graph = check(cuda.cudaGraphInstantiate(check(cuda.cudaStreamEndCapture(stream)), 0))
     return microseconds(lambda: check(cuda.cudaGraphLaunch(graph, stream)), stream)
 
 
-def torch_time(heads: Heads, batch: int, context: int, copies: int) -> float | None:
+def torch_time(heads: Heads, batch: int, new: int, context: int, copies: int) -> float | None:
     """PyTorch's `scaled_dot_product_attention` likewise; None where it is missing."""
     try:
         import torch
     except ModuleNotFoundError:
         return None
     torch.cuda.empty_cache()
-    shape = (copies, batch, heads.kv_heads, context, heads.head_dim)
+    tokens = context if new == 1 else context + new
+    shape = (copies, batch, heads.kv_heads, tokens, heads.head_dim)
     keys, values = (torch.randn(shape, dtype=torch.float16, device="cuda") for _ in range(2))
-    query_shape = (batch, heads.heads, 1, heads.head_dim)
+    query_shape = (batch, heads.heads, new, heads.head_dim)
     queries = torch.randn(query_shape, dtype=torch.float16, device="cuda")
     attend = torch.nn.functional.scaled_dot_product_attention
+    causal = {}
+    if new > 1:
+        from torch.nn.attention.bias import causal_lower_right
+
+        causal = {"attn_mask": causal_lower_right(new, tokens)}
 
     def turns() -> None:
         for turn in range(TURNS):
             at = turn % copies
-            attend(queries, keys[at], values[at], enable_gqa=True)
+            attend(queries, keys[at], values[at], enable_gqa=True, **causal)
 
     turns()
     graph = torch.cuda.CUDAGraph()

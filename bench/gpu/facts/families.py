@@ -34,9 +34,9 @@ def main() -> None:
     options = parser.parse_args()
     fact = Fact("families" + (", attention by the plugin" if options.plugin else ""))
     if options.plugin:
-        import attention_plugin
+        from pitcrew_builder.targets.trt.attention.plugin import register
 
-        attention_plugin.register()
+        register(90)
     for checkpoint in options.checkpoints:
         for precision in options.precision:
             try:

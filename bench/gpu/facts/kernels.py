@@ -32,14 +32,9 @@ def ptx(source: str, name: str, **defines: object) -> bytes:
 class Kernel:
     """One function of a module of PTX."""
 
-    def __init__(self, code: bytes, name: str, shared: int = 0) -> None:
-        """`shared` are bytes of shared memory that a launch adds."""
+    def __init__(self, code: bytes, name: str) -> None:
         self._module = driven(driver.cuModuleLoadData(code))
         self._function = driven(driver.cuModuleGetFunction(self._module, name.encode()))
-        self._shared = shared
-        if shared:
-            kind = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-            driven(driver.cuFuncSetAttribute(self._function, kind, shared))
 
     def launch(
         self, grid: tuple[int, int, int], block: int, stream: int, *values: int | ctypes.c_int
@@ -50,9 +45,7 @@ class Kernel:
             ctypes.c_int if isinstance(v, ctypes.c_int) else ctypes.c_void_p for v in values
         )
         driven(
-            driver.cuLaunchKernel(
-                self._function, *grid, block, 1, 1, self._shared, stream, (held, kinds), 0
-            )
+            driver.cuLaunchKernel(self._function, *grid, block, 1, 1, 0, stream, (held, kinds), 0)
         )
 
 

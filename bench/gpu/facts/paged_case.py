@@ -28,8 +28,17 @@ class Heads:
         """Of the keys, or the values, of a token."""
         return self.kv_heads * self.head_dim
 
-    def inputs(self, batch: int, new: int, contexts: int | np.ndarray, seed: int = 0) -> Arrays:
-        """Random tensors, shuffled pages; `contexts` are tokens, or the longest of random ones."""
+    def inputs(
+        self,
+        batch: int,
+        new: int,
+        contexts: int | np.ndarray,
+        window: int | None = None,
+        seed: int = 0,
+    ) -> Arrays:
+        """Random tensors, shuffled pages; `contexts` are tokens, or the longest of random ones. With
+        a `window` a token sees so many before it.
+        """
         rng = np.random.default_rng(seed)
 
         def noise(*shape: int) -> np.ndarray:
@@ -38,11 +47,15 @@ class Heads:
         if isinstance(contexts, int):
             contexts = contexts - rng.integers(0, self.page, batch)
         blocks = -(-int(contexts.max()) // self.page)
-        slots = np.arange(blocks * self.page)
-        past = np.where(slots < contexts[:, None], 0.0, MASKED)
-        own = np.where(np.arange(new) <= np.arange(new)[:, None], 0.0, MASKED)
-        seen = np.broadcast_to(past[:, None, None], (batch, 1, new, blocks * self.page))
-        fresh = np.broadcast_to(own, (batch, 1, new, new))
+        slots, fresh = np.arange(blocks * self.page), np.arange(new)
+        place = np.concatenate(
+            [np.broadcast_to(slots, (batch, slots.size)), contexts[:, None] + fresh], axis=1
+        )
+        real = np.concatenate([slots < contexts[:, None], np.ones((batch, new), bool)], axis=1)
+        now = (contexts[:, None] + fresh)[:, :, None]
+        seen = real[:, None] & (place[:, None] <= now)
+        if window is not None:
+            seen &= place[:, None] > now - window
         pool = (batch * blocks, self.page, self.kv_heads, self.head_dim)
         return {
             "queries": noise(batch, new, self.width),
@@ -51,7 +64,7 @@ class Heads:
             "key_pool": noise(*pool),
             "value_pool": noise(*pool),
             "block_tables": rng.permutation(batch * blocks).reshape(batch, blocks),
-            "mask": np.concatenate([seen, fresh], axis=-1).astype(np.float32),
+            "mask": np.where(seen, 0.0, MASKED).astype(np.float32)[:, None],
         }
 
     def reference(self, feeds: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -37,9 +37,9 @@ def main() -> None:
         fact.check(f"the body is inlined without a plugin {body.problems}", plugins(body) == 0)
         fact.say("layers of the body", dict(Counter(body.layers)))
 
-        import attention_plugin
+        from pitcrew_builder.targets.trt.attention.plugin import register
 
-        attention_plugin.register()
+        register(90)
         chosen = parse(drawn.graph)
         fact.say("layers", dict(Counter(chosen.layers)))
         fact.check(

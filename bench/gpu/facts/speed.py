@@ -66,9 +66,9 @@ def main() -> None:
         drawn = draw(checkpoint, Path(work, "graph"), shapes, options.precision, 512)
         for attention in options.attention:
             if attention == "plugin":
-                import attention_plugin
+                from pitcrew_builder.targets.trt.attention.plugin import register
 
-                attention_plugin.register()
+                register(90)
             measure(fact, attention, drawn, options, bandwidth)
     fact.end()
 

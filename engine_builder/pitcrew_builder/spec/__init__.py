@@ -24,11 +24,18 @@ from pitcrew_builder.spec.source import (
     S3Source,
     Source,
 )
-from pitcrew_builder.spec.tensorrt import ComputeCapability, TensorRt, TensorRtPlan, Verbosity
+from pitcrew_builder.spec.tensorrt import (
+    Attention,
+    ComputeCapability,
+    TensorRt,
+    TensorRtPlan,
+    Verbosity,
+)
 
 __all__ = [
     "MAX_RANKS",
     "Adapter",
+    "Attention",
     "BuildSpec",
     "CacheFormat",
     "ComputeCapability",

@@ -9,7 +9,7 @@ from pitcrew_builder.spec.platform import Platform
 from pitcrew_builder.spec.proof import Proof
 from pitcrew_builder.spec.quantization import CacheFormat, Quantization, WeightFormat
 from pitcrew_builder.spec.source import Adapter, Source
-from pitcrew_builder.spec.tensorrt import TensorRt
+from pitcrew_builder.spec.tensorrt import Attention, ComputeCapability, TensorRt
 
 
 class BuildSpec(Model):
@@ -88,6 +88,20 @@ class BuildSpec(Model):
             raise ValueError(
                 f"quantization: {fields} is fp8, which GPUs of {self.tensorrt.compute_capability} "
                 f"do not know; set it to int8, or tensorrt.computeCapability to sm89 or later"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _attention_kernel_runs(self) -> "BuildSpec":
+        options = self.tensorrt
+        if options is None or options.attention is Attention.OPERATORS:
+            return self
+        old = options.compute_capability.number < ComputeCapability.SM80.number
+        if self.target is not Target.TENSORRT or old:
+            raise ValueError(
+                f"tensorrt.attention: the kernel needs target {Target.TENSORRT} and GPUs from "
+                f"{ComputeCapability.SM80} on, not {self.target} and {options.compute_capability}; "
+                f"set attention to {Attention.OPERATORS}"
             )
         return self
 

@@ -21,9 +21,26 @@ class ComputeCapability(StrEnum):
     SM121 = "sm121"
 
     @property
+    def number(self) -> int:
+        """Such as 90."""
+        return int(self.value.removeprefix("sm"))
+
+    @property
     def has_fp8(self) -> bool:
         """Whether its cores know 8-bit floating point."""
         return self not in (type(self).SM75, type(self).SM80, type(self).SM86)
+
+
+class Attention(StrEnum):
+    """What computes attention in a plan."""
+
+    OPERATORS = "operators"
+    KERNEL = "kernel"
+
+
+def _is_usual(attention: Attention) -> bool:
+    """Left out of documents then: older requests keep their exact text."""
+    return attention is Attention.OPERATORS
 
 
 class Verbosity(StrEnum):
@@ -48,6 +65,14 @@ class TensorRtPlan(Model):
         le=1 << 17,
         description="Tokens of one sequence in a prefill step at most; longer prompts take several "
         "steps. Memory for activations grows with it.",
+    )
+    attention: Attention = Field(
+        default=Attention.OPERATORS,
+        exclude_if=_is_usual,
+        description="What computes attention: operators, whose kernels the compiler chooses after "
+        "copying pages side by side, or Pitcrew's own kernel, which reads pages where they lie (target "
+        "tensorrt, sm80 and later, caches in half precision, heads of 16 to 256 in steps of 16; "
+        "elsewhere operators are kept).",
     )
     optimization_level: int = Field(
         default=3, ge=0, le=5, description="How long the compiler searches for faster kernels."

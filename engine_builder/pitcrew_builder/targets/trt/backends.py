@@ -12,10 +12,12 @@ from pitcrew_builder.errors import InvalidSpec
 from pitcrew_builder.graph.ir import OPSET, ElementType, Graph
 from pitcrew_builder.graph.precision import in_half
 from pitcrew_builder.manifest import GraphInterface, PlanReport
-from pitcrew_builder.spec import ComputeCapability, Precision, TensorRt
+from pitcrew_builder.spec import Attention, ComputeCapability, Precision, TensorRt
 from pitcrew_builder.targets.onnx_files import GRAPH, file_entry, write_onnx
 from pitcrew_builder.targets.target import Network, Proof, Site, Written
 from pitcrew_builder.targets.trt import plugins
+from pitcrew_builder.targets.trt.attention.offer import offered
+from pitcrew_builder.targets.trt.attention.plugin import register
 from pitcrew_builder.targets.trt.collectives import with_native_collectives
 from pitcrew_builder.targets.trt.compiler import Compiler, Order
 from pitcrew_builder.targets.trt.gpu import compute_capability
@@ -66,6 +68,8 @@ class PlanBackend:
         """Write the graph in half precision, and compile that."""
         compiler = self.compiler(site)
         graph = in_half(network.graph, _HALVES[self.precision])
+        if self.options.attention is Attention.KERNEL:
+            graph = offered(graph)
         half = replace(network, graph=with_native_collectives(graph, site.rank))
         with site.tracker.part(0, 2):
             _write_scratch(half, site, "half")
@@ -126,6 +130,8 @@ class TensorRtGpu(PlanBackend):
         library = self.library.load()
         _check_gpu(self.options.compute_capability.value, compute_capability())
         name = f"{self.library.version()}-{self.options.compute_capability}.cache"
+        if self.options.attention is Attention.KERNEL:
+            register(self.options.compute_capability.number)
         return _GpuCompiler(library, site.cache / "tensorrt" / name)
 
 

@@ -1,0 +1,57 @@
+"""The kernel's source to PTX, by NVRTC: on any machine, for any GPU, without a toolkit."""
+
+import importlib
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any, TypeAlias
+
+from pitcrew_builder.errors import CompilationFailed, InvalidSpec
+
+Native: TypeAlias = Any
+SOURCE = "paged_attention.cu"
+
+
+def compiled(defines: Mapping[str, object], capability: int) -> bytes:
+    """PTX for GPUs of a generation such as 90 and later ones. Raises `InvalidSpec` where NVRTC is
+    missing and `CompilationFailed` with its log where it refuses the source.
+    """
+    nvrtc = _nvrtc()
+    source = files(__package__).joinpath(SOURCE).read_bytes()
+    program = _checked(nvrtc, nvrtc.nvrtcCreateProgram(source, SOURCE.encode(), 0, [], []))
+    options = [f"--gpu-architecture=compute_{capability}", "-std=c++17"]
+    options += [f"-D{name}={value}" for name, value in defines.items()]
+    encoded = [option.encode() for option in options]
+    try:
+        (error,) = nvrtc.nvrtcCompileProgram(program, len(encoded), encoded)
+        if error != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+            raise CompilationFailed(
+                f"the attention kernel does not compile: {_log(nvrtc, program)}"
+            )
+        code: bytes = b" " * _checked(nvrtc, nvrtc.nvrtcGetPTXSize(program))
+        _checked(nvrtc, nvrtc.nvrtcGetPTX(program, code))
+    finally:
+        nvrtc.nvrtcDestroyProgram(program)
+    return code
+
+
+def _nvrtc() -> Native:
+    try:
+        return importlib.import_module("cuda.bindings.nvrtc")
+    except ImportError as error:
+        raise InvalidSpec(
+            f"tensorrt.attention: the kernel is compiled by NVRTC of cuda-python, which cannot be "
+            f"loaded ({error}); install pitcrew[tensorrt] in the builder image, or choose operators"
+        ) from error
+
+
+def _checked(nvrtc: Native, result: tuple[Native, ...]) -> Native:
+    error, *values = result
+    if error != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+        raise CompilationFailed(f"the attention kernel does not compile: {error.name}")
+    return values[0] if values else None
+
+
+def _log(nvrtc: Native, program: Native) -> str:
+    log: bytes = b" " * _checked(nvrtc, nvrtc.nvrtcGetProgramLogSize(program))
+    _checked(nvrtc, nvrtc.nvrtcGetProgramLog(program, log))
+    return log.rstrip(b"\0 ").decode(errors="replace").strip()
