@@ -1,5 +1,7 @@
 """Real engines, built by the builder's command, and servers of them."""
 
+import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -39,6 +41,16 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Engines:
         return built[key]
 
     return build
+
+
+def give_template(name: str, template: str, folder: Path) -> None:
+    """Make a checkpoint of that name: tiny-kjv with another chat template."""
+    shutil.copytree(CHECKPOINTS["tiny-kjv"], folder)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config["chat_template"] = template
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    CHECKPOINTS[name] = folder
 
 
 @pytest.fixture

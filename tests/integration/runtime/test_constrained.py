@@ -2,15 +2,13 @@
 
 import json
 import re
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.integration.runtime.conftest import CHECKPOINTS, Engines
+from tests.integration.runtime.conftest import Engines, give_template
 from tests.integration.runtime.servers import Server, serving
 
 TEMPLATE = (
@@ -40,13 +38,7 @@ SCHEMA = SMITE["function"]["parameters"]
 @pytest.fixture(scope="module")
 def prophet(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server whose chat template knows tools."""
-    folder = tmp_path_factory.mktemp("checkpoint") / "tiny-kjv"
-    shutil.copytree(CHECKPOINTS["tiny-kjv"], folder)
-    config = json.loads((folder / "tokenizer_config.json").read_text())
-    config["chat_template"] = TEMPLATE
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    Path(folder / "chat_template.jinja").unlink(missing_ok=True)
-    CHECKPOINTS["prophet"] = folder
+    give_template("prophet", TEMPLATE, tmp_path_factory.mktemp("checkpoint") / "tiny-kjv")
     with serving(engines("prophet"), tmp_path_factory.mktemp("prophet")) as server:
         yield server
 

@@ -1,7 +1,5 @@
 """Thoughts through the official client, by a template that opens them unless it is told not to."""
 
-import json
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +7,7 @@ import httpx
 import openai
 import pytest
 
-from tests.integration.runtime.conftest import CHECKPOINTS, Engines
+from tests.integration.runtime.conftest import Engines, give_template
 from tests.integration.runtime.servers import Server, serving
 
 TEMPLATE = (
@@ -24,13 +22,7 @@ WITHOUT = {"chat_template_kwargs": {"enable_thinking": False}}
 
 @pytest.fixture(scope="module")
 def thinker(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("checkpoint") / "tiny-kjv"
-    shutil.copytree(CHECKPOINTS["tiny-kjv"], folder)
-    config = json.loads((folder / "tokenizer_config.json").read_text())
-    config["chat_template"] = TEMPLATE
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    (folder / "chat_template.jinja").unlink(missing_ok=True)
-    CHECKPOINTS["thinker"] = folder
+    give_template("thinker", TEMPLATE, tmp_path_factory.mktemp("checkpoint") / "tiny-kjv")
     with serving(engines("thinker"), tmp_path_factory.mktemp("thinker")) as server:
         yield server
 
