@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from openai import OpenAI
 
+from tests.certificates import Authority
 from tests.e2e.conftest import Cluster, devcluster
 from tests.e2e.load import Load, load
 from tests.e2e.product import (
@@ -49,10 +50,24 @@ def without_groups(kubectl: Tool, helm: Tool) -> None:
 
 
 @pytest.fixture(scope="module")
-def group(space: str, split: str, kubectl: Tool, helm: Tool, eventually: Tool) -> str:
-    """Asked for before the cluster knows groups: that is told, and their coming is enough."""
+def group(
+    space: str,
+    split: str,
+    kubectl: Tool,
+    helm: Tool,
+    eventually: Tool,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> str:
+    """Asked for before the cluster knows groups: that is told, and their coming is enough.
+
+    Its ranks speak TLS, with certificates of an authority of their own.
+    """
     without_groups(kubectl, helm)
-    apply(kubectl, space, deployment("group", split, worldSize=2, ranksPerPod=1))
+    folder = Authority("ranks").write(tmp_path_factory.mktemp("ranks"))
+    kubectl("-n", space, "create", "secret", "generic", "ranks", f"--from-file={folder}")
+    asked = deployment("group", split, worldSize=2, ranksPerPod=1)
+    asked["spec"]["runtime"]["rankTlsSecretRef"] = {"name": "ranks"}
+    apply(kubectl, space, asked)
     found = eventually(lambda: stalled(kubectl, space, "llmdeployment", "group"), seconds=60)
     assert found["reason"] == "LeaderWorkerSetMissing"
     assert "install the LeaderWorkerSet controller" in found["message"]
