@@ -62,6 +62,8 @@ class Latecomers:
         while not stop.is_set():
             if await self.look(kind):
                 await self._watch(kind, stop)
+                # The likeliest end of a watch: nobody should be refused what is known to be gone.
+                await self.look(kind)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), self._seconds)
 
