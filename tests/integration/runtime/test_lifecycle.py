@@ -284,7 +284,7 @@ def test_a_canary_that_sings_another_song(copy: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("--kv-memory", "1000"), "NotEnoughMemory: a KV page takes 49152 bytes"),
+        (("--kv-memory", "1000"), "NotEnoughMemory: a KV page takes 48.0 KiB"),
         (("--kv-memory", "48Ki"), "NotEnoughMemory: the canary does not fit into the KV pool"),
         (("--kv-memory", "5MB"), "InvalidOption: argument --kv-memory: '5MB' is not a size"),
         (("--what",), "InvalidOption: unrecognized arguments: --what"),
