@@ -13,6 +13,7 @@ A, and the sum over the ranks that follows is that of both.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from pitcrew_builder.blocks.plugin import PLUGIN
 from pitcrew_builder.blocks.step import BATCH
 from pitcrew_builder.errors import InvalidSpec
 from pitcrew_builder.graph.body import given_ints, ints, node, values
@@ -39,7 +40,7 @@ LORA = Function(
     name="Lora",
     inputs=values("plain rows down up slots"),
     outputs=values("adapted"),
-    attributes=("inputs", "plugin_namespace", "plugin_version"),
+    attributes=("inputs", *PLUGIN),
     nodes=(
         ints("rest", -1),
         given_ints("width", "inputs"),
@@ -195,11 +196,7 @@ def _adapted(site: Site, target: LoraTarget) -> list[Node]:
             name,
             (plain, site.rows, *operands),
             product.outputs,
-            (
-                ("inputs", (target.inputs,)),
-                ("plugin_namespace", "pitcrew"),
-                ("plugin_version", "1"),
-            ),
+            (("inputs", (target.inputs,)), *PLUGIN.items()),
             LORA.domain,
         ),
     ]

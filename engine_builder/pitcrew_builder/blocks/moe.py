@@ -14,12 +14,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pitcrew_builder.blocks.linear import linear
+from pitcrew_builder.blocks.plugin import PLUGIN
 from pitcrew_builder.graph.body import ints, node, values
 from pitcrew_builder.graph.collectives import all_reduce
 from pitcrew_builder.graph.emitter import Emitter
-from pitcrew_builder.graph.ir import Attribute, Function, Node, Value
-
-_PLUGIN = ("plugin_namespace", "plugin_version")
+from pitcrew_builder.graph.ir import Function, Node, Value
 
 _SILU = (
     node("Sigmoid", "gated", "opened"),
@@ -55,7 +54,7 @@ def _mixture(name: str, *, by_rows: bool) -> Function:
         *_sum(by_rows),
     )
     inputs = values("rows routing gate up down")
-    return Function("llm", name, inputs, values("mixed"), _PLUGIN, nodes)
+    return Function("llm", name, inputs, values("mixed"), tuple(PLUGIN), nodes)
 
 
 def _clamped_mixture(name: str, *, by_rows: bool) -> Function:
@@ -76,7 +75,7 @@ def _clamped_mixture(name: str, *, by_rows: bool) -> Function:
         *_sum(by_rows),
     )
     inputs = values("rows routing gate up down gate_bias up_bias down_bias alpha limit one")
-    return Function("llm", name, inputs, values("mixed"), _PLUGIN, nodes)
+    return Function("llm", name, inputs, values("mixed"), tuple(PLUGIN), nodes)
 
 
 def _shares(by_rows: bool) -> tuple[Node, ...]:
@@ -158,16 +157,15 @@ class MixtureOfExperts:
         own = e.layout.experts(self.experts)
         routing = _own_shares(e, self, _routing(e, self, rows, f"{prefix}.{self.router}"), own)
         gate, up, down = (_matrices(e, self, prefix, name, own) for name in _MATRICES)
-        plugin: dict[str, Attribute] = {"plugin_namespace": "pitcrew", "plugin_version": "1"}
         if self.clamp is None:
             op = e.function(MIXTURE_OF_EXPERTS)
-            mixed = e.op(op, rows, routing, gate, up, down, name="experts", **plugin)
+            mixed = e.op(op, rows, routing, gate, up, down, name="experts", **PLUGIN)
         else:
             op = e.function(CLAMPED_MIXTURE_OF_EXPERTS)
             biases = [_biases(e, self, prefix, name, own) for name in _MATRICES]
             numbers = [e.float(x) for x in (self.clamp.alpha, self.clamp.limit, 1.0)]
             operands = (rows, routing, gate, up, down, *biases, *numbers)
-            mixed = e.op(op, *operands, name="experts", **plugin)
+            mixed = e.op(op, *operands, name="experts", **PLUGIN)
         return all_reduce(e, mixed, e.layout.expert_group)
 
 

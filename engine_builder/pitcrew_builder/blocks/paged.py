@@ -9,6 +9,7 @@ below a cap (Gemma 2), and heads with a sink, a learned score that takes weight 
 (GPT-OSS). The softmax then runs over one column more, which is cut off after it.
 """
 
+from pitcrew_builder.blocks.plugin import PLUGIN
 from pitcrew_builder.graph.body import given_float, given_int, given_ints, ints, node, values
 from pitcrew_builder.graph.emitter import Emitter
 from pitcrew_builder.graph.ir import Attribute, Function, Node, Value
@@ -81,7 +82,6 @@ _MIXED = (
 )
 
 _INPUTS = values("queries keys values key_pool value_pool block_tables mask")
-_PLUGIN = ("plugin_namespace", "plugin_version")
 _HEADS = ("q_num_heads", "kv_num_heads")
 _GROUPS = ("context_shape", "query_shape", "key_shape", "attended_shape")
 
@@ -102,14 +102,14 @@ def _function(
 PAGED_ATTENTION = _function(
     "PagedAttention",
     "",
-    (*_HEADS, "scale", "context_shape", *_PLUGIN),
+    (*_HEADS, "scale", "context_shape", *PLUGIN),
     SIDE_BY_SIDE,
     _FUSED,
 )
 CAPPED_PAGED_ATTENTION = _function(
     "CappedPagedAttention",
     "scale softcap",
-    (*_HEADS, *_GROUPS, *_PLUGIN),
+    (*_HEADS, *_GROUPS, *PLUGIN),
     SIDE_BY_SIDE,
     _SCORES,
     _CAPPED,
@@ -118,7 +118,7 @@ CAPPED_PAGED_ATTENTION = _function(
 SINK_PAGED_ATTENTION = _function(
     "SinkPagedAttention",
     "scale sinks",
-    (*_HEADS, *_GROUPS, "sink_shape", *_PLUGIN),
+    (*_HEADS, *_GROUPS, "sink_shape", *PLUGIN),
     SIDE_BY_SIDE,
     _SCORES,
     (ints("last_axis", -1), *_WITH_SINKS),
@@ -153,8 +153,7 @@ def paged_attention(
         "q_num_heads": heads,
         "kv_num_heads": kv_heads,
         "context_shape": (0, -1, kv_heads * head_dim),
-        "plugin_namespace": "pitcrew",
-        "plugin_version": "1",
+        **PLUGIN,
     }
     if softcap is None and sinks is None:
         op = e.function(PAGED_ATTENTION)

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from pitcrew_builder.blocks.paged import PAGED_ATTENTION
 from pitcrew_builder.graph.ir import (
     Attribute,
     ElementType,
@@ -21,7 +22,7 @@ from pitcrew_builder.graph.ir import (
     Value,
 )
 
-_PAGED = "PagedAttention"
+_PAGED = PAGED_ATTENTION.name
 _TABLES = Value("block_tables")
 _POOLS = {"key_pool": "key_context", "value_pool": "value_context"}
 _LAST, _TOTAL = Value("step/last_index"), Value("step/total_length")

@@ -2,11 +2,10 @@
 
 from dataclasses import replace
 
+from pitcrew_builder.blocks.paged import PAGED_ATTENTION
+from pitcrew_builder.blocks.plugin import PLUGIN
 from pitcrew_builder.graph.ir import Graph, Node
 from pitcrew_builder.targets.trt.attention.launch import is_served
-
-PAGED = "PagedAttention"
-_NAMES = ("plugin_namespace", "plugin_version")
 
 
 def offered(graph: Graph) -> Graph:
@@ -15,9 +14,9 @@ def offered(graph: Graph) -> Graph:
 
 
 def _offered(node: Node) -> Node:
-    if node.op != PAGED or is_served(_head_dim(node), _scale(node)):
+    if node.op != PAGED_ATTENTION.name or is_served(_head_dim(node), _scale(node)):
         return node
-    kept = tuple(item for item in node.attributes if item[0] not in _NAMES)
+    kept = tuple(item for item in node.attributes if item[0] not in PLUGIN)
     return replace(node, attributes=kept)
 
 
