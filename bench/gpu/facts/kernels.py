@@ -3,30 +3,21 @@
 import ctypes
 import os
 
-from cuda.bindings import driver, nvrtc
+from cuda.bindings import driver
+
+from pitcrew_builder.targets.trt.attention import ptx as compiler
 
 ARCHITECTURE = os.environ.get("FACTS_ARCH", "compute_90")
 HEADERS = os.environ.get("CUDA_HEADERS", "/usr/local/cuda/include")
 
 
 def ptx(source: str, name: str, **defines: object) -> bytes:
-    """Compile CUDA C++ to PTX. Raises `RuntimeError` with the compiler's log."""
-    error, program = nvrtc.nvrtcCreateProgram(source.encode(), name.encode(), 0, [], [])
-    options = [f"--gpu-architecture={ARCHITECTURE}", f"--include-path={HEADERS}", "-std=c++17"]
+    """Compile CUDA C++ that includes headers of the toolkit. Raises `CompilationFailed`."""
     # Headers of newer toolkits lie in a folder of their own.
-    options.append(f"--include-path={HEADERS}/cccl")
-    options += [f"-D{key}={value}" for key, value in defines.items()]
-    encoded = [option.encode() for option in options]
-    (error,) = nvrtc.nvrtcCompileProgram(program, len(encoded), encoded)
-    if error != nvrtc.nvrtcResult.NVRTC_SUCCESS:
-        _, size = nvrtc.nvrtcGetProgramLogSize(program)
-        log = b" " * size
-        nvrtc.nvrtcGetProgramLog(program, log)
-        raise RuntimeError(log.decode(errors="replace"))
-    _, size = nvrtc.nvrtcGetPTXSize(program)
-    code = b" " * size
-    nvrtc.nvrtcGetPTX(program, code)
-    return code
+    include = [f"--include-path={HEADERS}", f"--include-path={HEADERS}/cccl"]
+    return compiler.ptx(
+        source.encode(), name, defines, [f"--gpu-architecture={ARCHITECTURE}", *include]
+    )
 
 
 class Kernel:

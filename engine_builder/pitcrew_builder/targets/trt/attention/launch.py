@@ -58,6 +58,7 @@ class Heads:
             "PAGE": self.page,
             "SCALE": f"{self.scale!r}f",
             "WARPS": self.warps,
+            "STAGES": STAGES,
             "CLUSTER": cluster(capability),
             "PREFILL_ROWS": self.prefill_rows,
         }

@@ -1,8 +1,9 @@
 // Paged attention for Hopper and later: reads pages where they lie, and writes no scratch memory.
 //
 // Defined from outside: BFLOAT16 (1 or 0), HEADS, KV_HEADS, HEAD_DIM (a multiple of 16), PAGE, SCALE,
-// WARPS of a block, CLUSTER, the blocks that may share a sequence (8, or 1 where there are no
-// clusters), and PREFILL_ROWS, the rows of a sequence from which on a block takes several row tiles.
+// WARPS of a block, STAGES, the tiles that a warp has in its ring, CLUSTER, the blocks that may share a
+// sequence (8, or 1 where there are no clusters), and PREFILL_ROWS, the rows of a sequence from which on
+// a block takes several row tiles.
 //
 // A row is one query head of a group for one new token; the keys of a group are so read once for all of
 // its query heads. A tile is 16 tokens or 16 rows. Softmax is online (Milakov and Gimelshein, 2018).
@@ -18,7 +19,6 @@ using Half = unsigned short;  // The bits of a float16 or bfloat16.
 
 constexpr int GROUP = HEADS / KV_HEADS;
 constexpr int ROWS = 16, TILE = 16;
-constexpr int STAGES = 3;
 constexpr int CHUNKS = HEAD_DIM / 8;  // Of 16 bytes, in a row of a tile.
 constexpr unsigned TILE_BYTES = TILE * HEAD_DIM * 2;
 constexpr float MASKED = -3.0e4f;

@@ -9,13 +9,12 @@ letter only.
 import importlib
 from functools import cache
 from types import GenericAlias
-from typing import Any, TypeAlias
 
 from pitcrew_builder.errors import CompilationFailed
 from pitcrew_builder.targets.trt.attention.launch import ENTRY, Heads
 from pitcrew_builder.targets.trt.attention.ptx import compiled
+from pitcrew_builder.targets.trt.library import Native
 
-Native: TypeAlias = Any
 NAME = "pitcrew::PagedAttention"
 TENSORS = ("queries", "keys", "values", "key_pool", "value_pool", "block_tables", "mask")
 

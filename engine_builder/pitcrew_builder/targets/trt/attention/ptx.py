@@ -1,32 +1,35 @@
-"""The kernel's source to PTX, by NVRTC: on any machine, for any GPU, without a toolkit."""
+"""CUDA C++ to PTX, by NVRTC: on any machine, for any GPU, without a toolkit."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from typing import Any, TypeAlias
 
 from pitcrew_builder.errors import CompilationFailed, InvalidSpec
+from pitcrew_builder.targets.trt.library import Native
 
-Native: TypeAlias = Any
 SOURCE = "paged_attention.cu"
 
 
 def compiled(defines: Mapping[str, object], capability: int) -> bytes:
-    """PTX for GPUs of a generation such as 90 and later ones. Raises `InvalidSpec` where NVRTC is
-    missing and `CompilationFailed` with its log where it refuses the source.
+    """The attention kernel for GPUs of a generation such as 90 and later ones. Raises as `ptx`."""
+    source = files(__package__).joinpath(SOURCE).read_bytes()
+    return ptx(source, SOURCE, defines, [f"--gpu-architecture=compute_{capability}"])
+
+
+def ptx(
+    source: bytes, name: str, defines: Mapping[str, object], options: Sequence[str] = ()
+) -> bytes:
+    """Raises `InvalidSpec` where NVRTC is missing and `CompilationFailed` with its log where it
+    refuses the source.
     """
     nvrtc = _nvrtc()
-    source = files(__package__).joinpath(SOURCE).read_bytes()
-    program = _checked(nvrtc, nvrtc.nvrtcCreateProgram(source, SOURCE.encode(), 0, [], []))
-    options = [f"--gpu-architecture=compute_{capability}", "-std=c++17"]
-    options += [f"-D{name}={value}" for name, value in defines.items()]
-    encoded = [option.encode() for option in options]
+    program = _checked(nvrtc, nvrtc.nvrtcCreateProgram(source, name.encode(), 0, [], []))
+    words = [*options, "-std=c++17", *(f"-D{key}={value}" for key, value in defines.items())]
+    encoded = [word.encode() for word in words]
     try:
         (error,) = nvrtc.nvrtcCompileProgram(program, len(encoded), encoded)
         if error != nvrtc.nvrtcResult.NVRTC_SUCCESS:
-            raise CompilationFailed(
-                f"the attention kernel does not compile: {_log(nvrtc, program)}"
-            )
+            raise CompilationFailed(f"{name} does not compile: {_log(nvrtc, program)}")
         code: bytes = b" " * _checked(nvrtc, nvrtc.nvrtcGetPTXSize(program))
         _checked(nvrtc, nvrtc.nvrtcGetPTX(program, code))
     finally:
@@ -47,7 +50,7 @@ def _nvrtc() -> Native:
 def _checked(nvrtc: Native, result: tuple[Native, ...]) -> Native:
     error, *values = result
     if error != nvrtc.nvrtcResult.NVRTC_SUCCESS:
-        raise CompilationFailed(f"the attention kernel does not compile: {error.name}")
+        raise CompilationFailed(f"NVRTC: {error.name}")
     return values[0] if values else None
 
 
