@@ -45,11 +45,3 @@ def joined(reads: Sequence[Read]) -> Read:
         tuple(call for read in reads for call in read.calls),
         "".join(read.reasoning for read in reads),
     )
-
-
-def possible_start(text: str, mark: str) -> int:
-    """Where the longest tail begins that `mark` begins with."""
-    for start in range(max(0, len(text) - len(mark) + 1), len(text)):
-        if mark.startswith(text[start:]):
-            return start
-    return len(text)

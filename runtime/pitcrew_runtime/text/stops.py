@@ -27,7 +27,7 @@ class StopFinder:
         if cut is not None:
             self.found, self._held = True, ""
             return text[:cut]
-        keep = self._possible_start(text)
+        keep = possible_start(text, self._stops)
         self._held = text[keep:]
         return text[:keep]
 
@@ -44,11 +44,12 @@ class StopFinder:
         end, start = min(found)
         return end if self._shown else start
 
-    def _possible_start(self, text: str) -> int:
-        """Where the longest tail starts that a stop string starts with."""
-        longest = max(len(stop) for stop in self._stops) - 1
-        for start in range(max(0, len(text) - longest), len(text)):
-            tail = text[start:]
-            if any(stop.startswith(tail) for stop in self._stops):
-                return start
-        return len(text)
+
+def possible_start(text: str, marks: Sequence[str]) -> int:
+    """Where the longest tail begins that one of `marks` begins with."""
+    longest = max(len(mark) for mark in marks) - 1
+    for start in range(max(0, len(text) - longest), len(text)):
+        tail = text[start:]
+        if any(mark.startswith(tail) for mark in marks):
+            return start
+    return len(text)

@@ -6,7 +6,8 @@ begins inside. White space around tags is layout and does not come out.
 
 from enum import Enum, auto
 
-from pitcrew_runtime.text.reading import Read, Reader, joined, possible_start
+from pitcrew_runtime.text.reading import Read, Reader, joined
+from pitcrew_runtime.text.stops import possible_start
 
 OPEN, CLOSE = "<think>", "</think>"
 
@@ -76,7 +77,7 @@ class Thoughts(Reader):
         if closed:
             self._place, self._held = _Place.BEHIND, rest
             return Read(reasoning=thought.rstrip())
-        thought = thought[: possible_start(thought, CLOSE)].rstrip()
+        thought = thought[: possible_start(thought, (CLOSE,))].rstrip()
         self._held = self._held[len(thought) :]
         self._said |= bool(thought)
         return Read(reasoning=thought)

@@ -13,7 +13,8 @@ from enum import StrEnum
 
 from pitcrew_runtime.text.call_text import CallPiece, CallText, new_id
 from pitcrew_runtime.text.json_text import BLANK
-from pitcrew_runtime.text.reading import Read, Reader, joined, possible_start
+from pitcrew_runtime.text.reading import Read, Reader, joined
+from pitcrew_runtime.text.stops import possible_start
 
 
 class CallFormat(StrEnum):
@@ -78,7 +79,7 @@ class HermesCalls(Reader):
         """Text up to the next tag, and whether there is one."""
         before, found, after = self._held.partition(self._OPEN)
         if not found:
-            before = before[: possible_start(before, self._OPEN)]
+            before = before[: possible_start(before, (self._OPEN,))]
         said = before.rstrip()
         if not found:
             self._held = self._held[len(said) :]
