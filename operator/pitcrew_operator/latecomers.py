@@ -62,8 +62,9 @@ class Latecomers:
         while not stop.is_set():
             if await self.look(kind):
                 await self._watch(kind, stop)
-                # The likeliest end of a watch: nobody should be refused what is known to be gone.
-                await self.look(kind)
+                if not stop.is_set():
+                    # The kind is gone, most likely: nobody should be refused what is known to be.
+                    await self.look(kind)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), self._seconds)
 
