@@ -23,16 +23,21 @@ def condition(document: dict[str, Any], kind: str) -> dict[str, Any]:
     return next((c for c in status.get("conditions", []) if c["type"] == kind), {})
 
 
+def fetched(kubectl: Tool, namespace: str, kind: str, name: str) -> dict[str, Any]:
+    """One object."""
+    document: dict[str, Any] = kubectl("-n", namespace, "get", kind, name, "-o", "json")
+    return document
+
+
 def ready(kubectl: Callable[..., Any], namespace: str, kind: str, name: str) -> bool:
     """Is the object Ready for its current generation?"""
-    document = kubectl("-n", namespace, "get", kind, name, "-o", "json")
+    document = fetched(kubectl, namespace, kind, name)
     return bool(condition(document, "Ready").get("status") == "True")
 
 
 def stalled(kubectl: Callable[..., Any], namespace: str, kind: str, name: str) -> dict[str, Any]:
     """The object's Stalled condition where it is true, else an empty one."""
-    document = kubectl("-n", namespace, "get", kind, name, "-o", "json")
-    found = condition(document, "Stalled")
+    found = condition(fetched(kubectl, namespace, kind, name), "Stalled")
     return found if found.get("status") == "True" else {}
 
 

@@ -21,6 +21,7 @@ from tests.e2e.product import (
     condition,
     deployment,
     engine,
+    fetched,
     patch,
     pods,
     ready,
@@ -63,13 +64,12 @@ def second(client: Load, space: str, kubectl: Tool, eventually: Tool) -> str:
     patch(kubectl, space, "llmengine", "tiny", shapes={"maxBatchSize": 8})
     eventually(lambda: ready(kubectl, space, "llmengine", "tiny"), seconds=PATIENCE)
     assert stored(kubectl, space, "tiny") != first
-    document = kubectl("-n", space, "get", "llmengine", "tiny", "-o", "json")
+    document = fetched(kubectl, space, "llmengine", "tiny")
     return str(document["status"]["engine"]["id"])
 
 
 def found(kubectl: Tool, space: str) -> dict[str, Any]:
-    document: dict[str, Any] = kubectl("-n", space, "get", "llmdeployment", NAME, "-o", "json")
-    return document
+    return fetched(kubectl, space, "llmdeployment", NAME)
 
 
 @contextmanager

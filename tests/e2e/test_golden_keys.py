@@ -6,7 +6,17 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import Cluster
-from tests.e2e.product import MODEL, Tool, apply, condition, deployment, engine, patch, ready
+from tests.e2e.product import (
+    MODEL,
+    Tool,
+    apply,
+    condition,
+    deployment,
+    engine,
+    fetched,
+    patch,
+    ready,
+)
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), pytest.mark.usefixtures("pitcrew")]
 NAME = "chat"
@@ -66,10 +76,7 @@ def test_pods_with_keys_are_asked_once_the_operator_may_read_that_one_secret(
     eventually(lambda: ready(kubectl, namespace, "llmdeployment", NAME), seconds=240)
 
     def found() -> dict[str, Any]:
-        document: dict[str, Any] = kubectl(
-            "-n", namespace, "get", "llmdeployment", NAME, "-o", "json"
-        )
-        return document
+        return fetched(kubectl, namespace, "llmdeployment", NAME)
 
     before = found()["status"]["rollout"]["stable"]
     changed = {"rollout": {"canary": CANARY}, "runtime": {"drainSeconds": 31}}

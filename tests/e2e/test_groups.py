@@ -16,6 +16,7 @@ from tests.e2e.product import (
     deployment,
     engine,
     evict,
+    fetched,
     patch,
     pods,
     ready,
@@ -157,7 +158,7 @@ def test_a_new_engine_takes_over_group_by_group_and_no_request_fails(
     client: Load, group: str, space: str, kubectl: Tool, eventually: Tool
 ) -> None:
     def served() -> str:
-        document = kubectl("-n", space, "get", "llmdeployment", group, "-o", "json")
+        document = fetched(kubectl, space, "llmdeployment", group)
         return str(document["status"]["engine"]["id"])
 
     before = served()

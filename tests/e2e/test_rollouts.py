@@ -17,6 +17,7 @@ from tests.e2e.product import (
     deployment,
     engine,
     evict,
+    fetched,
     patch,
     pods,
     ready,
@@ -62,8 +63,7 @@ def client(space: str, kubectl: Tool, eventually: Tool) -> Iterator[Load]:
 
 
 def found(kubectl: Tool, space: str) -> dict[str, Any]:
-    document: dict[str, Any] = kubectl("-n", space, "get", "llmdeployment", NAME, "-o", "json")
-    return document
+    return fetched(kubectl, space, "llmdeployment", NAME)
 
 
 def test_ready_means_that_an_answer_came_through_the_service(
