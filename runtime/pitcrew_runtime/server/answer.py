@@ -22,7 +22,7 @@ from pitcrew_runtime.server import problems
 from pitcrew_runtime.server.choice import Choice, Delta
 from pitcrew_runtime.server.contest import NO_CONTEST, Contest
 from pitcrew_runtime.server.formats import Format, Json, Usage
-from pitcrew_runtime.text.call_text import CallPiece
+from pitcrew_runtime.text.calls.piece import CallPiece
 
 T = TypeVar("T")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pitcrew_runtime.core.guide import Guide
 from pitcrew_runtime.core.request import Finish, Sampled, Update
 from pitcrew_runtime.errors import InvalidRequest
-from pitcrew_runtime.text.call_text import CallPiece
+from pitcrew_runtime.text.calls.piece import CallPiece
 from pitcrew_runtime.text.reading import Read, Reader, joined
 from pitcrew_runtime.text.stops import StopFinder
 from pitcrew_runtime.text.tokenizer import Tokenizer

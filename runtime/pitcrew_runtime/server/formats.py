@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from pitcrew_runtime.core.request import Sampled
 from pitcrew_runtime.server.choice import Delta
-from pitcrew_runtime.text.call_text import CallPiece
+from pitcrew_runtime.text.calls.piece import CallPiece
 from pitcrew_runtime.text.tokenizer import Tokenizer
 
 Json = dict[str, Any]

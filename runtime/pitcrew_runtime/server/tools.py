@@ -6,13 +6,10 @@ from typing import Any
 from pitcrew_runtime.constraints.constraint import Constraint
 from pitcrew_runtime.server.constraint_fields import json_constraint
 from pitcrew_runtime.server.messages import Tool, ToolChoice
+from pitcrew_runtime.text.calls.formats import id_maker, reader_of
+from pitcrew_runtime.text.calls.message import MessageCalls, OneCall
+from pitcrew_runtime.text.manner import Manner
 from pitcrew_runtime.text.reading import Reader
-from pitcrew_runtime.text.tool_calls import (
-    CallFormat,
-    HermesCalls,
-    MessageCalls,
-    OneCall,
-)
 
 _FIELD = "tools"
 
@@ -30,18 +27,19 @@ def forced_call(
 
 
 def call_reader(
-    tools: Sequence[Tool], choice: ToolChoice | None, parallel: bool, form: CallFormat | None
+    tools: Sequence[Tool], choice: ToolChoice | None, parallel: bool, manner: Manner
 ) -> Reader:
     """Finds the calls in the text, where there are any to find."""
     if not tools or choice == "none":
         return Reader()
     if choice == "required":
-        return MessageCalls()
+        return MessageCalls(name_call=id_maker(manner.calls))
     if choice is not None and choice != "auto":
-        return OneCall(choice.function.name)
-    if form is None:
+        return OneCall(choice.function.name, id_maker(manner.calls))
+    if manner.calls is None:
         return Reader()
-    return HermesCalls(parallel) if form is CallFormat.HERMES else MessageCalls(parallel)
+    schemas = {tool.function.name: tool.function.parameters or {} for tool in tools}
+    return reader_of(manner.calls, parallel, manner.marks, schemas)
 
 
 def _is(tool: Tool, choice: ToolChoice | None) -> bool:

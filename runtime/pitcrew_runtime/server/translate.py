@@ -104,10 +104,10 @@ class Language:
         A text that is held to something has no thoughts.
         """
         parallel = body.parallel_tool_calls is not False
-        calls = call_reader(body.offered, body.tool_choice, parallel, self.manner.calls)
+        calls = call_reader(body.offered, body.tool_choice, parallel, self.manner)
         if prompt.sampling.guide is not None:
             return calls
-        if self.manner.marks:
+        if self.manner.is_harmony:
             return HarmonyMessages(self.manner.marks, bool(body.offered), parallel)
         return Thoughts(calls, self._leaves_thinking(prompt)) if self.manner.thinks else calls
 

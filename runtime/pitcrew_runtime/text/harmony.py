@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from enum import Enum, auto
 
-from pitcrew_runtime.text.call_text import CallPiece, new_id
+from pitcrew_runtime.text.calls.piece import CallPiece, new_id
 from pitcrew_runtime.text.json_text import JsonText
 from pitcrew_runtime.text.reading import Read, Reader
 

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from pitcrew_runtime.text.calls.formats import CallFormat, format_of, marks_of
 from pitcrew_runtime.text.harmony import CHANNEL, MARKS
 from pitcrew_runtime.text.thoughts import CLOSE
 from pitcrew_runtime.text.tokenizer import Tokenizer
-from pitcrew_runtime.text.tool_calls import CallFormat, format_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +17,10 @@ class Manner:
     """How calls are written that the model chooses to make."""
     thinks: bool = False
     """Answers may begin with thoughts between tags."""
+    is_harmony: bool = False
+    """Messages have headers and channels."""
     marks: Mapping[int, str] = field(default_factory=dict)
-    """The tokens of harmony with their names; none where a model does not write it."""
+    """The tokens that divide a text, of harmony or of calls, with their names."""
 
 
 PLAIN = Manner()
@@ -29,5 +31,7 @@ def manner_of(template: str | None, tokenizer: Tokenizer) -> Manner:
     if template is None:
         return PLAIN
     found = {token: name for name in MARKS if (token := tokenizer.id_of(name)) is not None}
-    is_harmony = CHANNEL in template and CHANNEL in found.values()
-    return Manner(format_of(template), CLOSE in template, found if is_harmony else {})
+    if CHANNEL in template and CHANNEL in found.values():
+        return Manner(is_harmony=True, marks=found)
+    calls = format_of(template, tokenizer)
+    return Manner(calls, CLOSE in template, marks=marks_of(calls, tokenizer))

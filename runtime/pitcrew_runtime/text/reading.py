@@ -1,9 +1,9 @@
 """What an assistant's text turns out to be while it comes: reasoning, answer, calls."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from pitcrew_runtime.text.call_text import CallPiece
+from pitcrew_runtime.text.calls.piece import CallPiece
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +45,10 @@ def joined(reads: Sequence[Read]) -> Read:
         tuple(call for read in reads for call in read.calls),
         "".join(read.reasoning for read in reads),
     )
+
+
+def limited(read: Read, parallel: bool) -> Read:
+    """With the first call only where several are not wanted."""
+    if parallel or not read.calls:
+        return read
+    return replace(read, calls=tuple(one for one in read.calls if one.index == 0))

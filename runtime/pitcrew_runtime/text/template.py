@@ -7,6 +7,7 @@ expression can blow up.
 """
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -31,6 +32,7 @@ Options = Mapping[str, str | int | float | bool | None]
 NO_OPTIONS: Options = {}
 _OURS = frozenset({"messages", "tools", "documents", "add_generation_prompt", "range"})
 """Names that a template reads and nobody else may give."""
+_MESSAGE_TOOLS = re.compile(r"""\w(?:\.|\[['"])tools\b""")
 
 
 class TemplateLimit(TemplateError):
@@ -69,11 +71,13 @@ class ChatTemplate:
         self._environment = _environment()
         self.options: frozenset[str] = frozenset()
         """Names of what it reads beside the messages, such as `enable_thinking`."""
+        self._reads_tools = False
         try:
             self._template = self._environment.from_string(source)
             read = meta.find_undeclared_variables(self._environment.parse(source))
             given = _OURS | self._special.keys() | self._environment.globals.keys()
             self.options = frozenset(read - given)
+            self._reads_tools = "tools" in read
             self._fault: str | None = None
         except TemplateError as error:
             # Completions can still be served, so the server starts and chat requests are told.
@@ -81,8 +85,8 @@ class ChatTemplate:
 
     @property
     def has_tools(self) -> bool:
-        """Whether it tells the model of tools."""
-        return "tools" in self.source
+        """Whether it tells the model of tools, its own variable or a system message's."""
+        return self._reads_tools or _MESSAGE_TOOLS.search(self.source) is not None
 
     def render(
         self,
@@ -96,6 +100,8 @@ class ChatTemplate:
         self._check_options(options)
         try:
             turns = [self._known_role(message) for message in messages]
+            if tools and not self._reads_tools:
+                turns = _told_by_the_system(turns, tools)
             return self._render(turns, tools, options)
         except Exception as error:  # whatever a template does, the request is to blame
             raise InvalidRequest(
@@ -152,6 +158,16 @@ class ChatTemplate:
             raise TemplateLimit(f"more than {MAX_CHARACTERS} characters")
         if self._clock() > deadline:
             raise TemplateLimit(f"took longer than {MAX_SECONDS:g} s")
+
+
+def _told_by_the_system(
+    turns: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """The messages with the functions as JSON in the first one, as Phi-4-mini's template reads them."""
+    functions = json.dumps([tool["function"] for tool in tools], ensure_ascii=False)
+    begins = bool(turns) and turns[0]["role"] == "system"
+    system = turns[0] if begins else {"role": "system", "content": ""}
+    return [{**system, "tools": functions}, *turns[begins:]]
 
 
 def find_template(config: Mapping[str, Any], file: str | None) -> str | None:

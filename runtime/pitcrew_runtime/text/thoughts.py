@@ -25,6 +25,7 @@ class Thoughts(Reader):
 
     def __init__(self, answer: Reader, inside: bool) -> None:
         self._answer = answer
+        self.marks = answer.marks
         self._inside = inside
         """Without an opening tag, the text begins with thoughts."""
         self._place = _Place.BEGINNING
@@ -52,6 +53,16 @@ class Thoughts(Reader):
             reads.append(self._answer.feed(self._held))
             self._held = ""
         return joined(reads)
+
+    def mark(self, token: int) -> Read:
+        """See `Reader`. Within thoughts it divides nothing."""
+        begins = self._place is _Place.BEGINNING
+        if self._place is _Place.INSIDE or (begins and self._inside):
+            return Read()
+        held, self._held = self._held, ""
+        before = self._answer.feed(held) if begins else Read()
+        self._place = _Place.ANSWER
+        return joined((before, self._answer.mark(token)))
 
     def flush(self) -> Read:
         """Thoughts that were never closed are thoughts."""

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pitcrew_runtime.text.calls.formats import CallFormat, reader_of
 from pitcrew_runtime.text.reading import Read, Reader, joined
 from pitcrew_runtime.text.thoughts import Thoughts
-from pitcrew_runtime.text.tool_calls import HermesCalls
 
 CUTS = st.lists(st.integers(0, 10_000), max_size=12)
 WORDS = st.text(st.sampled_from("ab <>/think\n{}"), max_size=30)
@@ -68,7 +68,7 @@ def test_thoughts_come_at_once() -> None:
 @given(CUTS)
 def test_calls_are_found_behind_thoughts_only(cuts: list[int]) -> None:
     call = f"<tool_call>{json.dumps({'name': 'smite', 'arguments': {'n': 1}})}</tool_call>"
-    reader = Thoughts(HermesCalls(), inside=False)
+    reader = Thoughts(reader_of(CallFormat.HERMES), inside=False)
     found = read(reader, f"<think>Shall I {call}?</think>\n\n{call}", cuts)
     assert (found.reasoning, found.text) == (f"Shall I {call}?", "")
     assert {piece.index for piece in found.calls} == {0}

@@ -107,3 +107,33 @@ def test_options_are_what_a_template_reads() -> None:
     for name in ("messages", "bos_token", "strftime_now", "range", "chat_template", "m", "self"):
         with pytest.raises(InvalidRequest, match=f"{name}: .* but effort, thinks; leave"):
             template.render(TURNS, options={name: "x"})
+
+
+TOOL = {"type": "function", "function": {"name": "smite", "parameters": {"type": "object"}}}
+TOLD = '[{"name": "smite", "parameters": {"type": "object"}}]'
+SYSTEM_TOOLS = """{% for message in messages %}{{ message['role'] }}:{{ message['content'] }}
+{%- if message['tools'] %}({{ message['tools'] }}){% endif %};{% endfor %}"""
+
+
+@pytest.mark.parametrize(
+    ("source", "has_tools"),
+    [
+        ("{% if tools %}{{ tools }}{% endif %}", True),
+        ("{% if not tools is defined %}{% set tools = none %}{% endif %}{{ tools }}", True),
+        (SYSTEM_TOOLS, True),
+        ("{{ messages }}", False),
+        ("no tools here{{ messages }}", False),
+        ("{% set tools = [] %}{{ tools }}", False),
+    ],
+)
+def test_a_template_has_a_place_for_tools_or_not(source: str, has_tools: bool) -> None:
+    assert ChatTemplate(source, {}).has_tools is has_tools
+
+
+def test_tools_may_be_told_by_the_system_message() -> None:
+    template = ChatTemplate(SYSTEM_TOOLS, {})
+    user = {"role": "user", "content": "Smite."}
+    system = {"role": "system", "content": "Be just."}
+    assert template.render([user], [TOOL]) == f"system:({TOLD});user:Smite.;"
+    assert template.render([system, user], [TOOL]) == f"system:Be just.({TOLD});user:Smite.;"
+    assert template.render([system, user]) == "system:Be just.;user:Smite.;"

@@ -1,57 +1,23 @@
 """Calls are found alike however the text is cut, and nothing that was said is lost."""
 
 import json
-from itertools import pairwise
+from functools import partial
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pitcrew_runtime.text.calls.formats import CallFormat, reader_of
+from pitcrew_runtime.text.calls.message import MessageCalls, OneCall
 from pitcrew_runtime.text.reading import Read, Reader
-from pitcrew_runtime.text.tool_calls import (
-    CallFormat,
-    HermesCalls,
-    MessageCalls,
-    OneCall,
-    format_of,
-)
+from tests.property.runtime.clients import CUTS, Call, cut, read, told
 
-Call = tuple[str, dict[str, Any]]
+hermes_reader = partial(reader_of, CallFormat.HERMES)
 
 ARGUMENTS = st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=8), max_size=3)
 CALLS = st.lists(st.tuples(st.sampled_from(["smite", "bless"]), ARGUMENTS), min_size=1, max_size=3)
 PROSE = st.text(st.characters(exclude_characters="<{"), max_size=20)
-
-
-def cut(text: str, cuts: list[int]) -> list[str]:
-    edges = [0, *sorted(at % (len(text) + 1) for at in cuts), len(text)]
-    return [text[a:b] for a, b in pairwise(edges)]
-
-
-def told(reader: Reader, pieces: list[str]) -> tuple[str, list[tuple[str, str]]]:
-    """The text, and the name and the arguments of each call, joined as a client would join them."""
-    calls: dict[int, tuple[str, str]] = {}
-    said = ""
-    for one in [*(reader.feed(piece) for piece in pieces), reader.flush()]:
-        said += one.text
-        for piece in one.calls:
-            if piece.name is not None:
-                assert piece.index == len(calls)
-                assert piece.id is not None
-                calls[piece.index] = (piece.name, "")
-            name, arguments = calls[piece.index]
-            calls[piece.index] = (name, arguments + piece.arguments)
-    return said, list(calls.values())
-
-
-def read(reader: Reader, text: str, cuts: list[int]) -> tuple[str, list[Call]]:
-    said, calls = told(reader, cut(text, cuts))
-    assert reader.called == (bool(calls) and not isinstance(reader, OneCall))
-    return said, [(name, json.loads(arguments)) for name, arguments in calls]
-
-
-CUTS = st.lists(st.integers(0, 10_000), max_size=12)
 
 
 def hermes(calls: list[Call]) -> str:
@@ -63,7 +29,7 @@ def hermes(calls: list[Call]) -> str:
 
 @given(CALLS, PROSE, CUTS)
 def test_hermes(calls: list[Call], prose: str, cuts: list[int]) -> None:
-    said, found = read(HermesCalls(), prose + hermes(calls), cuts)
+    said, found = read(hermes_reader(), prose + hermes(calls), cuts)
     assert found == calls
     assert said == prose.rstrip()
 
@@ -80,7 +46,7 @@ def test_an_array_of_calls(calls: list[Call], cuts: list[int]) -> None:
     written = json.dumps([{"name": name, "parameters": given} for name, given in calls])
     assert read(MessageCalls(), written, cuts) == ("", calls)
     tagged = f"Yea <tool_call>{written}</tool_call>"
-    assert read(HermesCalls(), tagged, cuts) == ("Yea", calls)
+    assert read(hermes_reader(), tagged, cuts) == ("Yea", calls)
 
 
 @given(ARGUMENTS, ARGUMENTS, st.permutations(["name", "arguments", "id", "x"]), CUTS)
@@ -95,7 +61,7 @@ def test_members_in_any_order(
 @given(ARGUMENTS, st.sampled_from(["<tool_call>", ""]))
 def test_arguments_come_at_once(arguments: dict[str, Any], tag: str) -> None:
     """Nothing of them waits, and nothing of the call comes before they begin."""
-    reader: Reader = HermesCalls() if tag else MessageCalls()
+    reader: Reader = hermes_reader() if tag else MessageCalls()
     for char in f'{tag}{{"name": "smite", "arguments": ':
         assert reader.feed(char) == Read()
     for place, char in enumerate(json.dumps(arguments)):
@@ -112,7 +78,7 @@ def test_one_call(given_arguments: dict[str, Any], cuts: list[int]) -> None:
 
 @given(st.text(st.sampled_from('<tool_call>/{}": ;[]na'), max_size=60), CUTS)
 def test_what_is_no_call_is_text(text: str, cuts: list[int]) -> None:
-    for reader in (HermesCalls(), MessageCalls()):
+    for reader in (hermes_reader(), MessageCalls()):
         assert read(reader, text, cuts) == (text, [])
 
 
@@ -125,7 +91,7 @@ def test_a_fault_is_told_alike_however_the_text_is_cut(
 ) -> None:
     """Something is put into the text, or left out of it. What is told stays right up to there."""
     for make, text in (
-        (HermesCalls, "Yea. " + hermes(calls) + " Amen."),
+        (hermes_reader, "Yea. " + hermes(calls) + " Amen."),
         (MessageCalls, json.dumps([{"name": name, "parameters": one} for name, one in calls])),
     ):
         at %= len(text)
@@ -178,11 +144,11 @@ def test_what_is_cut_off(calls: list[Call], at: int, cuts: list[int]) -> None:
     ],
 )
 def test_calls_that_are_wrong(text: str, said: str | None, calls: list[tuple[str, str]]) -> None:
-    assert told(HermesCalls(), list(text)) == (text if said is None else said, calls)
+    assert told(hermes_reader(), list(text)) == (text if said is None else said, calls)
 
 
 def test_a_call_that_broke_off_is_not_called() -> None:
-    reader = HermesCalls()
+    reader = hermes_reader()
     told(reader, ['<tool_call>{"name": "f", "arguments": {"a": oops}}</tool_call>'])
     assert not reader.called
 
@@ -196,21 +162,9 @@ def test_a_call_that_is_not_certain_is_held_and_given_back() -> None:
 
 def test_only_the_first_call_where_several_are_not_wanted() -> None:
     call = '<tool_call>{"name": "smite", "arguments": {}}</tool_call>'
-    assert read(HermesCalls(parallel=False), call * 3, [])[1] == [("smite", {})]
+    assert read(hermes_reader(parallel=False), call * 3, [])[1] == [("smite", {})]
 
 
 def test_a_forgotten_closing_tag_is_forgiven() -> None:
     text = 'Yea. <tool_call>{"name": "smite", "arguments": {"n": 1}}'
-    assert read(HermesCalls(), text, [7]) == ("Yea.", [("smite", {"n": 1})])
-
-
-@pytest.mark.parametrize(
-    ("template", "form"),
-    [
-        ("{{ '<tool_call>' }}", CallFormat.HERMES),
-        ('<|python_tag|> {"name": x, "parameters": y}', CallFormat.LLAMA3_JSON),
-        ("{{ messages }}", None),
-    ],
-)
-def test_templates_tell_the_format(template: str, form: CallFormat | None) -> None:
-    assert format_of(template) is form
+    assert read(hermes_reader(), text, [7]) == ("Yea.", [("smite", {"n": 1})])

@@ -1,56 +1,33 @@
 """Calls of functions as JSON, read while they come.
 
 A call is an object with a `name` and an object of `arguments` (or `parameters`), in any order and
-with anything beside them. It is certain as soon as its name is known and its arguments have begun:
-from there on they are told character by character. What is not certain is held.
+with anything beside them.
 """
 
 import json
-import secrets
-from dataclasses import dataclass
 
+from pitcrew_runtime.text.calls.piece import CallPiece, CallText, NewId, new_id
 from pitcrew_runtime.text.json_text import BLANK, JsonText
 
 _ARGUMENTS = ("arguments", "parameters")
 
 
-@dataclass(frozen=True, slots=True)
-class CallPiece:
-    """A part of one call. Its first part has the id and the name; the arguments are JSON text."""
-
-    index: int
-    arguments: str
-    id: str | None = None
-    name: str | None = None
-
-
-def new_id() -> str:
-    """Of a call."""
-    return f"call_{secrets.token_hex(12)}"
-
-
-class CallText:
+class JsonCalls(CallText):
     """Calls alone or in arrays, one after the other, with `;` or nothing between."""
 
-    def __init__(self, first: int = 0) -> None:
-        self.first = self.begun = first
-        """The index of the first call, and of the next one."""
-        self.whole = 0
-        """Calls whose arguments are whole."""
-        self.held = ""
-        """What has come since the last of what is certain."""
+    def __init__(self, first: int = 0, name_call: NewId = new_id) -> None:
+        super().__init__(first, name_call)
         self._call: _Call | None = None
         self._in_array = False
         self._expected = "[{"
-        self._pieces: list[CallPiece] = []
 
     @property
     def complete(self) -> bool:
-        """Nothing is open, and something was called."""
+        """See `CallText`."""
         return bool(self.whole) and self._call is None and not self._in_array
 
     def push(self, char: str) -> bool:
-        """Take a character; False where calls cannot go on with it: what follows is something else."""
+        """See `CallText`."""
         if self._call is None:
             return self._between(char)
         if not self._call.push(char):
@@ -60,11 +37,10 @@ class CallText:
         return True
 
     def take(self) -> tuple[CallPiece, ...]:
-        """The parts that have become certain since they were last taken."""
+        """See `CallText`."""
         if self._call is not None:
             self._flush(self._call)
-        taken, self._pieces = tuple(self._pieces), []
-        return taken
+        return super().take()
 
     def _between(self, char: str) -> bool:
         if char not in BLANK and char not in self._expected:
@@ -93,10 +69,9 @@ class CallText:
         if call.name is None or not call.ready:
             return
         if call.is_told:
-            self._pieces.append(CallPiece(self.begun - 1, call.ready))
+            self._go_on(call.ready)
         else:
-            self._pieces.append(CallPiece(self.begun, call.ready, new_id(), call.name))
-            self.begun += 1
+            self._begin(call.name, call.ready)
             call.is_told = True
         call.ready = ""
         self.whole += call.is_whole
@@ -122,7 +97,7 @@ class _Call:
         self._has_arguments = self._in_arguments = False
 
     def push(self, char: str) -> bool:
-        """See `CallText.push`."""
+        """See `CallText`."""
         before = self._json.depth
         if not self._json.push(char):
             return False
