@@ -54,7 +54,9 @@ def llama_cpp(program: str) -> Path:
     if not source.exists():
         _unpack(home)
     run("cmake", "-S", source, "-B", source / "build", *_LLAMA_OPTIONS)
-    run("cmake", "--build", source / "build", "--target", program, "--parallel")
+    # A number: without one, make starts everything at once.
+    workers = str(os.cpu_count() or 1)
+    run("cmake", "--build", source / "build", "--target", program, "--parallel", workers)
     return built
 
 
