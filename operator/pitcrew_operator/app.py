@@ -32,12 +32,14 @@ from pitcrew_operator.listing import Listings
 from pitcrew_operator.metrics import Metrics
 from pitcrew_operator.reconcile import Key, Reconciler, utc_now
 from pitcrew_operator.store import Store
+from pitcrew_operator.streams import Streams
 from pitcrew_operator.transport import Transport
 from pitcrew_operator.watch import watch
 from pitcrew_operator.web import application, serve
 from pitcrew_operator.workqueue import WorkQueue
 
 _LEASE_CONNECTIONS: Final = 2
+_UNLIMITED: Final = 0
 _GRACE_SECONDS: Final = 3.0
 _WATCH_AGAIN_SECONDS: Final = 1.0
 
@@ -60,12 +62,7 @@ class Operator:
         self._store = Store(self._changed)
         self._listings = Listings(cluster, self._store, config.watched, namespaces, metrics)
         self._latecomers = Latecomers(
-            self._listings,
-            self._store,
-            namespaces,
-            config.latecomer_seconds,
-            config.watch_silence_seconds,
-            self._look_at_everything,
+            self._listings, self._store, config.latecomer_seconds, self._look_at_everything
         )
         self.asker = PodAsker(http, SecretKeys(cluster.get), self._answered)
         self.gpus = GpuUsage(cluster, http, config, self._measured)
@@ -80,7 +77,7 @@ class Operator:
 
     async def first_listing(self) -> None:
         """Return once the whole view is there."""
-        await self._listings.persist(self._tell)
+        await self._listings.first(self._tell)
         await self._latecomers.look_for(OPTIONAL)
         self._metrics.synced.set(1)
 
@@ -101,9 +98,13 @@ class Operator:
         """See Listings.follow."""
         await self._listings.follow()
 
-    async def await_latecomers(self, stop: asyncio.Event) -> None:
-        """See Latecomers.follow."""
-        await asyncio.gather(*(self._latecomers.follow(kind, stop) for kind in OPTIONAL))
+    async def follow_others(self, transport: Transport) -> None:
+        """Follow all that kopf does not watch, until cancelled."""
+        silence = self._config.watch_silence_seconds
+        streams = Streams(transport, self._listings, self._metrics, silence)
+        late = [self._latecomers.follow(kind, streams.follow_while_known) for kind in OPTIONAL]
+        others = [kind for kind in self._config.watched if kind not in OWNERS]
+        await asyncio.gather(streams.follow(others), *late)
 
     async def resync(self) -> None:
         """List and look at everything again from time to time.
@@ -125,7 +126,7 @@ class Operator:
             try:
                 await watch(
                     self._listings,
-                    self._config.watched,
+                    OWNERS,
                     self._namespaces,
                     self._config.watch_silence_seconds,
                     stop,
@@ -169,6 +170,7 @@ async def run(
     metrics = Metrics()
     async with AsyncExitStack() as stack:
         transport = await stack.enter_async_context(_connected(metrics, 2 * config.workers))
+        watching = await stack.enter_async_context(_connected(metrics, _UNLIMITED))
         elector = await _elector(config, metrics, stack)
         cluster = KubeCluster(transport, elector.permitted) if elector else KubeCluster(transport)
         operator = Operator(cluster, config, namespaces, metrics, Http())
@@ -183,7 +185,7 @@ async def run(
             _lead(operator, elector),
             operator.follow(),
             operator.resync(),
-            operator.await_latecomers(stop),
+            operator.follow_others(watching),
             operator.gpus.run(),
         )
         for work in works:

@@ -1,20 +1,16 @@
 """Kinds of others, which a cluster may begin to know at any time: looked for, then watched.
 
-kopf finds out what a cluster knows when it starts and never again, so each of these kinds gets
-watches of its own once it is there. Nothing has to be restarted, and nothing may be read that the
-cluster does not know.
+Nothing has to be restarted, and nothing may be read that the cluster does not know.
 """
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 
-from pitcrew_operator.errors import ClusterError, Rejected
+from pitcrew_operator.errors import ClusterError, Gone, Rejected
 from pitcrew_operator.kinds import Kind
 from pitcrew_operator.listing import Listings
 from pitcrew_operator.store import Store
-from pitcrew_operator.watch import watch
 
 logger = logging.getLogger(__name__)
 
@@ -26,13 +22,11 @@ class Latecomers:
         self,
         listings: Listings,
         store: Store,
-        namespaces: Collection[str],
         seconds: float,
-        silence: float,
         noticed: Callable[[], None],
     ) -> None:
-        self._listings, self._store, self._namespaces = listings, store, tuple(namespaces)
-        self._seconds, self._silence, self._noticed = seconds, silence, noticed
+        self._listings, self._store = listings, store
+        self._seconds, self._noticed = seconds, noticed
 
     async def look_for(self, kinds: Collection[Kind]) -> None:
         """List those of the kinds that the cluster knows, and take note of which these are."""
@@ -57,21 +51,14 @@ class Latecomers:
             self._noticed()
         return known
 
-    async def follow(self, kind: Kind, stop: asyncio.Event) -> None:
-        """Watch the kind whenever it is there, until stopped."""
-        while not stop.is_set():
+    async def follow(self, kind: Kind, watch: Callable[[Kind], Awaitable[None]]) -> None:
+        """Watch the kind whenever it is there, until cancelled. `watch` raises Gone where it is not."""
+        while True:
             if await self.look(kind):
-                await self._watch(kind, stop)
-                if not stop.is_set():
-                    # The kind is gone, most likely: nobody should be refused what is known to be.
+                try:
+                    await watch(kind)
+                except Gone as error:
+                    logger.info("the watch of %s ended: %s", kind.plural, error)
+                    # Nobody should be refused what is known to be.
                     await self.look(kind)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), self._seconds)
-
-    async def _watch(self, kind: Kind, stop: asyncio.Event) -> None:
-        """Until stopped, or until kopf gives up, as it does when the kind is gone."""
-        began = asyncio.Event()
-        try:
-            await watch(self._listings, (kind,), self._namespaces, self._silence, stop, began)
-        except Exception as error:  # noqa: BLE001 (whatever ends kopf need not end us)
-            logger.info("the watch of %s ended: %s: %s", kind.plural, type(error).__name__, error)
+            await asyncio.sleep(self._seconds)

@@ -11,7 +11,7 @@ from typing import Final
 
 from pitcrew_operator.cluster import Cluster
 from pitcrew_operator.errors import ClusterError, Gone
-from pitcrew_operator.kinds import Kind, Raw
+from pitcrew_operator.kinds import OWNERS, Kind, Raw
 from pitcrew_operator.metrics import Metrics
 from pitcrew_operator.store import Store
 
@@ -35,6 +35,7 @@ class Listings:
         self._cluster, self._store, self._metrics = cluster, store, metrics
         self._kinds, self._namespaces = tuple(kinds), tuple(namespaces)
         self._news = asyncio.Event()
+        self._versions: dict[tuple[Kind, str | None], str] = {}
 
     def put(self, kind: Kind, raw: Raw) -> None:
         """See View."""
@@ -47,28 +48,53 @@ class Listings:
     def relisted(self, kind: Kind) -> None:
         """See View. It is called for every object, and one listing answers all of that.
 
-        Whatever cut one watch may have cut others, and one that finds nothing left tells nothing: so
-        every kind is listed.
+        Whatever cut one watch may have cut others, and one of kopf's that finds nothing left tells
+        nothing: so all of ours are listed.
         """
         self._news.set()
 
+    def scopes(self, kind: Kind) -> tuple[str | None, ...]:
+        """The namespaces in which the kind is looked at; None stands for the whole cluster."""
+        return (self._namespaces if kind.namespaced else ()) or (None,)
+
+    def version(self, kind: Kind, namespace: str | None) -> str:
+        """The resource version of the last listing; empty where there was none."""
+        return self._versions.get((kind, namespace), "")
+
+    async def list_scope(self, kind: Kind, namespace: str | None) -> str:
+        """Bring the view of one kind in one scope up to date; the listing's resource version.
+
+        Raises ClusterError.
+        """
+        items, version = await self._cluster.list_all(kind, namespace)
+        self._store.replace(kind, items, version, namespace)
+        self._metrics.objects.labels(kind.kind).set(self._store.count(kind))
+        self._versions[kind, namespace] = version
+        return version
+
     async def list_kind(self, kind: Kind) -> None:
         """Bring the view of one kind up to date. Raises ClusterError."""
-        for namespace in (self._namespaces if kind.namespaced else ()) or (None,):
-            items, version = await self._cluster.list_all(kind, namespace)
-            self._store.replace(kind, items, version, namespace)
-        self._metrics.objects.labels(kind.kind).set(self._store.count(kind))
+        for namespace in self.scopes(kind):
+            await self.list_scope(kind, namespace)
 
     async def list_everything(self) -> None:
         """Bring the view up to date. Raises ClusterError."""
-        for kind in self._kinds:
+        await self._list(self._kinds)
+
+    async def _list(self, kinds: Collection[Kind]) -> None:
+        for kind in kinds:
             await self.list_kind(kind)
 
-    async def persist(self, tell: Callable[[str | None], None] = lambda problem: None) -> None:
-        """List until it succeeds: the API server or our CRDs may come up after us."""
+    async def first(self, tell: Callable[[str | None], None]) -> None:
+        """List everything until it succeeds: the API server or our CRDs may come up after us."""
+        await self._persist(self._kinds, tell)
+
+    async def _persist(
+        self, kinds: Collection[Kind], tell: Callable[[str | None], None] = lambda problem: None
+    ) -> None:
         while True:
             try:
-                await self.list_everything()
+                await self._list(kinds)
             except ClusterError as error:
                 tell(_explain(error))
                 logger.warning("cannot list yet: %s", _explain(error))
@@ -78,13 +104,13 @@ class Listings:
                 return
 
     async def follow(self) -> None:
-        """List whenever watches have begun anew, for as long as this runs."""
+        """List what kopf watches whenever watches have begun anew, for as long as this runs."""
         while True:
             await self._news.wait()
             await asyncio.sleep(_SETTLE_SECONDS)
             self._news.clear()
             self._metrics.relists.inc()
-            await self.persist()
+            await self._persist(OWNERS)
 
 
 def _patience(error: ClusterError) -> float:

@@ -53,12 +53,12 @@ class Metrics:
         )
         self.relists = Counter(
             "pitcrew_operator_relists_total",
-            "Full listings because watches had begun, at the start, or had begun anew.",
+            "Listings because a watch had begun anew, and those of our own at the start.",
             registry=self.registry,
         )
         self.watch_failures = Counter(
             "pitcrew_operator_watch_failures_total",
-            "How often all watches ended in an error and were begun anew.",
+            "How often a watch ended in an error and was begun anew.",
             registry=self.registry,
         )
         self.queue_seconds = Histogram(

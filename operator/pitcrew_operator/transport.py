@@ -5,7 +5,8 @@ It knows no resource beyond its path, and repeats nothing: who asks decides whet
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, Final, Self
 from urllib.parse import urlencode
 
@@ -19,6 +20,7 @@ from pitcrew_operator.kinds import Kind, Raw
 from pitcrew_operator.metrics import Metrics
 
 TIMEOUT_SECONDS: Final = 30.0
+_CONNECT_SECONDS: Final = 10.0
 _IN_CLUSTER: Final = "KUBERNETES_SERVICE_HOST"
 _RETRYABLE: Final = frozenset({408, 429})
 
@@ -84,6 +86,28 @@ class Transport:
             return answer
         raise _refusal(status, retry_after, answer)
 
+    @asynccontextmanager
+    async def stream(
+        self, path: str, query: Mapping[str, str], silence: float
+    ) -> AsyncIterator[AsyncIterator[list[bytes]]]:
+        """The lines of an answer as they come, each time all there are; for as long as it takes.
+
+        Raises as `request` does; Unavailable too where nothing comes for `silence` seconds.
+        """
+        limits = aiohttp.ClientTimeout(None, sock_connect=_CONNECT_SECONDS, sock_read=silence)
+        response = None
+        try:
+            response = (await self._open("GET", path, query, limits=limits)).response
+            if response.status >= 400:
+                retry_after, answer = response.headers.get("Retry-After"), await response.read()
+                raise _refusal(response.status, retry_after, answer)
+            yield _lines(response.content)
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise Unavailable(f"GET {path}: {type(error).__name__}: {error}") from error
+        finally:
+            if response is not None:
+                response.close()
+
     async def _send(
         self,
         verb: str,
@@ -92,14 +116,35 @@ class Transport:
         body: Raw | None,
         headers: Mapping[str, str] | None,
     ) -> tuple[int, str | None, bytes]:
+        response = await self._open(verb, path, query, body, headers)
+        answer: bytes = await response.read()
+        return response.status, response.headers.get("Retry-After"), answer
+
+    async def _open(
+        self,
+        verb: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        body: Raw | None = None,
+        headers: Mapping[str, str] | None = None,
+        limits: aiohttp.ClientTimeout | None = None,
+    ) -> Any:  # noqa: ANN401 (the client's answers bear no types)
         all_headers = {**self._client.default_headers, **(headers or {})}
         await self._client.update_params_for_auth(
             all_headers, [], ["BearerToken"], path, verb, body
         )
         url = self._client.configuration.host + path + (f"?{urlencode(query)}" if query else "")
-        response = await self._client.rest_client.request(verb, url, headers=all_headers, body=body)
-        answer: bytes = await response.read()
-        return response.status, response.headers.get("Retry-After"), answer
+        return await self._client.rest_client.request(
+            verb, url, headers=all_headers, body=body, _request_timeout=limits
+        )
+
+
+async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[list[bytes]]:
+    rest = b""
+    async for chunk in content.iter_any():
+        *lines, rest = (rest + chunk).split(b"\n")
+        if lines:
+            yield lines
 
 
 async def _log_in(settings: Configuration) -> None:

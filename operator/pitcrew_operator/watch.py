@@ -1,4 +1,4 @@
-"""kopf does the watching: it lists, streams, reconnects and renews credentials, nothing else.
+"""kopf watches our own resources: it lists, streams, reconnects and renews credentials, nothing else.
 
 Only `on.event` handlers are registered. They need no finalizer, no annotation and no record of
 what was handled last, so kopf never writes to any object; timers and daemons would put its
@@ -62,7 +62,7 @@ async def watch(
     """
     loop, stopped, began = asyncio.get_running_loop(), Future[None](), Future[None]()
     began.add_done_callback(lambda _: loop.call_soon_threadsafe(ready.set))
-    work = _kopf(_Teller(view), _settings(kinds, silence), kinds, namespaces, stopped, began)
+    work = _kopf(_Teller(view), _settings(silence), kinds, namespaces, stopped, began)
     watching = asyncio.create_task(asyncio.to_thread(asyncio.run, work))
     stopping = asyncio.create_task(stop.wait())
     try:
@@ -164,7 +164,7 @@ def _login(**context: Any) -> kopf.ConnectionInfo | None:  # noqa: ANN401 (kopf'
     return kopf.login_with_kubeconfig(**context) or kopf.login_with_service_account(**context)
 
 
-def _settings(kinds: Collection[Kind], silence: float) -> kopf.OperatorSettings:
+def _settings(silence: float) -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
     settings.persistence.diffbase_storage = NothingHandled()
     settings.persistence.progress_storage = NothingUnderWay()
@@ -179,8 +179,4 @@ def _settings(kinds: Collection[Kind], silence: float) -> kopf.OperatorSettings:
     settings.networking.request_timeout = _REQUEST_TIMEOUT
     settings.networking.error_backoffs = _BACKOFFS
     settings.queueing.idle_timeout = _IDLE_SECONDS
-    for kind in kinds:
-        if kind.selector:
-            key = kind.group, kind.version, kind.plural
-            settings.watching.label_selectors[key] = kind.selector
     return settings

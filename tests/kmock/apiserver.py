@@ -51,6 +51,11 @@ class ApiServer:
         """The streams that are open say nothing any more, and do not end."""
         self._stalled = self._streams
 
+    @property
+    def streams(self) -> int:
+        """Watches that were opened so far."""
+        return self._streams
+
     def break_watches(self, code: int) -> None:
         """The streams that are open end with an error."""
         self._errors, self._error = self._streams, code

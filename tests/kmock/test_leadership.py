@@ -48,7 +48,7 @@ async def test_only_the_holder_writes(
     api.cluster.create(LEASE, held)
     async with operator(PITCREW_IDENTITY="a", **SETTINGS):
         begin(api)
-        await eventually(lambda: api.listings >= 2 * len((*WATCHED, NODE)))
+        await eventually(lambda: api.streams >= len((*WATCHED, NODE)))
         assert api.cluster.writes == 0
         api.cluster.update(LEASE, "pitcrew", spec=held["spec"] | {"holderIdentity": ""})
         await begun(api, eventually)

@@ -126,9 +126,9 @@ async def test_operator_that_was_killed_goes_on_where_things_are(
     end(api, job, succeeded())
     async with operator():
         await served(api, eventually)
-    writes, listings = api.cluster.writes, api.listings
+    writes, streams = api.cluster.writes, api.streams
     async with operator():
-        await eventually(lambda: api.listings >= listings + 2 * len((*WATCHED, NODE)))
+        await eventually(lambda: api.streams >= streams + len((*WATCHED, NODE)))
     assert api.cluster.writes == writes
     assert api.cluster.created[f"Job/{job['metadata']['name']}"] == 1
 

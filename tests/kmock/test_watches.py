@@ -8,14 +8,14 @@ from tests.kmock.conftest import StartOperator
 from tests.kmock.test_operator import Eventually, begin, end, going, reason, served
 from tests.unit.operator.factories import resolved, succeeded
 
-EVERYTHING = 2 * len((*WATCHED, NODE))
+EVERYTHING = len((*WATCHED, NODE))
 
 
 async def test_silent_watch_is_opened_anew(
     api: ApiServer, operator: StartOperator, eventually: Eventually
 ) -> None:
     async with operator(PITCREW_WATCH_SILENCE_SECONDS="2"):
-        await eventually(lambda: api.listings >= EVERYTHING)
+        await eventually(lambda: api.streams >= EVERYTHING)
         begin(api)
         look = await eventually(lambda: going(api, "resolve"))
         api.stall_watches()

@@ -31,7 +31,7 @@ def looked(*ends: ClusterError | None) -> tuple[list[bool], int]:
     news: list[None] = []
     store, metrics = Store(lambda *_: None), Metrics()
     listings = Listings(Changing(ends), store, WATCHED, (), metrics)
-    late = Latecomers(listings, store, (), 1.0, 60.0, lambda: news.append(None))
+    late = Latecomers(listings, store, 1.0, lambda: news.append(None))
 
     async def look() -> list[bool]:
         return [await late.look(LEADER_WORKER_SET) for _ in ends]

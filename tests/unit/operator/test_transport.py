@@ -170,3 +170,49 @@ async def test_connections_are_bounded(kubeconfig: Callable[[int], None]) -> Non
         cluster = KubeCluster(transport)
         await asyncio.gather(*(cluster.get(JOB, "n", "a") for _ in range(30)))
     assert most == 3
+
+
+async def test_stream_gives_whole_lines_however_they_are_cut(
+    kubeconfig: Callable[[int], None],
+) -> None:
+    async def tell(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for part in (b'{"a"', b":1}\n{", b'"b":2}\n', b'{"c":'):
+            await response.write(part)
+            await asyncio.sleep(0.01)
+        return response
+
+    async with (
+        server(tell, kubeconfig) as transport,
+        transport.stream("/x", {"watch": "true"}, 5.0) as news,
+    ):
+        assert [line async for lines in news for line in lines] == [b'{"a":1}', b'{"b":2}']
+
+
+async def heard(transport: Transport, silence: float) -> list[bytes]:
+    async with transport.stream("/x", {}, silence) as news:
+        return [line async for lines in news for line in lines]
+
+
+async def test_stream_that_falls_silent_is_given_up(kubeconfig: Callable[[int], None]) -> None:
+    async def hang(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"{}\n")
+        await asyncio.sleep(2)
+        return response
+
+    async with server(hang, kubeconfig) as transport:
+        with pytest.raises(Unavailable, match="Timeout"):
+            await heard(transport, 0.1)
+
+
+async def test_stream_that_is_refused_has_the_reason(kubeconfig: Callable[[int], None]) -> None:
+    async def refuse(_: web.Request) -> web.Response:
+        return answer(410, "too old resource version")
+
+    async with server(refuse, kubeconfig) as transport:
+        with pytest.raises(Rejected, match="410: too old resource version"):
+            async with transport.stream("/x", {}, 5.0):
+                pass
