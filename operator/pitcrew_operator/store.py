@@ -8,9 +8,9 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from pitcrew_operator.kinds import DEPLOYMENT, ENGINE, JOB, NODE, Kind, Raw, at
+from pitcrew_operator.kinds import DEPLOYMENT, ENGINE, JOB, Kind, Raw, at
 from pitcrew_operator.manifests.names import DEPLOYMENT_LABEL, STORE_LABEL, WORKER_LABEL
-from pitcrew_operator.slim import slim
+from pitcrew_operator.slim import is_same, slim
 from pitcrew_operator.views import COMPONENT_LABEL, JOB_NAME_LABEL
 
 Listener = Callable[[Kind, Raw], None]
@@ -56,7 +56,10 @@ class Store:
         return list(self._index.get((kind, namespace, reference), {}).values())
 
     def put(self, kind: Kind, raw: Raw) -> None:
-        """Take an object in, unless it is older than what is known."""
+        """Take an object in, unless it is older than what is known.
+
+        Controllers and kubelets report much that nobody reads here: then the listener is not told.
+        """
         namespace, name = _key(raw)
         known = self.get(kind, namespace, name)
         if raw["metadata"].get("uid") in self._deleted or (known and not _is_newer(raw, known)):
@@ -67,7 +70,7 @@ class Store:
         self._objects[kind][namespace, name] = slimmed
         for reference in references(kind, slimmed):
             self._index[kind, namespace, reference][name] = slimmed
-        if known is None or not _is_heartbeat(kind, known, slimmed):
+        if known is None or not is_same(known, slimmed):
             self._listener(kind, slimmed)
 
     def remove(self, kind: Kind, raw: Raw) -> None:
@@ -141,16 +144,6 @@ _NAMED: Final = (
     ("deployment", DEPLOYMENT_LABEL),
     ("deployment", WORKER_LABEL),
 )
-
-
-def _is_heartbeat(kind: Kind, known: Raw, slim: Raw) -> bool:
-    """Whether nothing that is read of a node has changed: kubelets report every few minutes."""
-    return kind is NODE and _without_version(known) == _without_version(slim)
-
-
-def _without_version(raw: Raw) -> Raw:
-    metadata = {k: v for k, v in raw["metadata"].items() if k != "resourceVersion"}
-    return {**raw, "metadata": metadata}
 
 
 def _key(raw: Raw) -> tuple[str, str]:

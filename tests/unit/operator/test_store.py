@@ -15,6 +15,7 @@ from pitcrew_operator.kinds import (
     POD,
     SERVICE,
     WATCHED,
+    WORKLOAD,
     Kind,
     Raw,
     kind_of,
@@ -48,18 +49,18 @@ def job(name: str, version: int = 1, uid: str = "u", **labels: str) -> dict[str,
 
 
 def test_older_version_does_not_replace_a_newer_one(heard: Heard) -> None:
-    heard.store.put(JOB, job("a", 10) | {"status": {"active": 1}})
+    heard.store.put(JOB, job("a", 10) | {"status": {"failed": 1}})
     heard.store.put(JOB, job("a", 9))
     heard.store.put(JOB, job("a", 10))
     assert heard.names == ["a"]
     known = heard.store.get(JOB, NAMESPACE, "a")
     assert known is not None
-    assert known["status"] == {"active": 1}
+    assert known["status"]["failed"] == 1
 
 
 def test_versions_are_compared_as_numbers(heard: Heard) -> None:
     heard.store.put(JOB, job("a", 9))
-    heard.store.put(JOB, job("a", 10))
+    heard.store.put(JOB, job("a", 10, failed="yes"))
     assert heard.names == ["a", "a"]
 
 
@@ -115,6 +116,42 @@ def test_a_node_that_only_reports_is_no_news(heard: Heard) -> None:
     assert heard.names == ["n"]
     heard.store.put(NODE, node(3, driver="580"))
     assert heard.names == ["n", "n"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "after"),
+    [
+        (JOB, {"status": {}}, {"status": {"active": 1, "uncountedTerminatedPods": {}}}),
+        (JOB, {"status": {}}, {"status": {"conditions": [{"type": "SuccessCriteriaMet"}]}}),
+        (POD, {"spec": {}}, {"spec": {"nodeName": "n"}, "status": {"startTime": "then"}}),
+        (WORKLOAD, {"status": {}}, {"status": {"conditions": [{"type": "Progressing"}]}}),
+    ],
+    ids=["active job", "job about to complete", "bound pod", "progressing workload"],
+)
+def test_what_is_never_read_is_no_news(heard: Heard, kind: Kind, before: Raw, after: Raw) -> None:
+    heard.store.put(kind, job("a", 1) | before)
+    heard.store.put(kind, job("a", 2) | after)
+    assert heard.names == ["a"]
+    known = heard.store.get(kind, NAMESPACE, "a")
+    assert known is not None
+    assert known["metadata"]["resourceVersion"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("kind", "after"),
+    [
+        (JOB, {"status": {"conditions": [{"type": "Complete", "status": "True"}]}}),
+        (JOB, {"spec": {"suspend": True}}),
+        (POD, {"status": {"conditions": [{"type": "Ready", "status": "True"}]}}),
+        (POD, {"status": {"containerStatuses": [{"name": "c", "restartCount": 1}]}}),
+        (WORKLOAD, {"status": {"availableReplicas": 1}}),
+        (WORKLOAD, {"spec": {"replicas": 2}}),
+    ],
+)
+def test_what_is_read_is_news(heard: Heard, kind: Kind, after: Raw) -> None:
+    heard.store.put(kind, job("a", 1))
+    heard.store.put(kind, job("a", 2) | after)
+    assert heard.names == ["a", "a"]
 
 
 def test_references_follow_changes(heard: Heard) -> None:
