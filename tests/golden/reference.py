@@ -151,8 +151,13 @@ class Batch:
         slots = np.arange(self._lengths[row], self._lengths[row] + count)
         pages, offsets = self._tables[row][slots // self._engine.page], slots % self._engine.page
         for name, pool in self._pools.items():
-            kind, layer = name.split("_pool.")
-            pool[pages, offsets] = outputs[f"new_{kind}s.{layer}"].view(pool.dtype)[row, :count]
+            if self._engine.contiguous:
+                grown = outputs[name.replace("_pool.", "_grown.")]
+                new = grown[row, :, slots]
+            else:
+                kind, layer = name.split("_pool.")
+                new = outputs[f"new_{kind}s.{layer}"].view(pool.dtype)[row, :count]
+            pool[pages, offsets] = new
         self._lengths[row] += count
 
 

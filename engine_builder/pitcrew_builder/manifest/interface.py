@@ -179,9 +179,10 @@ class GraphInterface(Model):
 
     `contiguous` has the same weights, inputs and outputs, but in place of pools and `block_tables`
     `key_context.<layer>` and `value_context.<layer>` [B, kv_heads, T, D]: each sequence's tokens side
-    by side, `context_lengths` of them, and room for S more. Further outputs `key_grown.<layer>` and
-    `value_grown.<layer>` of the same shape have the new tokens, padding too, behind those; bound to
-    the inputs' memory, they are written in place. Only sequences without context, or with S = 1, may
+    by side, `context_lengths` of them, and room for S more. In place of `new_keys` and `new_values`,
+    outputs `key_grown.<layer>` and `value_grown.<layer>` of the same shape have the new tokens,
+    padding too, behind those; bound to the inputs' memory, they are written in place. `positions`
+    have to be those that follow `context_lengths`. Only sequences without context, or with S = 1, may
     share a run.
     """
 

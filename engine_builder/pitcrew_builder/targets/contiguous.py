@@ -1,12 +1,13 @@
 """The graph for a caller that keeps every sequence's context together: a pass from `Graph` to `Graph`.
 
 On a CPU, copying the pages of all sequences side by side takes longer than attention itself. ONNX
-Runtime's own `GroupQueryAttention` appends to contexts in place and reads of each as much as it has.
-The paged graph of standard operators stays for all others, and for the proof. Weights are the same,
+Runtime's own `GroupQueryAttention` appends to contexts in place and reads of each as much as it has;
+where it can, it splits and rotates too (`fused_attention`). New keys and values are no outputs: the
+caller finds them in the contexts. The paged graph of standard operators stays for all others, and for the proof. Weights are the same,
 in the same files.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -21,11 +22,15 @@ from pitcrew_builder.graph.ir import (
     Port,
     Value,
 )
+from pitcrew_builder.targets.fused_attention import fused
 
 _PAGED = PAGED_ATTENTION.name
 _TABLES = Value("block_tables")
 _POOLS = {"key_pool": "key_context", "value_pool": "value_context"}
+_NEW = ("new_keys.", "new_values.")
 _LAST, _TOTAL = Value("step/last_index"), Value("step/total_length")
+_ROWS_APART = Value("step/rows_apart")
+_ABSENT = Value("")
 _INT32 = 6
 """Of ONNX's `TensorProto.DataType`."""
 
@@ -42,9 +47,9 @@ def contiguous(graph: Graph) -> Graph | None:
     fit = all(_is_readable(port) for port in pools.values())
     if not plain or readers != plain or not fit or _has_windows(graph, plain):
         return None
-    outputs = (*graph.outputs, *map(_grown, pools.values()))
-    drawn = [_rewritten(node, pools) if node.op == _PAGED else node for node in graph.nodes]
-    nodes = _needed([*_LENGTHS, *drawn], outputs)
+    kept = (port for port in graph.outputs if not port.name.startswith(_NEW))
+    outputs = (*kept, *map(_grown, pools.values()))
+    nodes = _needed([*_LENGTHS, *_drawn(graph, pools)], outputs)
     read = {name for node in nodes for name in node.inputs}
     return replace(
         graph,
@@ -56,7 +61,10 @@ def contiguous(graph: Graph) -> Graph | None:
     )
 
 
-_CONSTANTS = (Literal(Value("step/one"), np.array(1, np.int64)),)
+_CONSTANTS = (
+    Literal(Value("step/one"), np.array(1, np.int64)),
+    Literal(Value("step/rest"), np.array([-1], np.int64)),
+)
 _LENGTHS = (
     Node("Shape", "step/new_tokens", (Value("input_ids"),), (Value("step/new_tokens"),),
          (("start", 1), ("end", 2))),
@@ -67,8 +75,13 @@ _LENGTHS = (
     Node("ReduceMax", "step/most", (Value("step/totals"),), (Value("step/most"),),
          (("keepdims", 0),)),
     Node("Cast", str(_TOTAL), (Value("step/most"),), (_TOTAL,), (("to", _INT32),)),
+    Node("Shape", "step/sizes", (Value("input_ids"),), (Value("step/sizes"),)),
+    Node("Concat", str(_ROWS_APART), (Value("step/sizes"), Value("step/rest")), (_ROWS_APART,),
+         (("axis", 0),)),
 )  # fmt: skip
-"""Of each sequence the index of its last token, padding counted, and the longest one's length."""
+"""Of each sequence the index of its last token, padding counted, and the longest one's length; and
+the shape that lays rows [B * S, n] out as [B, S, n].
+"""
 
 
 def _is_readable(pool: Port) -> bool:
@@ -115,24 +128,43 @@ def _grown(pool: Port) -> Port:
     return replace(_port(pool), name=_grown_name(pool.name))
 
 
-def _rewritten(node: Node, pools: Mapping[Value, Port]) -> Node:
-    queries, keys, values, key_pool, value_pool, _, _ = node.inputs
+def _drawn(graph: Graph, pools: Mapping[Value, Port]) -> Iterator[Node]:
+    makers = {output: node for node in graph.nodes for output in node.outputs}
+    for node in graph.nodes:
+        if node.op == _PAGED:
+            yield from _rewritten(node, pools, makers)
+        else:
+            yield node
+
+
+def _rewritten(
+    node: Node, pools: Mapping[Value, Port], makers: Mapping[Value, Node]
+) -> Iterator[Node]:
+    given, key_pool, value_pool = node.inputs[:3], *node.inputs[3:5]
     shape = pools[key_pool].shape
     assert shape is not None
-    heads, kv_heads, scale = node.attribute("q_num_heads"), shape[2], node.attribute("scale")
+    heads, scale = node.attribute("q_num_heads"), node.attribute("scale")
+    kv_heads, head_dim = shape[2:]
     assert isinstance(heads, int)
     assert isinstance(kv_heads, int)
+    assert isinstance(head_dim, int)
     assert isinstance(scale, float)
     attributes: dict[str, Attribute] = {
         "num_heads": heads,
         "kv_num_heads": kv_heads,
         "scale": scale,
     }
-    contexts = (_context(key_pool), _context(value_pool))
-    return Node(
+    tables: tuple[Value, ...] = ()
+    found = fused(node, makers, head_dim)
+    if found is not None:
+        attributes["do_rotary"] = 1
+        packed, tables = Value(f"{node.name}/packed"), (found.cos, found.sin)
+        yield Node("Reshape", packed, (found.projection, _ROWS_APART), (packed,))
+        given = (packed, _ABSENT, _ABSENT)
+    yield Node(
         "GroupQueryAttention",
         node.name,
-        (queries, keys, values, *contexts, _LAST, _TOTAL),
+        (*given, _context(key_pool), _context(value_pool), _LAST, _TOTAL, *tables),
         (*node.outputs, _grown_name(key_pool), _grown_name(value_pool)),
         tuple(attributes.items()),
         domain="com.microsoft",

@@ -9,6 +9,9 @@ from importlib.metadata import version
 from pitcrew_builder.graph.ir import OPSET, Graph, Kinds
 from pitcrew_builder.targets.target import Network, Proof, Site, Written
 
+_DECODING_FORM = "2"
+"""Counts what `contiguous` makes of a graph: another number, another engine."""
+
 
 class OnnxRuntimeCpu:
     """The backend of target `onnxruntime-cpu`."""
@@ -17,8 +20,12 @@ class OnnxRuntimeCpu:
     lead = 0.0
 
     def toolchain(self) -> dict[str, str]:
-        """The operators' version and the runtime's."""
-        return {"onnx-opset": str(OPSET), "onnxruntime": version("onnxruntime")}
+        """The operators' version, the runtime's, and that of the form that decodes."""
+        return {
+            "onnx-opset": str(OPSET),
+            "onnxruntime": version("onnxruntime"),
+            "decoding-form": _DECODING_FORM,
+        }
 
     def optimize(self, graph: Graph) -> Graph:
         """Join projections; the runtime fuses the rest by itself."""

@@ -44,9 +44,9 @@ class Contexts:
         self._pool = pool
         shape = pool.shape
         self._token = shape.kv_heads * shape.head_dim
-        each = budget // (len(pool.arrays) * shape.dtype.itemsize)
+        self._room = budget // (len(pool.arrays) * shape.dtype.itemsize)
         try:
-            self._flat = [resident_zeros((each,), shape.dtype) for _ in pool.arrays]
+            self._flat = resident_zeros((len(pool.arrays), self._room), shape.dtype)
         except MemoryError as error:
             raise NotEnoughMemory(
                 f"contexts of {budget} bytes could not be allocated: lower --kv-memory"
@@ -54,11 +54,11 @@ class Contexts:
         self._tenants: list[_Tenant] = []
         self._length = 0
         self._order: Integers = np.arange(0)
-        self._views: list[Array] = []
+        self._views = self._view(0, 0)
 
     def fits(self, rows: int, longest: int) -> bool:
         """Whether there is room for so many contexts of that length."""
-        return rows * _rounded(longest) * self._token <= self._flat[0].size
+        return rows * _rounded(longest) * self._token <= self._room
 
     def arrange(
         self, histories: Sequence[object], starts: Integers, pages: Sequence[Sequence[int]]
@@ -69,7 +69,7 @@ class Contexts:
         """
         if not self._goes_on(histories, starts):
             self._order = self._arranged(histories, starts, pages)
-            self._views = [self._view(flat, len(histories), self._length) for flat in self._flat]
+            self._views = self._view(len(histories), self._length)
         return self._order
 
     def _goes_on(self, histories: Sequence[object], starts: Integers) -> bool:
@@ -95,7 +95,7 @@ class Contexts:
         rows, length = len(histories), _rounded(int(starts.max()) + 1)
         # What fails from here on leaves no context that could be taken for another's.
         known, self._tenants = self._tenants, []
-        if not length <= self._length <= length + STEP or self._size(rows) > self._flat[0].size:
+        if not length <= self._length <= length + STEP or self._size(rows) > self._room:
             known = self._resized(known, length)
         places = self._settle(known, histories, starts)
         free = iter(sorted(set(range(rows)) - set(places.values())))
@@ -109,10 +109,8 @@ class Contexts:
         ]
         return order
 
-    def views(self) -> list[Array]:
-        """The contexts [B, kv_heads, T, D], keys of every layer first; the same list until rows or
-        lengths change.
-        """
+    def views(self) -> Array:
+        """The contexts [pools, B, kv_heads, T, D]; the same array until rows or lengths change."""
         return self._views
 
     def grow(self) -> None:
@@ -143,41 +141,38 @@ class Contexts:
         return places
 
     def _move(self, count: int, source: int, target: int, tokens: int) -> None:
-        for flat in self._flat:
-            view = self._view(flat, count, self._length)
-            view[target, :, :tokens] = view[source, :, :tokens]
+        view = self._view(count, self._length)
+        view[:, target, :, :tokens] = view[:, source, :, :tokens]
 
     def _fill(self, place: int, tokens: int, table: Sequence[int]) -> None:
-        for flat, pool in zip(self._flat, self._pool.arrays, strict=True):
-            _copy(pool, table, self._view(flat, place + 1, self._length)[place], tokens)
+        view = self._view(place + 1, self._length)[:, place]
+        for context, pool in zip(view, self._pool.arrays, strict=True):
+            _copy(pool, table, context, tokens)
 
     def _resized(self, known: Sequence[_Tenant], length: int) -> list[_Tenant]:
         """Contexts of another length; whose there are after that."""
-        if len(known) * length * self._token > self._flat[0].size:
+        if len(known) * length * self._token > self._room:
             known = []
         before, self._length = self._length, length
         kept, count = min(before, length), len(known)
-        for flat in self._flat:
-            old = self._view(flat, count, before)[:, :, :kept].copy()
-            self._view(flat, count, length)[:, :, :kept] = old
+        for old, new in zip(self._view(count, before), self._view(count, length), strict=True):
+            new[:, :, :kept] = old[:, :, :kept].copy()
         return [one if one.end <= kept else _NOBODY for one in known]
 
-    def _view(self, flat: Array, rows: int, length: int) -> Array:
+    def _view(self, rows: int, length: int) -> Array:
         shape = self._pool.shape
-        dims = (rows, shape.kv_heads, length, shape.head_dim)
-        return flat[: rows * length * self._token].reshape(dims)
+        dims = (len(self._flat), rows, shape.kv_heads, length, shape.head_dim)
+        return self._flat[:, : rows * length * self._token].reshape(dims)
 
 
-def gathered(
-    pool: KVPool, tables: Sequence[Sequence[int]], starts: Integers, room: int
-) -> list[Array]:
-    """Contexts [B, kv_heads, T, D] for one run, with `room` for new tokens; keys of every layer first.
+def gathered(pool: KVPool, tables: Sequence[Sequence[int]], starts: Integers, room: int) -> Array:
+    """Contexts [pools, B, kv_heads, T, D] for one run, with `room` for new tokens.
 
     `tables` are the rows' pages.
     """
     shape = pool.shape
     dims = (len(starts), shape.kv_heads, int(starts.max()) + room, shape.head_dim)
-    contexts = [np.empty(dims, shape.dtype) for _ in pool.arrays]
+    contexts = np.empty((len(pool.arrays), *dims), shape.dtype)
     for context, array in zip(contexts, pool.arrays, strict=True):
         for row, start in enumerate(starts):
             _copy(array, tables[row], context[row], int(start))

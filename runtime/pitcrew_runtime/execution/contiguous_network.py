@@ -1,7 +1,8 @@
 """Runs the contiguous form of a graph with ONNX Runtime: contexts in place of pages.
 
 Decoding rows have contexts that are kept from step to step; all others, prompts and their chunks,
-have theirs gathered for one run. Pools are written as ever, and everything else reads these alone.
+have theirs gathered for one run. Either way the graph writes new tokens behind the old ones of a
+context, and from there they go into the pools, which everything else reads alone.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,7 +23,6 @@ from pitcrew_runtime.execution.program import (
     Program,
     Session,
     check_inputs,
-    new_name,
     wrapper_of_new,
 )
 
@@ -54,11 +54,11 @@ class ContiguousNetwork(LocalNetwork):
         self._contexts = Contexts(self._pool, context_bytes)
         self._decoding: Decoding | None = None
         kept = adapters.arrays if adapters else {}
-        self._program = Program(session, kept)
-        self._decoder = Program(decoding, kept)
         self._names = [name.replace("_pool.", "_context.") for name in shape.names]
         self._grown_names = [name.replace("_pool.", "_grown.") for name in shape.names]
-        self._new_names = [new_name(name) for name in shape.names]
+        outputs = {_LOGITS, *self._grown_names}
+        self._program = Program(session, kept, outputs)
+        self._decoder = Program(decoding, kept, outputs)
         self._wrap = wrapper_of_new(shape.kv_dtype)
         wants = {*INPUTS, *self._names, *(adapters.inputs if adapters else ())} - {BLOCK_TABLES}
         check_inputs(set(self._program.inputs), wants)
@@ -83,84 +83,68 @@ class ContiguousNetwork(LocalNetwork):
         return new == 1 and all(packed.histories) and self._contexts.fits(rows, longest)
 
     def _run_kept(self, packed: Packed) -> Logits:
-        order = self._contexts.arrange(
-            packed.histories, packed.inputs["context_lengths"], packed.pages
-        )
+        starts = packed.inputs["context_lengths"]
+        order = self._contexts.arrange(packed.histories, starts, packed.pages)
         views = self._contexts.views()
         if self._decoding is None or self._decoding.contexts is not views:
             self._decoding = self._decoding_over(views)
-        logits, new = self._decoding.run(packed.inputs, order)
+        logits = self._decoding.run(packed.inputs, order)
         self._contexts.grow()
-        self._pool.write(packed.slots[order], new, packed.take)
+        self._pool.keep(packed.slots[order], views, packed.take, starts[order])
         return logits
 
-    def _decoding_over(self, views: list[Array]) -> "Decoding":
-        shape, rows = self._shape, len(views[0])
-        new = np.empty((len(views), rows, 1, shape.kv_heads, shape.head_dim), shape.dtype)
+    def _decoding_over(self, views: Array) -> "Decoding":
+        rows = views.shape[1]
         logits = np.empty((rows, 1, self._program.width(_LOGITS)), np.float32)
         inputs = {
             name: np.empty((rows,) if name in _BY_ROW else (rows, 1), np.int64)
             for name in self._small
         }
-        into = self._into(new, views) | {_LOGITS: self._wrap(logits)}
         values = inputs | dict(zip(self._names, views, strict=True))
+        into = {**self._grown(views), _LOGITS: self._wrap(logits)}
         program = self._decoder if rows <= _FEW_ROWS else self._program
-        return Decoding(views, inputs, new, logits, program.bound(values, into))
+        return Decoding(views, inputs, logits, program.bound(values, into))
 
     def _run_gathered(self, packed: Packed, rows: Rows) -> Logits:
         ids = packed.inputs["input_ids"]
         starts = packed.inputs["context_lengths"][rows]
         pages = [packed.pages[row] for row in rows]
         contexts = gathered(self._pool, pages, starts, ids.shape[1])
-        logits, new = self._compute(packed, rows, contexts)
+        inputs = {name: packed.inputs[name][rows] for name in self._small}
+        values = inputs | dict(zip(self._names, contexts, strict=True))
+        logits = self._program.run(values, self._grown(contexts))[_LOGITS]
         row, place = np.divmod(packed.take, ids.shape[1])
         here = np.isin(row, rows)
-        take = np.searchsorted(rows, row[here]) * ids.shape[1] + place[here]
-        self._pool.write(packed.slots[here], new, take)
+        own = np.searchsorted(rows, row[here])
+        self._pool.keep(packed.slots[here], contexts, own, starts[own] + place[here])
         return logits
 
-    def _compute(self, packed: Packed, rows: Rows, contexts: list[Array]) -> tuple[Logits, Array]:
-        """Logits [B, K, vocabulary] of these rows, and their new tokens [pools, B, S, kv_heads, D].
-        Contexts grow in place.
-        """
-        inputs = {name: packed.inputs[name][rows] for name in self._small}
-        shape = self._shape
-        dims = (len(contexts), *inputs["input_ids"].shape, shape.kv_heads, shape.head_dim)
-        new = np.empty(dims, shape.dtype)
-        values = inputs | dict(zip(self._names, contexts, strict=True))
-        return self._program.run(values, self._into(new, contexts))[_LOGITS], new
-
-    def _into(self, new: Array, contexts: list[Array]) -> dict[str, Any]:
-        """What new tokens and grown contexts are written to, by output."""
-        names = (*self._new_names, *self._grown_names)
-        return {
-            name: self._wrap(array) for name, array in zip(names, [*new, *contexts], strict=True)
-        }
+    def _grown(self, contexts: Array) -> dict[str, Any]:
+        """Contexts grow in place."""
+        names = self._grown_names
+        return {name: self._wrap(one) for name, one in zip(names, contexts, strict=True)}
 
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
     """A run of one token a row over kept contexts: its arrays stay from step to step."""
 
-    contexts: list[Array]
-    """The list that `Contexts.views` gave."""
+    contexts: Array
+    """What `Contexts.views` gave."""
     inputs: Mapping[str, Array]
-    new: Array
     logits: Logits
     compute: Callable[[], None]
 
-    def run(self, given: Mapping[str, Array], order: Rows) -> tuple[Logits, Array]:
-        """Logits [B, 1, vocabulary] in the order of the given rows, and new tokens [pools, B, 1,
-        kv_heads, D] in that of the contexts. The next run overwrites both.
-        """
+    def run(self, given: Mapping[str, Array], order: Rows) -> Logits:
+        """Logits [B, 1, vocabulary] in the order of the given rows; the next run overwrites them."""
         for name, array in self.inputs.items():
             np.take(given[name], order, axis=0, out=array)
         self.compute()
         if len(order) == 1 or (order[1:] > order[:-1]).all():
-            return self.logits, self.new
+            return self.logits
         back = np.empty_like(self.logits)
         back[order] = self.logits
-        return back, self.new
+        return back
 
 
 def _parts(packed: Packed) -> list[Rows]:

@@ -81,6 +81,20 @@ class KVPool:
         tokens = new.reshape(len(new), -1, *new.shape[3:])
         self._flat[:, slots] = tokens[:, take]
 
+    def keep(
+        self,
+        slots: NDArray[np.int64],
+        contexts: Array,
+        rows: NDArray[np.int64],
+        places: NDArray[np.int64],
+    ) -> None:
+        """Put the tokens at `places` [N] of the `rows` [N] of contexts into the pools' `slots` [N].
+
+        `contexts` are [pools, B, kv_heads, T, head_dim].
+        """
+        # Indices with a slice between them come first: [N, pools, kv_heads, head_dim].
+        self._flat[:, slots] = contexts[:, rows, :, places].swapaxes(0, 1)
+
     def copy(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Make the second page of each pair what the first is."""
         if not pairs:

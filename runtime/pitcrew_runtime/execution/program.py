@@ -4,7 +4,7 @@ What is kept from run to run, pools and adapter slots, is bound once and read in
 binds its small inputs, and outputs may go straight into arrays of the caller.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +61,18 @@ def check_inputs(has: set[str], wants: set[str]) -> None:
 class Program:
     """One session: what is `kept` it reads in place, all else it is given by name."""
 
-    def __init__(self, session: Session, kept: Mapping[str, Array]) -> None:
+    def __init__(
+        self, session: Session, kept: Mapping[str, Array], wanted: Collection[str] | None = None
+    ) -> None:
+        """Of the outputs it gives the `wanted` ones; None: all."""
         import onnxruntime as ort
 
         self._session = session
         self._binding = session.io_binding()
         self._value = ort.OrtValue.ortvalue_from_numpy
         self.inputs = [tensor.name for tensor in session.get_inputs()]
-        self.outputs = [tensor.name for tensor in session.get_outputs()]
+        outputs = [tensor.name for tensor in session.get_outputs()]
+        self.outputs = [name for name in outputs if wanted is None or name in wanted]
         self._given = [name for name in self.inputs if name not in kept]
         self._bound = {name: self._value(kept[name]) for name in self.inputs if name in kept}
         for name, value in self._bound.items():

@@ -10,6 +10,7 @@ from pitcrew_builder.errors import BuildError, CheckpointCorrupt, UnknownArchite
 from pitcrew_builder.families import FAMILIES
 from pitcrew_builder.graph.ir import Graph
 from pitcrew_builder.manifest import ResolvedShapes
+from pitcrew_builder.optimize import optimize
 from pitcrew_builder.request import resolve_shapes
 from pitcrew_builder.spec import Shapes
 from pitcrew_builder.targets.contiguous import contiguous
@@ -75,6 +76,30 @@ def test_contexts_are_read_in_place_where_heads_are_as_wide_as_the_operator_take
     head_dim: int, is_read: bool
 ) -> None:
     assert (contiguous(_graph("llama", head_dim=head_dim)) is not None) is is_read
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "is_fused"),
+    [
+        ("llama", {}, True),
+        ("llama", {"attention_bias": True}, True),
+        ("llama", {"rope_parameters": {"rope_type": "linear", "factor": 2.0}}, True),
+        ("llama", {"head_dim": 24}, False),
+        ("qwen2", {}, True),
+        ("qwen3", {}, False),
+        ("phi3", {"partial_rotary_factor": 0.5}, False),
+    ],
+)
+def test_attention_rotates_and_splits_by_itself_where_nothing_stands_between(
+    family: str, changes: dict[str, object], is_fused: bool
+) -> None:
+    graph = contiguous(optimize(_graph(family, **changes)))
+    assert graph is not None
+    attention = [node for node in graph.nodes if node.op == "GroupQueryAttention"]
+    assert len(attention) == 4
+    assert {node.attribute("do_rotary") for node in attention} == {1 if is_fused else None}
+    assert any(node.op == "RotaryEmbedding" for node in graph.nodes) is not is_fused
+    assert not any(port.name.startswith("new_") for port in graph.outputs)
 
 
 def test_experts_of_a_layer_are_one_node() -> None:

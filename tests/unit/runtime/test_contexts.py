@@ -8,6 +8,7 @@ from pitcrew_runtime.execution.kv_pool import KVPool, PoolShape
 
 PAGE, PAGES, ROWS = 4, 400, 5
 SHAPE = PoolShape(2, PAGES, PAGE, 2, 3, "float32")
+SHAPE_OF_TOKEN = (2, 3)
 
 
 class Sequences:
@@ -43,15 +44,16 @@ class Sequences:
             for place, row in enumerate(order):
                 length = lengths[row]
                 np.testing.assert_array_equal(view[place, :, :length], truth[row, :, :length])
-        new = [
-            self.rng.standard_normal((len(order), 1, *array.shape[2:])).astype(np.float32)
-            for array in self.pool.arrays
-        ]
-        for view, tokens in zip(contexts.views(), new, strict=True):
-            view[np.arange(len(order)), :, lengths[order]] = tokens[:, 0]
+        places, ends = np.arange(len(order)), lengths[order]
+        for view in contexts.views():
+            new = self.rng.standard_normal((len(order), *SHAPE_OF_TOKEN))
+            view[places, :, ends] = new
         contexts.grow()
-        slots = tables[order, lengths[order] // PAGE] * PAGE + lengths[order] % PAGE
-        self.pool.write(slots, np.stack(new), np.arange(len(order)))
+        slots = tables[order, ends // PAGE] * PAGE + ends % PAGE
+        self.pool.keep(slots, contexts.views(), places, ends)
+        for pool, view in zip(self.pool.arrays, contexts.views(), strict=True):
+            tokens = pool.reshape(-1, *SHAPE_OF_TOKEN)[slots]
+            np.testing.assert_array_equal(tokens, view[places, :, ends])
         self.lengths = [length + 1 for length in self.lengths]
 
 
