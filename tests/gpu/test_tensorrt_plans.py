@@ -78,6 +78,22 @@ def test_our_kernel_computes_the_attention_of_every_layer(
     assert len(plugins) == manifest.model.layers * profiles, plugins
 
 
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_our_kernels_compute_all_products_and_norms(workshop: Workshop, precision: str) -> None:
+    spec = _spec(precision, attention="kernel", products="kernel")
+    path, manifest = workshop.publish(GOLDENS / "llama3", **spec)
+    trt = TENSORRT.load()
+    runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
+    engine = runtime.deserialize_cuda_engine((path / manifest.ranks[0].graph).read_bytes())
+    told = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+    layers = json.loads(told)["Layers"]
+    plugins = [layer["Name"] for layer in layers if "plugin" in layer["LayerType"].lower()]
+    # Attention, two norms and four products of each layer; the last norm and the LM head.
+    wanted = 7 * manifest.model.layers + 2
+    assert len(plugins) == wanted * engine.num_optimization_profiles, plugins
+    assert not [layer["Name"] for layer in layers if "gemm" in layer["LayerType"].lower()]
+
+
 def test_measured_times_are_kept(workshop: Workshop) -> None:
     workshop.publish(GOLDENS / "llama3", **_spec())
     (cache,) = (workshop.root / "cache" / "tensorrt").glob("*.cache")

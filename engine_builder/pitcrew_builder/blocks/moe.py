@@ -4,17 +4,20 @@
 wants of every expert. Its body multiplies all experts with all rows and weighs the results, which
 reads every weight exactly once whatever the routing: a runtime with a kernel of that name reads the
 chosen ones only. Rows are columns in between, so the matrices stay as the checkpoint has them; a
-twin of each function takes them [experts, in, out] and the rows as they are.
+twin of each function takes them [experts, in, out] and the rows as they are, another calls
+`llm::ExpertProducts` for kernels that take both as they are.
 
 The router's scores are float32. An expert rank holds a range of the experts, a tensor rank a range
 of every expert's width; the sum over both is the block's output.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import Enum
 
 from pitcrew_builder.blocks.linear import linear
 from pitcrew_builder.blocks.plugin import PLUGIN
+from pitcrew_builder.blocks.products import EXPERT_PRODUCTS
 from pitcrew_builder.graph.body import ints, node, values
 from pitcrew_builder.graph.collectives import all_reduce
 from pitcrew_builder.graph.emitter import Emitter
@@ -41,63 +44,75 @@ _CLAMPED = (
 )
 
 
-def _mixture(name: str, *, by_rows: bool) -> Function:
+class _Form(Enum):
+    """How a mixture's matrices and rows meet."""
+
+    COLUMNS = "[E, out, in] times rows as columns"
+    ROWS = "rows times [E, in, out]"
+    PRODUCTS = "rows and [E, out, in], by a function"
+
+
+def _mixture(name: str, form: _Form) -> Function:
     """down(silu(gate(x)) * up(x)), weighed by `routing` [T, experts] and summed: [T, hidden]."""
     nodes = (
-        *_shares(by_rows),
-        _product("gate", "rows", "gated", by_rows),
-        _product("up", "rows", "wide", by_rows),
+        *_shares(form),
+        _product("gate", "rows", "gated", form),
+        _product("up", "rows", "wide", form),
         *_SILU,
         # The inner product is linear: weighing before it is cheaper where the experts are narrow.
         node("Mul", "inner shares", "shared_inner"),
-        _product("down", "shared_inner", "weighed", by_rows),
-        *_sum(by_rows),
+        _product("down", "shared_inner", "weighed", form),
+        *_sum(form),
     )
     inputs = values("rows routing gate up down")
     return Function("llm", name, inputs, values("mixed"), tuple(PLUGIN), nodes)
 
 
-def _clamped_mixture(name: str, *, by_rows: bool) -> Function:
+def _clamped_mixture(name: str, form: _Form) -> Function:
     """The same with biases and down((up + 1) * gate * sigmoid(alpha * gate)), both sides clamped."""
-    biased = ints("bias_axis", 1 if by_rows else 2)
+    biased = ints("bias_axis", 2 if form is _Form.COLUMNS else 1)
     nodes = (
-        *_shares(by_rows),
+        *_shares(form),
         biased,
         node("Unsqueeze", "gate_bias bias_axis", "gate_shift"),
         node("Unsqueeze", "up_bias bias_axis", "up_shift"),
         node("Unsqueeze", "down_bias bias_axis", "down_shift"),
-        _product("gate", "rows", "gated", by_rows),
-        _product("up", "rows", "wide", by_rows),
+        _product("gate", "rows", "gated", form),
+        _product("up", "rows", "wide", form),
         *_CLAMPED,
-        _product("down", "inner", "down_product", by_rows),
+        _product("down", "inner", "down_product", form),
         node("Add", "down_product down_shift", "outer"),
         node("Mul", "outer shares", "weighed"),
-        *_sum(by_rows),
+        *_sum(form),
     )
     inputs = values("rows routing gate up down gate_bias up_bias down_bias alpha limit one")
     return Function("llm", name, inputs, values("mixed"), tuple(PLUGIN), nodes)
 
 
-def _shares(by_rows: bool) -> tuple[Node, ...]:
+def _shares(form: _Form) -> tuple[Node, ...]:
     """`routing` by expert, beside the experts' products; and the rows, as columns if need be."""
-    turned = () if by_rows else (node("Transpose", "rows", "columns", perm=(1, 0)),)
+    by_columns = form is _Form.COLUMNS
+    turned = (node("Transpose", "rows", "columns", perm=(1, 0)),) if by_columns else ()
     return (
         ints("experts_axis", 0),
-        ints("shares_axis", 2 if by_rows else 1),
+        ints("shares_axis", 1 if by_columns else 2),
         *turned,
         node("Transpose", "routing", "routing_by_expert", perm=(1, 0)),
         node("Unsqueeze", "routing_by_expert shares_axis", "shares"),
     )
 
 
-def _product(matrix: str, value: str, result: str, by_rows: bool) -> Node:
-    if by_rows:
+def _product(matrix: str, value: str, result: str, form: _Form) -> Node:
+    if form is _Form.ROWS:
         return node("MatMul", f"{value} {matrix}", result)
+    if form is _Form.PRODUCTS:
+        call = node(EXPERT_PRODUCTS.name, f"{value} {matrix}", result, **PLUGIN)
+        return replace(call, domain=EXPERT_PRODUCTS.domain)
     return node("MatMul", f"{matrix} {'columns' if value == 'rows' else value}", result)
 
 
-def _sum(by_rows: bool) -> tuple[Node, ...]:
-    if by_rows:
+def _sum(form: _Form) -> tuple[Node, ...]:
+    if form is not _Form.COLUMNS:
         return (node("ReduceSum", "weighed experts_axis", "mixed", keepdims=0),)
     return (
         node("ReduceSum", "weighed experts_axis", "total", keepdims=0),
@@ -105,16 +120,22 @@ def _sum(by_rows: bool) -> tuple[Node, ...]:
     )
 
 
-MIXTURE_OF_EXPERTS = _mixture("MixtureOfExperts", by_rows=False)
-CLAMPED_MIXTURE_OF_EXPERTS = _clamped_mixture("ClampedMixtureOfExperts", by_rows=False)
+MIXTURE_OF_EXPERTS = _mixture("MixtureOfExperts", _Form.COLUMNS)
+CLAMPED_MIXTURE_OF_EXPERTS = _clamped_mixture("ClampedMixtureOfExperts", _Form.COLUMNS)
 
 BY_ROWS: Mapping[str, Function] = {
-    MIXTURE_OF_EXPERTS.name: _mixture("MixtureOfExpertsByRows", by_rows=True),
-    CLAMPED_MIXTURE_OF_EXPERTS.name: _clamped_mixture(
-        "ClampedMixtureOfExpertsByRows", by_rows=True
-    ),
+    MIXTURE_OF_EXPERTS.name: _mixture("MixtureOfExpertsByRows", _Form.ROWS),
+    CLAMPED_MIXTURE_OF_EXPERTS.name: _clamped_mixture("ClampedMixtureOfExpertsByRows", _Form.ROWS),
 }
 """The same functions over matrices [experts, in, out], as codes lie: by name of the other."""
+
+BY_PRODUCTS: Mapping[str, Function] = {
+    MIXTURE_OF_EXPERTS.name: _mixture("MixtureOfExpertsByProducts", _Form.PRODUCTS),
+    CLAMPED_MIXTURE_OF_EXPERTS.name: _clamped_mixture(
+        "ClampedMixtureOfExpertsByProducts", _Form.PRODUCTS
+    ),
+}
+"""The same functions by calls of `llm::ExpertProducts`, which has to be in the graph too."""
 
 ROUTING, MATRICES = 1, range(2, 5)
 """Places of a mixture's inputs: rows, routing, and gate, up and down."""

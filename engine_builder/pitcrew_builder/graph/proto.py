@@ -1,6 +1,6 @@
 """From `Graph` to an ONNX model. The proto holds no weight bytes: it points into data files."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import onnx
@@ -95,9 +95,13 @@ def to_proto(
 
 
 def _opsets(graph: Graph) -> list[onnx.OperatorSetIdProto]:
-    called = {node.domain for node in graph.nodes if node.domain}
-    domains = sorted(called | {function.domain for function in graph.functions})
-    return [oh.make_opsetid("", OPSET), *(oh.make_opsetid(domain, 1) for domain in domains)]
+    called = {node.domain for node in graph.nodes}
+    return _imported(called | {function.domain for function in graph.functions})
+
+
+def _imported(domains: Iterable[str]) -> list[onnx.OperatorSetIdProto]:
+    own = sorted({domain for domain in domains if domain})
+    return [oh.make_opsetid("", OPSET), *(oh.make_opsetid(domain, 1) for domain in own)]
 
 
 def _node(node: Node) -> NodeProto:
@@ -121,7 +125,7 @@ def _function(function: Function) -> FunctionProto:
         function.inputs,
         function.outputs,
         [_node(node) for node in function.nodes],
-        [oh.make_opsetid("", OPSET)],
+        _imported(node.domain for node in function.nodes),
         list(function.attributes),
     )
 

@@ -27,6 +27,7 @@ from pitcrew_builder.spec.source import (
 from pitcrew_builder.spec.tensorrt import (
     Attention,
     ComputeCapability,
+    Products,
     TensorRt,
     TensorRtPlan,
     Verbosity,
@@ -46,6 +47,7 @@ __all__ = [
     "Parallelism",
     "Platform",
     "Precision",
+    "Products",
     "Prompts",
     "Proof",
     "Quantization",

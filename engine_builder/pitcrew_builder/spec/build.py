@@ -9,7 +9,7 @@ from pitcrew_builder.spec.platform import Platform
 from pitcrew_builder.spec.proof import Proof
 from pitcrew_builder.spec.quantization import CacheFormat, Quantization, WeightFormat
 from pitcrew_builder.spec.source import Adapter, Source
-from pitcrew_builder.spec.tensorrt import Attention, ComputeCapability, TensorRt
+from pitcrew_builder.spec.tensorrt import Attention, ComputeCapability, Products, TensorRt
 
 
 class BuildSpec(Model):
@@ -92,17 +92,22 @@ class BuildSpec(Model):
         return self
 
     @model_validator(mode="after")
-    def _attention_kernel_runs(self) -> "BuildSpec":
+    def _own_kernels_run(self) -> "BuildSpec":
         options = self.tensorrt
-        if options is None or options.attention is Attention.OPERATORS:
+        if options is None:
             return self
+        chosen = {
+            "attention": options.attention is Attention.KERNEL,
+            "products": options.products is Products.KERNEL,
+        }
         old = options.compute_capability.number < ComputeCapability.SM80.number
-        if self.target is not Target.TENSORRT or old:
-            raise ValueError(
-                f"tensorrt.attention: the kernel needs target {Target.TENSORRT} and GPUs from "
-                f"{ComputeCapability.SM80} on, not {self.target} and {options.compute_capability}; "
-                f"set attention to {Attention.OPERATORS}"
-            )
+        for field in (field for field, own in chosen.items() if own):
+            if self.target is not Target.TENSORRT or old:
+                raise ValueError(
+                    f"tensorrt.{field}: the kernel needs target {Target.TENSORRT} and GPUs from "
+                    f"{ComputeCapability.SM80} on, not {self.target} and "
+                    f"{options.compute_capability}; set {field} to {Attention.OPERATORS}"
+                )
         return self
 
     @model_validator(mode="after")

@@ -38,9 +38,16 @@ class Attention(StrEnum):
     KERNEL = "kernel"
 
 
-def _is_usual(attention: Attention) -> bool:
+class Products(StrEnum):
+    """What computes the products of rows and matrices in a plan, and its RMS norms."""
+
+    OPERATORS = "operators"
+    KERNEL = "kernel"
+
+
+def _is_usual(choice: Attention | Products) -> bool:
     """Left out of documents then: older requests keep their exact text."""
-    return attention is Attention.OPERATORS
+    return choice in (Attention.OPERATORS, Products.OPERATORS)
 
 
 class Verbosity(StrEnum):
@@ -73,6 +80,14 @@ class TensorRtPlan(Model):
         "copying pages side by side, or Pitcrew's own kernel, which reads pages where they lie (target "
         "tensorrt, sm80 and later, caches in half precision, heads of 16 to 256 in steps of 16; "
         "elsewhere operators are kept).",
+    )
+    products: Products = Field(
+        default=Products.OPERATORS,
+        exclude_if=_is_usual,
+        description="What multiplies with matrices and computes RMS norms: operators, whose kernels "
+        "the compiler chooses by their measured times, or Pitcrew's own kernels, which give a row the "
+        "same result in every batch of up to 128 rows (target tensorrt, sm80 and later, matrices in "
+        "half precision with inputs in steps of 8; elsewhere operators are kept).",
     )
     optimization_level: int = Field(
         default=3, ge=0, le=5, description="How long the compiler searches for faster kernels."

@@ -19,14 +19,21 @@ from pitcrew_builder.graph.ir import ElementType, Graph
 from pitcrew_builder.graph.precision import in_half
 from pitcrew_builder.manifest import ResolvedShapes
 from pitcrew_builder.progress import Tracker
+from pitcrew_builder.spec import Attention, ComputeCapability, Products, TensorRtPlan
 from pitcrew_builder.targets.onnx_files import GRAPH, write_onnx
 from pitcrew_builder.targets.target import Network
+from pitcrew_builder.targets.trt.kernel_choice import with_joined_products, with_own_kernels
 from tests.integration.builder.plans import GOLDENS
 
 PAGE = 8
 SHAPES = ResolvedShapes(max_batch_size=2, max_sequence_length=128, kv_page_size=PAGE)
 CHECKPOINTS = sorted(path.parent for path in GOLDENS.glob("*/config.json"))
 NAMES = [path.name for path in CHECKPOINTS]
+OWN_KERNELS = TensorRtPlan(
+    compute_capability=ComputeCapability.SM90,
+    attention=Attention.KERNEL,
+    products=Products.KERNEL,
+)
 
 
 def _drawn(checkpoint: Path) -> Graph:
@@ -91,6 +98,21 @@ def test_float16_agrees_with_the_reference(name: str, tmp_path: Path) -> None:
     scale = np.abs(wanted).max()
     assert np.isfinite(found).all()
     assert np.abs(found - wanted).max() < 2e-2 * scale
+
+
+@pytest.mark.parametrize("name", ["llama3", "qwen2", "qwen3", "mixtral", "gpt-oss"])
+def test_the_functions_that_kernels_compute_mean_the_same(name: str, tmp_path: Path) -> None:
+    checkpoint = GOLDENS / name
+    expected = np.load(checkpoint / "expected.npz")
+    graph = with_joined_products(_drawn(checkpoint), OWN_KERNELS)
+    graph = with_own_kernels(in_half(graph, ElementType.FLOAT16), OWN_KERNELS, {})
+    called = {node.op for node in graph.nodes if node.domain == "llm"}
+    assert {"Product", "RmsNorm"} <= called
+    assert not [node.name for node in graph.nodes if node.op in ("Gemm", "RMSNormalization")]
+    session = _open(tmp_path, checkpoint, graph)
+    found = _logits(session, expected["prompt"].astype(np.int64), np.float16)
+    wanted = expected["logits"][:, -1]
+    assert np.abs(found - wanted).max() < 2e-2 * np.abs(wanted).max()
 
 
 @pytest.mark.parametrize("kind", [ElementType.FLOAT16, ElementType.BFLOAT16])

@@ -2,10 +2,9 @@
 
 import inspect
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib.util import find_spec
-from types import ModuleType, SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -13,12 +12,19 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pitcrew_builder.errors import CompilationFailed
-from pitcrew_builder.graph.ir import Graph, Node, Value
+from pitcrew_builder.graph.ir import Attribute, Graph, Node, Value
 from pitcrew_builder.spec import BuildSpec
 from pitcrew_builder.targets.trt.attention import plugin
-from pitcrew_builder.targets.trt.attention.launch import ENTRY, SHARED_BYTES, STAGES, Heads
+from pitcrew_builder.targets.trt.attention.launch import (
+    ENTRY,
+    SHARED_BYTES,
+    SOURCE,
+    STAGES,
+    Heads,
+)
 from pitcrew_builder.targets.trt.attention.offer import offered
-from pitcrew_builder.targets.trt.attention.ptx import compiled
+from pitcrew_builder.targets.trt.nvrtc import compiled
+from tests.unit.builder.trt_doubles import Expression, TensorDesc, described, modules
 
 HEADS = Heads(heads=32, kv_heads=8, head_dim=64, page=16, bfloat16=False)
 DIMS = (16, 32, 48, 64, 80, 96, 112, 128, 192, 256)
@@ -54,34 +60,6 @@ def test_a_block_needs_no_more_memory_than_every_kernel_may_have(heads: Heads) -
     assert max(stages, partial) <= SHARED_BYTES
 
 
-@dataclass(frozen=True)
-class Expression:
-    """A size of TensorRT's: it stands on the left of an operator, an int or another on the right."""
-
-    value: int
-
-    def _with(self, other: "int | Expression", combine: Callable[[int, int], int]) -> "Expression":
-        return Expression(combine(self.value, getattr(other, "value", other)))
-
-    def __add__(self, other: "int | Expression") -> "Expression":
-        return self._with(other, int.__add__)
-
-    def __sub__(self, other: "int | Expression") -> "Expression":
-        return self._with(other, int.__sub__)
-
-    def __mul__(self, other: "int | Expression") -> "Expression":
-        return self._with(other, int.__mul__)
-
-    def __floordiv__(self, other: "int | Expression") -> "Expression":
-        return self._with(other, int.__floordiv__)
-
-    def __lt__(self, other: "int | Expression") -> "Expression":
-        return self._with(other, lambda one, two: int(one < two))
-
-    def constant_value(self) -> int:
-        return self.value
-
-
 @given(heads, st.integers(1, 512), st.integers(1, 4096))
 def test_the_launch_can_be_told_in_expressions(heads: Heads, batch: int, new: int) -> None:
     told = heads.launch(Expression(batch), Expression(new), 90)
@@ -92,6 +70,10 @@ def test_the_launch_can_be_told_in_expressions(heads: Heads, batch: int, new: in
         wanted.grid,
         wanted.threads,
     )
+
+
+def _compiled(defines: Mapping[str, object], capability: int) -> bytes:
+    return compiled(plugin.__package__, SOURCE, defines, capability)
 
 
 @pytest.mark.skipif(find_spec("cuda") is None, reason="NVRTC is not packaged for this machine")
@@ -109,21 +91,28 @@ def test_the_launch_can_be_told_in_expressions(heads: Heads, batch: int, new: in
 )
 def test_the_source_compiles_for_every_gpu(head_dim: int, bfloat16: bool, capability: int) -> None:
     heads = replace(HEADS, head_dim=head_dim, bfloat16=bfloat16)
-    code = compiled(heads.defines(capability), capability).decode()
+    code = _compiled(heads.defines(capability), capability).decode()
     assert f".visible .entry {ENTRY}(" in code
     assert (".reqnctapercluster" in code or ".explicitcluster" in code) == (capability >= 90)
     assert ("mma.sync.aligned.m16n8k16.row.col.f32.bf16" in code) == bfloat16
 
 
 @pytest.mark.skipif(find_spec("cuda") is None, reason="NVRTC is not packaged for this machine")
+@pytest.mark.parametrize(("capped", "sinks"), [(True, False), (False, True)])
+def test_a_cap_and_sinks_compile(capped: bool, sinks: bool) -> None:
+    plain = _compiled(HEADS.defines(90), 90)
+    assert _compiled(replace(HEADS, capped=capped, sinks=sinks).defines(90), 90) != plain
+
+
+@pytest.mark.skipif(find_spec("cuda") is None, reason="NVRTC is not packaged for this machine")
 def test_a_source_that_does_not_compile_says_why() -> None:
     with pytest.raises(CompilationFailed, match="HEAD_DIM"):
-        compiled({"WARPS": 1}, 90)
+        _compiled({"BFLOAT16": 1, "CLUSTER": 1, "WARPS": 1}, 90)
 
 
-def _attention(kv_heads: int, head_dim: int, scale: float) -> Node:
-    attributes = (
-        ("scale", scale),
+def _attention(kv_heads: int, head_dim: int, scale: float | None) -> Node:
+    attributes: tuple[tuple[str, Attribute], ...] = (
+        *((("scale", scale),) if scale is not None else ()),
         ("kv_num_heads", kv_heads),
         ("context_shape", (0, -1, kv_heads * head_dim)),
         ("plugin_namespace", "pitcrew"),
@@ -133,74 +122,73 @@ def _attention(kv_heads: int, head_dim: int, scale: float) -> Node:
 
 
 @pytest.mark.parametrize(
-    ("head_dim", "scale", "is_offered"),
-    [(64, 0.125, True), (72, 72**-0.5, False), (288, 288**-0.5, False), (64, 0.1, False)],
+    ("name", "head_dim", "scale", "is_offered"),
+    [
+        ("PagedAttention", 64, 0.125, True),
+        ("PagedAttention", 72, 72**-0.5, False),
+        ("PagedAttention", 288, 288**-0.5, False),
+        ("PagedAttention", 64, 0.1, False),
+        ("CappedPagedAttention", 64, None, True),
+        ("SinkPagedAttention", 72, None, False),
+        ("Int8PagedAttention", 64, 0.125, True),
+    ],
 )
 def test_heads_that_the_kernel_does_not_know_keep_their_operators(
-    head_dim: int, scale: float, is_offered: bool
+    name: str, head_dim: int, scale: float | None, is_offered: bool
 ) -> None:
-    node = _attention(2, head_dim, scale)
+    node = replace(_attention(2, head_dim, scale), op=name)
     graph = Graph("a", inputs=(), outputs=(), nodes=(node,), weights=(), literals=())
     (node,) = offered(graph).nodes
     assert (node.attribute("plugin_namespace") == "pitcrew") == is_offered
     assert node.attribute("kv_num_heads") == 2
 
 
+@pytest.mark.parametrize("field", ["attention", "products"])
 @pytest.mark.parametrize(("target", "capability"), [("tensorrt-rtx", "sm89"), ("tensorrt", "sm75")])
-def test_the_kernel_is_refused_where_it_cannot_run(target: str, capability: str) -> None:
+def test_a_kernel_is_refused_where_it_cannot_run(target: str, capability: str, field: str) -> None:
     document = {
         "source": {"kind": "local", "path": "/models/a", "name": "a"},
         "target": target,
         "precision": "fp16",
-        "tensorrt": {"computeCapability": capability, "attention": "kernel"},
+        "tensorrt": {"computeCapability": capability, field: "kernel"},
     }
-    with pytest.raises(ValidationError, match=r"tensorrt\.attention.*set attention to operators"):
+    with pytest.raises(ValidationError, match=rf"tensorrt\.{field}.*set {field} to operators"):
         BuildSpec.model_validate(document)
 
 
-class TensorDesc(SimpleNamespace):
-    def like(self) -> "TensorDesc":
-        return self
-
-
-def _described(*dims: int) -> TensorDesc:
-    return TensorDesc(dtype="half", shape_expr=[Expression(dim) for dim in dims])
-
-
 @pytest.mark.skipif(find_spec("cuda") is None, reason="NVRTC is not packaged for this machine")
-def test_the_plugin_launches_what_the_shapes_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "extra"),
+    [
+        ("PagedAttention", []),
+        ("CappedPagedAttention", [described(), described()]),
+        ("SinkPagedAttention", [described(), described(32)]),
+    ],
+)
+def test_the_plugin_launches_what_the_shapes_ask_for(
+    name: str, extra: list[TensorDesc], monkeypatch: pytest.MonkeyPatch
+) -> None:
     known: dict[str, Callable[..., object]] = {}
-    native = ModuleType("tensorrt.plugin")
-    native.__dict__.update(
-        TensorDesc=TensorDesc,
-        KernelLaunchParams=SimpleNamespace,
-        SymIntExprs=lambda count: [None] * count,
-        SymInt32=lambda size: size,
-        register=lambda name: lambda function: known.update({name: function}),
-        aot_impl=lambda name: lambda function: known.update({f"{name} implemented": function}),
-    )
-    trt = ModuleType("tensorrt")
-    trt.__dict__.update(plugin=native, float16="half", bfloat16="brain")
-    monkeypatch.setitem(sys.modules, "tensorrt", trt)
-    monkeypatch.setitem(sys.modules, "tensorrt.plugin", native)
+    for module, double in modules(known).items():
+        monkeypatch.setitem(sys.modules, module, double)
     plugin.register.__wrapped__(90)
 
-    signature = inspect.signature(known[plugin.NAME])
+    signature = inspect.signature(known[f"pitcrew::{name}"])
     kinds = [parameter.annotation for parameter in signature.parameters.values()]
-    assert kinds == [TensorDesc] * 7
+    assert kinds == [TensorDesc] * (7 + len(extra))
     tensors = [
-        _described(3, 1, 32 * 64),
-        _described(3, 1, 8 * 64),
-        _described(3, 1, 8 * 64),
-        _described(100, 16, 8, 64),
-        _described(100, 16, 8, 64),
-        _described(3, 20),
-        _described(3, 1, 1, 321),
+        described(3, 1, 32 * 64),
+        described(3, 1, 8 * 64),
+        described(3, 1, 8 * 64),
+        described(100, 16, 8, 64),
+        described(100, 16, 8, 64),
+        described(3, 20),
+        described(3, 1, 1, 321),
     ]
-    implement = known[f"{plugin.NAME} implemented"]
-    name, code, launch, extra = implement(*tensors, (), 0)  # type: ignore[misc]
-    assert name == ENTRY
+    implement = known[f"pitcrew::{name} implemented"]
+    entry, code, launch, sizes = implement(*tensors, *extra, (), 0)  # type: ignore[misc]
+    assert entry == ENTRY
     assert ENTRY.encode() in code
     wanted = HEADS.launch(3, 1, 90)
     assert (launch.grid_x.value, launch.block_x) == (wanted.grid, wanted.threads)
-    assert [size.value for size in extra] == [wanted.units, 1, 20, wanted.parts]
+    assert [size.value for size in sizes] == [wanted.units, 1, 20, wanted.parts]

@@ -12,15 +12,18 @@ from pitcrew_builder.errors import InvalidSpec
 from pitcrew_builder.graph.ir import OPSET, ElementType, Graph
 from pitcrew_builder.graph.precision import in_half
 from pitcrew_builder.manifest import GraphInterface, PlanReport
-from pitcrew_builder.spec import Attention, ComputeCapability, Precision, TensorRt
+from pitcrew_builder.spec import ComputeCapability, Precision, TensorRt
 from pitcrew_builder.targets.onnx_files import GRAPH, file_entry, write_onnx
 from pitcrew_builder.targets.target import Network, Proof, Site, Written
 from pitcrew_builder.targets.trt import plugins
-from pitcrew_builder.targets.trt.attention.offer import offered
-from pitcrew_builder.targets.trt.attention.plugin import register
 from pitcrew_builder.targets.trt.collectives import with_native_collectives
 from pitcrew_builder.targets.trt.compiler import Compiler, Order
 from pitcrew_builder.targets.trt.gpu import compute_capability
+from pitcrew_builder.targets.trt.kernel_choice import (
+    register,
+    with_joined_products,
+    with_own_kernels,
+)
 from pitcrew_builder.targets.trt.library import RTX, TENSORRT, Library, Native
 from pitcrew_builder.targets.trt.profiles import profiles
 from pitcrew_builder.targets.trt.report import plan_report
@@ -57,8 +60,8 @@ class PlanBackend:
         return {"onnx-opset": str(OPSET), "cuda": CUDA, library.target.value: library.version()}
 
     def optimize(self, graph: Graph) -> Graph:
-        """As it was drawn: the compiler joins projections by itself, with the same kernels."""
-        return graph
+        """As it was drawn where the compiler joins projections by itself; else joined."""
+        return with_joined_products(graph, self.options)
 
     def compiler(self, site: Site) -> Compiler:
         """The compiler, loaded. Raises `InvalidSpec` where it cannot work here."""
@@ -68,8 +71,7 @@ class PlanBackend:
         """Write the graph in half precision, and compile that."""
         compiler = self.compiler(site)
         graph = in_half(network.graph, _HALVES[self.precision])
-        if self.options.attention is Attention.KERNEL:
-            graph = offered(graph)
+        graph = with_own_kernels(graph, self.options, network.kinds)
         half = replace(network, graph=with_native_collectives(graph, site.rank))
         with site.tracker.part(0, 2):
             _write_scratch(half, site, "half")
@@ -130,8 +132,7 @@ class TensorRtGpu(PlanBackend):
         library = self.library.load()
         _check_gpu(self.options.compute_capability.value, compute_capability())
         name = f"{self.library.version()}-{self.options.compute_capability}.cache"
-        if self.options.attention is Attention.KERNEL:
-            register(self.options.compute_capability.number)
+        register(self.options)
         return _GpuCompiler(library, site.cache / "tensorrt" / name)
 
 

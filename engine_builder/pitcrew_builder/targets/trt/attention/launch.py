@@ -4,7 +4,10 @@ import math
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from pitcrew_builder.targets.trt.nvrtc import FIRST_WITH_CLUSTERS
+
 ENTRY = "paged_attention"
+SOURCE = "paged_attention.cu"
 ROWS = 16
 """Of a tile, as of the tensor cores' products."""
 
@@ -15,8 +18,6 @@ SHARED_BYTES = 48 << 10
 
 FEW, MANY = 33, 129
 """Units of work under which eight or four blocks share one; measured on an H100 (132 processors)."""
-
-FIRST_WITH_CLUSTERS = 90
 
 Size: TypeAlias = Any
 """An int, or an expression over sizes that are known when a plan runs."""
@@ -31,6 +32,8 @@ class Heads:
     head_dim: int
     page: int
     bfloat16: bool
+    capped: bool = False
+    sinks: bool = False
 
     @property
     def scale(self) -> float:
@@ -52,6 +55,8 @@ class Heads:
         """What the source wants to be told, for GPUs of a generation such as 90."""
         return {
             "BFLOAT16": int(self.bfloat16),
+            "CAPPED": int(self.capped),
+            "SINKS": int(self.sinks),
             "HEADS": self.heads,
             "KV_HEADS": self.kv_heads,
             "HEAD_DIM": self.head_dim,
@@ -96,10 +101,11 @@ def usual_scale(head_dim: int) -> float:
     return float(head_dim**-0.5)
 
 
-def is_served(head_dim: int, scale: float) -> bool:
-    """Whether the kernel knows heads of that size and scale."""
+def is_served(head_dim: int, scale: float | None) -> bool:
+    """Whether the kernel knows heads of that size and scale; None stands for a scale it is given."""
     known = head_dim % ROWS == 0 and ROWS <= head_dim <= LARGEST_HEAD
-    return known and math.isclose(scale, usual_scale(head_dim), rel_tol=1e-6)
+    is_usual = scale is None or math.isclose(scale, usual_scale(head_dim), rel_tol=1e-6)
+    return known and is_usual
 
 
 def cluster(capability: int) -> int:

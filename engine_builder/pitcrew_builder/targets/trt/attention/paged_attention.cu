@@ -1,9 +1,10 @@
 // Paged attention for Hopper and later: reads pages where they lie, and writes no scratch memory.
 //
-// Defined from outside: BFLOAT16 (1 or 0), HEADS, KV_HEADS, HEAD_DIM (a multiple of 16), PAGE, SCALE,
-// WARPS of a block, STAGES, the tiles that a warp has in its ring, CLUSTER, the blocks that may share a
-// sequence (8, or 1 where there are no clusters), and PREFILL_ROWS, the rows of a sequence from which on
-// a block takes several row tiles.
+// Defined from outside, beside what halves.cuh wants: HEADS, KV_HEADS, HEAD_DIM (a multiple of 16), PAGE,
+// SCALE of the scores where it is no input, WARPS of a block, STAGES, the tiles that a warp has in its ring, PREFILL_ROWS, the rows of a
+// sequence from which on a block takes several row tiles, and CAPPED and SINKS (1 or 0): whether scores are
+// bent below a cap, and whether heads have a score that takes weight and gives nothing. The blocks of a
+// CLUSTER (8, or 1 where there are no clusters) may share a sequence.
 //
 // A row is one query head of a group for one new token; the keys of a group are so read once for all of
 // its query heads. A tile is 16 tokens or 16 rows. Softmax is online (Milakov and Gimelshein, 2018).
@@ -13,10 +14,7 @@
 // through distributed shared memory (the split of Flash-Decoding, without a second kernel).
 // Many rows (prefill): a unit is WARPS row tiles, one a warp, that share the tiles of tokens as they come.
 //
-// The grid is `parts` blocks for every unit, rounded up to CLUSTER. There are no includes, so the compiler
-// at run time needs no toolkit.
-using Half = unsigned short;  // The bits of a float16 or bfloat16.
-
+// The grid is `parts` blocks for every unit, rounded up to CLUSTER.
 constexpr int GROUP = HEADS / KV_HEADS;
 constexpr int ROWS = 16, TILE = 16;
 constexpr int CHUNKS = HEAD_DIM / 8;  // Of 16 bytes, in a row of a tile.
@@ -24,79 +22,12 @@ constexpr unsigned TILE_BYTES = TILE * HEAD_DIM * 2;
 constexpr float MASKED = -3.0e4f;
 constexpr float NOTHING = -1.0e30f;
 constexpr float LOG2E = 1.4426950408889634f;
-constexpr unsigned EVERYONE = 0xffffffffu;
 
 // Stages of keys and values for each warp; afterwards partial results, which are smaller.
 constexpr int WIDTH = HEAD_DIM + 2;  // Of a row's partial result: sums, highest, weight.
 constexpr int RING_BYTES = WARPS * STAGES * 2 * TILE_BYTES;
 constexpr int PARTIAL_BYTES = (WARPS + 1) * ROWS * WIDTH * 4;
 constexpr int SHARED_BYTES = RING_BYTES > PARTIAL_BYTES ? RING_BYTES : PARTIAL_BYTES;
-
-__device__ inline float wide(Half x) {
-#if BFLOAT16
-  return __uint_as_float((unsigned)x << 16);
-#else
-  float value;
-  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(x));
-  return value;
-#endif
-}
-__device__ inline unsigned packed(float low, float high) {
-  unsigned both;
-#if BFLOAT16
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
-#else
-  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
-#endif
-  return both;
-}
-
-__device__ inline void multiply(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
-#if BFLOAT16
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-#else
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-#endif
-}
-
-__device__ inline unsigned address(const void* shared) {
-  return static_cast<unsigned>(__cvta_generic_to_shared(shared));
-}
-__device__ inline void fetch(unsigned to, const Half* from, bool there) {
-  const int size = there ? 16 : 0;  // The rest is filled with zeros.
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(size));
-}
-__device__ inline void commit() { asm volatile("cp.async.commit_group;"); }
-template <int PENDING>
-__device__ inline void arrived() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
-}
-__device__ inline void load4(unsigned (&r)[4], unsigned from) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(from) : "memory");
-}
-__device__ inline void load4_transposed(unsigned (&r)[4], unsigned from) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(from) : "memory");
-}
-#if CLUSTER > 1
-__device__ inline void meet() {
-  asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
-}
-__device__ inline float read_of(unsigned block, const float* shared) {
-  unsigned there;
-  float value;
-  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address(shared)), "r"(block));
-  asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(there) : "memory");
-  return value;
-}
-#endif
 
 // Bytes from a tile's begin to a chunk, swizzled so that eight rows lie in different banks.
 __device__ inline unsigned place(int row, int chunk) {
@@ -111,12 +42,35 @@ struct Call {
   const Half* allowed;     // Of this sequence: [new_tokens, total].
   Half* attended;
   int new_tokens, batch, kv, past, total;
+  float scale;        // Of the scores.
+  float cap;          // Of the scores, where they are capped.
+  const Half* sinks;  // Of all heads, where they have some.
 
   __device__ int all_rows() const { return new_tokens * GROUP; }
   __device__ int token_of(int row) const { return min(row, all_rows() - 1) / GROUP; }
   // The first element of a row's query or output.
   __device__ long long of_row(int row) const {
     return (((long long)batch * new_tokens + row / GROUP) * HEADS + kv * GROUP + row % GROUP) * HEAD_DIM;
+  }
+  // A product of a query and a key as a score, before the mask is added.
+  __device__ float score_of(float product) const {
+#if CAPPED
+    // tanh by one exponential; it is one where that is infinite.
+    return cap * (1.0f - 2.0f / (exp2f(product * scale / cap * (2.0f * LOG2E)) + 1.0f));
+#else
+    return product * scale;
+#endif
+  }
+  // What a row's sums have to be multiplied with.
+  __device__ float share_of(int row, float highest, float weight) const {
+    if (!(weight > 0.0f)) return 0.0f;
+#if SINKS
+    const float sink = wide(sinks[kv * GROUP + row % GROUP]) * LOG2E, top = fmaxf(highest, sink);
+    const float kept = exp2f(highest - top);
+    return kept / (weight * kept + exp2f(sink - top));
+#else
+    return 1.0f / weight;
+#endif
   }
   // Where a tile's page begins among the pool's tokens, for tiles that lie in one page.
   __device__ long long page_of(int tile) const {
@@ -214,7 +168,7 @@ struct Running {
     for (int side = 0; side < 2; ++side)
       for (int i = 0; i < 4; ++i) {
         const bool there = extra[side][i] >= MASKED;
-        score[side][i] = there ? (score[side][i] * SCALE + extra[side][i]) * LOG2E : NOTHING;
+        score[side][i] = there ? (call.score_of(score[side][i]) + extra[side][i]) * LOG2E : NOTHING;
         top[i / 2] = fmaxf(top[i / 2], score[side][i]);
       }
 #pragma unroll
@@ -262,7 +216,7 @@ struct Running {
     for (int r = 0; r < 2; ++r) {
       const int row = first_row + mine + 8 * r;
       if (row >= call.all_rows()) continue;
-      const float share = weight[r] > 0.0f ? 1.0f / weight[r] : 0.0f;
+      const float share = call.share_of(row, highest[r], weight[r]);
       Half* out = call.attended + call.of_row(row);
       for (int block = 0; block < HEAD_DIM / 8; ++block)
         *reinterpret_cast<unsigned*>(out + block * 8 + pair) =
@@ -348,7 +302,7 @@ __device__ inline void few_rows(const Call& call, int first_row, int parts, int 
   __syncthreads();
 
   const auto put = [&](int row, int d, const Joined& all) {
-    const float value = all.weight > 0.0f ? all.mixed / all.weight : 0.0f;
+    const float value = all.mixed * call.share_of(first_row + row, all.highest, all.weight);
     call.attended[call.of_row(first_row + row) + d] = (Half)packed(value, value);
   };
   float* joined = partial + WARPS * ROWS * WIDTH;
@@ -439,8 +393,26 @@ __cluster_dims__(CLUSTER, 1, 1)
 __launch_bounds__(32 * WARPS, HEAD_DIM <= 64 ? 16 / WARPS : 1) paged_attention(
     const Half* __restrict__ queries, const Half* __restrict__ keys, const Half* __restrict__ values,
     const Half* __restrict__ key_pool, const Half* __restrict__ value_pool,
-    const long long* __restrict__ block_tables, const Half* __restrict__ mask, int units, int new_tokens,
-    int blocks, int parts, Half* __restrict__ attended) {
+    const long long* __restrict__ block_tables, const Half* __restrict__ mask,
+#if CAPPED
+    const Half* __restrict__ scale, const Half* __restrict__ softcap,
+#elif SINKS
+    const Half* __restrict__ scale, const Half* __restrict__ sinks,
+#endif
+    int units, int new_tokens, int blocks, int parts, Half* __restrict__ attended) {
+#if !SINKS
+  const Half* sinks = nullptr;
+#endif
+#if CAPPED
+  const float cap = wide(*softcap);
+#else
+  const float cap = 0.0f;
+#endif
+#if CAPPED || SINKS
+  const float factor = wide(*scale);
+#else
+  const float factor = SCALE;
+#endif
   __shared__ __align__(128) unsigned char shared[SHARED_BYTES];
   const bool many = new_tokens * GROUP >= PREFILL_ROWS;
   const int rows = many ? ROWS * WARPS : ROWS;
@@ -453,7 +425,7 @@ __launch_bounds__(32 * WARPS, HEAD_DIM <= 64 ? 16 / WARPS : 1) paged_attention(
   const Call call = {queries, keys, values, key_pool, value_pool,
                      block_tables + (long long)batch * blocks,
                      mask + (long long)batch * new_tokens * total,
-                     attended, new_tokens, batch, unit % KV_HEADS, past, total};
+                     attended, new_tokens, batch, unit % KV_HEADS, past, total, factor, cap, sinks};
   if (!many) {
     few_rows(call, first_row, parts, part, spare, shared);
   } else if (!spare) {

@@ -2,18 +2,35 @@
 
 import importlib
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.resources import files
 
 from pitcrew_builder.errors import CompilationFailed, InvalidSpec
 from pitcrew_builder.targets.trt.library import Native
 
-SOURCE = "paged_attention.cu"
+COMMON = "halves.cuh"
+"""Stands before the source of every kernel of ours."""
+
+FIRST_WITH_CLUSTERS = 90
+"""The generation of GPUs whose blocks can join their results."""
 
 
-def compiled(defines: Mapping[str, object], capability: int) -> bytes:
-    """The attention kernel for GPUs of a generation such as 90 and later ones. Raises as `ptx`."""
-    source = files(__package__).joinpath(SOURCE).read_bytes()
-    return ptx(source, SOURCE, defines, [f"--gpu-architecture=compute_{capability}"])
+def compiled(package: str, name: str, defines: Mapping[str, object], capability: int) -> bytes:
+    """A kernel of `package` for GPUs of a generation such as 90 and later ones. Raises as `ptx`.
+
+    Layers that want the same get the same text, which a driver compiles once.
+    """
+    return _compiled(package, name, tuple(sorted(defines.items())), capability)
+
+
+@cache
+def _compiled(
+    package: str, name: str, defines: tuple[tuple[str, object], ...], capability: int
+) -> bytes:
+    common = files(__package__).joinpath(COMMON).read_bytes()
+    own = files(package).joinpath(name).read_bytes()
+    source = common + f'#line 1 "{name}"\n'.encode() + own
+    return ptx(source, name, dict(defines), [f"--gpu-architecture=compute_{capability}"])
 
 
 def ptx(
@@ -42,8 +59,9 @@ def _nvrtc() -> Native:
         return importlib.import_module("cuda.bindings.nvrtc")
     except ImportError as error:
         raise InvalidSpec(
-            f"tensorrt.attention: the kernel is compiled by NVRTC of cuda-python, which cannot be "
-            f"loaded ({error}); install pitcrew[tensorrt] in the builder image, or choose operators"
+            f"tensorrt: kernels of Pitcrew's own are compiled by NVRTC of cuda-python, which cannot be "
+            f"loaded ({error}); install pitcrew[tensorrt] in the builder image, or set "
+            f"tensorrt.attention and tensorrt.products to operators"
         ) from error
 
 
