@@ -155,11 +155,12 @@ def milliseconds(session: Session, work: Callable[[], object], repeats: int) -> 
 class Replay:
     """A run of a session as a CUDA graph. What is bound must stay bound."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, enqueue: Callable[[], None] | None = None) -> None:
+        """`enqueue` is what to capture, if it is more than the plan."""
         self._stream = session.stream
         mode = cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         check(cuda.cudaStreamBeginCapture(self._stream, mode))
-        session.enqueue()
+        (enqueue or session.enqueue)()
         self._graph = check(
             cuda.cudaGraphInstantiate(check(cuda.cudaStreamEndCapture(self._stream)), 0)
         )

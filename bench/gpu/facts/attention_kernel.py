@@ -9,7 +9,7 @@ import ctypes
 import statistics
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -25,8 +25,8 @@ from saying import Fact
 from session import Buffer, check
 
 from pitcrew_builder.targets.trt.attention import launch
-from pitcrew_builder.targets.trt.attention.ptx import compiled
 from pitcrew_builder.targets.trt.gpu import compute_capability
+from pitcrew_builder.targets.trt.nvrtc import compiled
 
 TYPES = {"fp16": np.float16, "bf16": ml_dtypes.bfloat16}
 BOUNDS = {"fp16": 1e-3, "bf16": 6e-3}
@@ -53,6 +53,11 @@ CASES = [
     (Heads(8, 8, 128), 67),
     (Heads(8, 4, 256, page=32), 70),
     (Heads(6, 2, 32, page=7), 90),
+]
+CASES += [
+    (replace(heads, **kind), new)
+    for kind in ({"cap": 2.0}, {"sinks": True})
+    for heads, new in (CASES[0], CASES[2], CASES[9], CASES[11], CASES[14])
 ]
 CONTEXTS = [np.array([0, 1, 37]), np.array([100, 513, 290]), np.array([2000]), np.arange(40) * 9]
 TIMED = [Heads(32, 8, 64), Heads(32, 8, 128)]
@@ -118,8 +123,11 @@ class Attention:
             head_dim=heads.head_dim,
             page=heads.page,
             bfloat16=precision == "bf16",
+            capped=heads.cap is not None,
+            sinks=heads.sinks,
         )
-        return cls(told, Kernel(compiled(told.defines(CAPABILITY), CAPABILITY), launch.ENTRY))
+        code = compiled(launch.__package__, launch.SOURCE, told.defines(CAPABILITY), CAPABILITY)
+        return cls(told, Kernel(code, launch.ENTRY))
 
     def run(
         self, tensors: list[Buffer], out: Buffer, batch: int, new: int, blocks: int, stream: int = 0

@@ -5,7 +5,7 @@ import os
 
 from cuda.bindings import driver
 
-from pitcrew_builder.targets.trt.attention import ptx as compiler
+from pitcrew_builder.targets.trt import nvrtc
 
 ARCHITECTURE = os.environ.get("FACTS_ARCH", "compute_90")
 HEADERS = os.environ.get("CUDA_HEADERS", "/usr/local/cuda/include")
@@ -15,7 +15,7 @@ def ptx(source: str, name: str, **defines: object) -> bytes:
     """Compile CUDA C++ that includes headers of the toolkit. Raises `CompilationFailed`."""
     # Headers of newer toolkits lie in a folder of their own.
     include = [f"--include-path={HEADERS}", f"--include-path={HEADERS}/cccl"]
-    return compiler.ptx(
+    return nvrtc.ptx(
         source.encode(), name, defines, [f"--gpu-architecture={ARCHITECTURE}", *include]
     )
 

@@ -8,13 +8,14 @@ from common import configuration, trt
 
 from pitcrew_builder.checkpoint.directory import Directory, read_tensors
 from pitcrew_builder.families import FAMILIES
-from pitcrew_builder.graph.ir import ElementType
+from pitcrew_builder.graph.ir import ElementType, Graph, Value
 from pitcrew_builder.graph.precision import in_half
 from pitcrew_builder.manifest import PlanProfile, ResolvedShapes
 from pitcrew_builder.progress import Tracker
-from pitcrew_builder.spec import ComputeCapability, TensorRtPlan
+from pitcrew_builder.spec import Attention, ComputeCapability, Products, TensorRtPlan
 from pitcrew_builder.targets.onnx_files import write_onnx
 from pitcrew_builder.targets.target import Network
+from pitcrew_builder.targets.trt.kernel_choice import with_joined_products, with_own_kernels
 from pitcrew_builder.targets.trt.profiles import profiles
 
 KINDS = {"fp16": ElementType.FLOAT16, "bf16": ElementType.BFLOAT16}
@@ -30,29 +31,50 @@ class Drawn:
     kv_heads: int
     head_dim: int
     vocab: int
+    options: TensorRtPlan
+    weights: int
+    """Bytes that a step reads: all but an embedding that is only looked up in."""
 
 
 def draw(
-    checkpoint: Path, directory: Path, shapes: ResolvedShapes, precision: str, chunk: int
+    checkpoint: Path,
+    directory: Path,
+    shapes: ResolvedShapes,
+    precision: str,
+    chunk: int,
+    attention: Attention = Attention.KERNEL,
+    products: Products = Products.OPERATORS,
 ) -> Drawn:
-    """Write the network and its weights to `directory`."""
+    """Write the network and its weights to `directory`. Kernels are taken once they are registered."""
     raw = json.loads((checkpoint / "config.json").read_text())
     family = FAMILIES[raw["model_type"]]
     config = family.config.model_validate(raw)
-    graph = in_half(family.graph(config, shapes), KINDS[precision])
+    options = TensorRtPlan(
+        compute_capability=ComputeCapability.SM90,
+        prefill_chunk=chunk,
+        attention=attention,
+        products=products,
+    )
+    drawn = with_joined_products(family.graph(config, shapes), options)
+    graph = with_own_kernels(in_half(drawn, KINDS[precision]), options, {})
     network = Network(graph, read_tensors(Directory.of(checkpoint)))
     metadata = {"engine_id": "fact", "tag": "fact"}
     written = write_onnx(directory, "rank0", network, metadata, Tracker(lambda _: None))
-    options = TensorRtPlan(compute_capability=ComputeCapability.SM90, prefill_chunk=chunk)
     heads = raw["num_attention_heads"]
     return Drawn(
         graph=directory / written.interface.graph,
         profiles=profiles(graph.inputs, shapes, options),
+        options=options,
+        weights=sum(each.nbytes for each in graph.weights if each.name in _multiplied(graph)),
         layers=raw["num_hidden_layers"],
         kv_heads=raw.get("num_key_value_heads", heads),
         head_dim=raw.get("head_dim") or raw["hidden_size"] // heads,
         vocab=raw["vocab_size"],
     )
+
+
+def _multiplied(graph: Graph) -> set[Value]:
+    return {name for node in graph.nodes if node.op != "Gather" for name in node.inputs}
 
 
 @dataclass(frozen=True)

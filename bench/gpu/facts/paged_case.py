@@ -17,6 +17,10 @@ class Heads:
     kv_heads: int = 8
     head_dim: int = 64
     page: int = 16
+    cap: float | None = None
+    """Scores are bent to stay between this and its negative."""
+    sinks: bool = False
+    """Each head has a score that takes weight and gives nothing."""
 
     @property
     def width(self) -> int:
@@ -57,6 +61,10 @@ class Heads:
         if window is not None:
             seen &= place[:, None] > now - window
         pool = (batch * blocks, self.page, self.kv_heads, self.head_dim)
+        scale = {"scale": np.float32(self.head_dim**-0.5)}
+        extra = scale | {"softcap": np.float32(self.cap)} if self.cap else {}
+        if self.sinks:
+            extra = scale | {"sinks": noise(self.heads)}
         return {
             "queries": noise(batch, new, self.width),
             "keys": noise(batch, new, self.kv_width),
@@ -65,6 +73,7 @@ class Heads:
             "value_pool": noise(*pool),
             "block_tables": rng.permutation(batch * blocks).reshape(batch, blocks),
             "mask": np.where(seen, 0.0, MASKED).astype(np.float32)[:, None],
+            **extra,
         }
 
     def reference(self, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -81,9 +90,15 @@ class Heads:
         shape = (batch, new, self.kv_heads, self.heads // self.kv_heads, self.head_dim)
         queries = feeds["queries"].reshape(shape).astype(np.float64)
         scores = np.einsum("bskgd,btkd->bkgst", queries, keys) * self.head_dim**-0.5
+        if self.cap:
+            scores = self.cap * np.tanh(scores / self.cap)
         scores += feeds["mask"][:, :, None]
         weights = np.exp(scores - scores.max(-1, keepdims=True))
-        weights /= weights.sum(-1, keepdims=True)
+        total = weights.sum(-1, keepdims=True)
+        if self.sinks:
+            sinks = feeds["sinks"].astype(np.float64).reshape(self.kv_heads, -1)[:, :, None, None]
+            total += np.exp(sinks - scores.max(-1, keepdims=True))
+        weights /= total
         return np.einsum("bkgst,btkd->bskgd", weights, values).reshape(batch, new, self.width)
 
     def kv_bytes(self, batch: int, context: int) -> int:

@@ -4,6 +4,7 @@ A product with bias, an activation and another product: built with REFIT, with R
 and stripped; then given other weights, and compared with a network built with those.
 """
 
+import argparse
 import time
 
 import numpy as np
@@ -11,13 +12,21 @@ from common import build, trt
 from saying import Fact
 from session import Session
 
+from pitcrew_builder.targets.trt.products.plugin import register
+
 NAMES = ("w0", "b0", "w1", "b1")
-SHAPES = ((256, 512), (1, 512), (512, 256), (1, 256))
+SHAPES = ((512, 256), (512,), (256, 512), (256,))
 
 
 def main() -> None:
     """All three."""
-    fact = Fact("refit")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--products", default="operators", choices=["operators", "kernel"])
+    options = parser.parse_args()
+    product = by_plugin if options.products == "kernel" else by_operators
+    if options.products == "kernel":
+        register(90)
+    fact = Fact(f"refit, products {options.products}")
     rng = np.random.default_rng(0)
     old, new = (
         {name: (rng.standard_normal(shape) / 16).astype(np.float16)
@@ -35,7 +44,7 @@ def main() -> None:
         ("REFIT_IDENTICAL, stripped", (flag.REFIT_IDENTICAL, flag.STRIP_PLAN)),
     ):
         weights = new if "IDENTICAL" in name else old
-        plan = build(lambda network, w=weights: draw(network, w), profile, flags=flags)
+        plan = build(lambda network, w=weights: draw(network, w, product), profile, flags=flags)
         session = Session(trt, plan)
         logger = trt.Logger(trt.Logger.WARNING)
         refitter = trt.Refitter(session.engine, logger)
@@ -59,18 +68,34 @@ def main() -> None:
     fact.end()
 
 
-def draw(network: object, weights: dict[str, np.ndarray]) -> None:
-    """y = relu(x w0 + b0) w1 + b1."""
+def draw(network: object, weights: dict[str, np.ndarray], product: object) -> None:
+    """y = relu(x w0' + b0) w1' + b1."""
     value = network.add_input("x", trt.float16, (-1, 256))
-    none = trt.MatrixOperation.NONE
     for index in range(2):
         w, b = (constant(network, f"{kind}{index}", weights) for kind in "wb")
-        value = network.add_matrix_multiply(value, none, w, none).get_output(0)
-        value = network.add_elementwise(value, b, trt.ElementWiseOperation.SUM).get_output(0)
+        value = product(network, value, w, b)
         if index == 0:
             value = network.add_activation(value, trt.ActivationType.RELU).get_output(0)
     value.name = "y"
     network.mark_output(value)
+
+
+def by_operators(network: object, x: object, w: object, b: object) -> object:
+    """By TensorRT's own."""
+    none, turned = trt.MatrixOperation.NONE, trt.MatrixOperation.TRANSPOSE
+    value = network.add_matrix_multiply(x, none, w, turned).get_output(0)
+    shift = network.add_shuffle(b)
+    shift.reshape_dims = (1, -1)
+    operation = trt.ElementWiseOperation.SUM
+    return network.add_elementwise(value, shift.get_output(0), operation).get_output(0)
+
+
+def by_plugin(network: object, x: object, w: object, b: object) -> object:
+    """By our kernel, of which the weights are inputs."""
+    import tensorrt.plugin as trtp
+
+    layer = network.add_plugin(trtp.op.pitcrew.BiasedProduct(x, w, b), aot=True)
+    return layer.get_output(0)
 
 
 def constant(network: object, name: str, weights: dict[str, np.ndarray]) -> object:
@@ -86,7 +111,7 @@ def reference(weights: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
     """In float32."""
     wide = {name: array.astype(np.float32) for name, array in weights.items()}
     x = x.astype(np.float16).astype(np.float32)
-    return np.maximum(x @ wide["w0"] + wide["b0"], 0) @ wide["w1"] + wide["b1"]
+    return np.maximum(x @ wide["w0"].T + wide["b0"], 0) @ wide["w1"].T + wide["b1"]
 
 
 if __name__ == "__main__":

@@ -21,11 +21,16 @@ fact library library.py
 fact aot aot_plugin.py
 fact alias aot_plugin.py --alias
 fact refit refit.py
+fact refit-own refit.py --products kernel
 fact plugin plugin_or_body.py $golden/llama3
 fact plugin-bf16 plugin_or_body.py $golden/llama3 --precision bf16
 fact capture speed.py --small --batch 1 4 --context 64
-fact families families.py $golden/{llama3,qwen2,qwen3,mixtral,gemma2,gemma3,phi3,olmo2,gpt-oss,starcoder2}
-fact families-plugin families.py --plugin $golden/{llama3,qwen3,mixtral}
+all=(llama3 qwen2 qwen3 mixtral gemma2 gemma3 phi3 olmo2 gpt-oss starcoder2)
+own=(--attention kernel --products kernel)
+fact families families.py "${all[@]/#/$golden/}"
+fact families-own families.py "${all[@]/#/$golden/}" "${own[@]}"
 fact speed speed.py
+fact speed-own speed.py "${own[@]}"
+fact products product_kernel.py
 fact kernel attention_kernel.py
 fact kernel-in-plan attention_alone.py

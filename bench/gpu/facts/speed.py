@@ -1,17 +1,20 @@
 """What a Llama of 1B shape costs on this GPU: building, a decode step, and CUDA graphs.
 
 Random weights, hidden 2048, 16 layers, 32 query and 8 KV heads of 64. One step of decoding is timed
-eagerly and as a replayed graph, by batch and context, with attention by the inlined body and by the
-plugin; beside it the floor, the bytes of weights and KV over the bandwidth of a copy on this GPU.
+eagerly and as a replayed graph, by batch and context, and PyTorch's for the same shape where it is
+installed; beside it the floor, the bytes of weights and KV over the bandwidth of a copy on this GPU.
 """
 
 import argparse
 import gc
 import json
+import re
 import resource
 import statistics
 import tempfile
 import time
+from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +25,8 @@ from saying import Fact
 from session import Buffer, Replay, Session, milliseconds
 
 from pitcrew_builder.manifest import ResolvedShapes
+from pitcrew_builder.spec import Attention, Products
+from pitcrew_builder.targets.trt.kernel_choice import register
 
 PAGE = 16
 CONFIG = {
@@ -46,13 +51,14 @@ REPEATS = 30
 
 
 def main() -> None:
-    """Build twice, time both."""
+    """Build, and time."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--precision", default="fp16")
     parser.add_argument("--small", action="store_true", help="two narrow layers, for correctness")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--context", type=int, nargs="+", default=[512, 4096])
-    parser.add_argument("--attention", nargs="+", default=["body", "plugin"])
+    parser.add_argument("--attention", default="operators", choices=list(Attention))
+    parser.add_argument("--products", default="operators", choices=list(Products))
     options = parser.parse_args()
     fact = Fact(f"speed, {options.precision}")
     bandwidth = copied()
@@ -63,53 +69,63 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as work:
         checkpoint = write(Path(work, "llama"), CONFIG | (SMALL if options.small else {}))
-        drawn = draw(checkpoint, Path(work, "graph"), shapes, options.precision, 512)
-        for attention in options.attention:
-            if attention == "plugin":
-                from pitcrew_builder.targets.trt.attention.plugin import register
+        drawn = draw(
+            checkpoint,
+            Path(work, "graph"),
+            shapes,
+            options.precision,
+            512,
+            Attention(options.attention),
+            Products(options.products),
+        )
+        register(drawn.options)
+        measure(fact, drawn, options, bandwidth)
+    if find_spec("torch") and not options.small:
+        from torch_llama import yardstick
 
-                register(90)
-            measure(fact, attention, drawn, options, bandwidth)
+        yardstick(fact, CONFIG, options.precision, options.batch, options.context)
     fact.end()
 
 
-def measure(
-    fact: Fact, attention: str, drawn: Drawn, options: argparse.Namespace, bandwidth: float
-) -> None:
+def measure(fact: Fact, drawn: Drawn, options: argparse.Namespace, bandwidth: float) -> None:
     """One plan, all batches and contexts."""
     start = time.perf_counter()
     plan = compile_plan(parse(drawn.graph), drawn)
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     fact.say(
-        f"{attention}: built",
+        "built",
         f"{seconds:.1f} s, plan {len(plan) / 1e6:.0f} MB, peak memory of the host {peak:.0f} MiB",
     )
     start = time.perf_counter()
     session = Session(trt, plan, profile=1)
-    weights = len(plan)
     del plan
     gc.collect()
     activations = session.engine.device_memory_size_v2 / 1e6
     fact.say(
-        f"{attention}: opened",
+        "opened",
         f"{time.perf_counter() - start:.1f} s, activations {activations:.0f} MB",
     )
     for context in options.context:
         for batch in options.batch:
             eager, replayed, same = step(session, drawn, batch, context)
             kv = 2 * drawn.layers * drawn.kv_heads * drawn.head_dim * 2 * batch * context
-            floor = (weights + kv) / bandwidth * 1e3
+            floor = (drawn.weights + kv) / bandwidth * 1e3
             fact.check(
-                f"{attention}: batch {batch:3} context {context:5}: eager {eager:.3f} ms, "
+                f"batch {batch:3} context {context:5}: eager {eager:.3f} ms, "
                 f"graph {replayed:.3f} ms, floor {floor:.3f} ms, "
                 f"{batch / replayed * 1e3:.0f} tokens/s",
                 same,
             )
+    fact.say("layers of one eager step", f"batch {options.batch[0]}, context {options.context[0]}")
+    for told in slowest(session, drawn, options.batch[0], options.context[0]):
+        fact.say("with a clock at each", told)
 
 
-def step(session: Session, drawn: Drawn, batch: int, context: int) -> tuple[float, float, bool]:
-    """Median milliseconds of a decode step: eager, replayed; and whether both gave one result."""
+def bound(
+    session: Session, drawn: Drawn, batch: int, context: int
+) -> tuple[dict[str, Buffer], np.random.Generator]:
+    """A step of decoding, bound; what is returned has to be kept."""
     blocks = -(-context // PAGE)
     pages = batch * blocks
     rng = np.random.default_rng(0)
@@ -130,6 +146,12 @@ def step(session: Session, drawn: Drawn, batch: int, context: int) -> tuple[floa
         **pools,
     }
     held = session.bind(feeds, **dict.fromkeys(pools, shape))
+    return held, rng
+
+
+def step(session: Session, drawn: Drawn, batch: int, context: int) -> tuple[float, float, bool]:
+    """Median milliseconds of a decode step: eager, replayed; and whether both gave one result."""
+    held, rng = bound(session, drawn, batch, context)
     for _ in range(3):
         session.enqueue()
     session.wait()
@@ -148,6 +170,30 @@ def step(session: Session, drawn: Drawn, batch: int, context: int) -> tuple[floa
     session.wait()
     same = same and np.array_equal(other, session.read("logits", held["logits"]))
     return eager, replayed, bool(same and not np.array_equal(first, other))
+
+
+def slowest(session: Session, drawn: Drawn, batch: int, context: int) -> list[str]:
+    """What the kinds of layers take in a step, by their names without layers' numbers."""
+    held, _ = bound(session, drawn, batch, context)
+    times: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
+
+    class Profiler(trt.IProfiler):
+        def report_layer_time(self, name: str, milliseconds: float) -> None:
+            kind = re.sub(r"\d+", "*", name)[:70]
+            times[kind] += milliseconds
+            counts[kind] += 1
+
+    for _ in range(2):
+        session.enqueue()
+        session.wait()
+    session.context.profiler = Profiler()
+    session.enqueue()
+    session.wait()
+    del held
+    return [
+        f"{1e3 * time:7.0f} us in {counts[kind]:3}: {kind}" for kind, time in times.most_common(14)
+    ]
 
 
 def write(directory: Path, config: dict[str, object]) -> Path:
@@ -175,13 +221,14 @@ def write(directory: Path, config: dict[str, object]) -> Path:
         }
     from safetensors.numpy import save_file
 
-    # Slices of one stream of noise: drawing a billion numbers takes longer than the plan.
+    # Pieces of one stream of noise: drawing a billion numbers takes longer than the plan. Each begins
+    # elsewhere, as equal weights would be stored and cached once.
     noise = np.random.default_rng(0).standard_normal(1 << 24, dtype=np.float32).astype(np.float16)
     tensors = {
         name: np.ones(shape, np.float16)
         if len(shape) == 1
-        else np.resize(noise, shape) / np.float16(shape[1] ** 0.5)
-        for name, shape in shapes.items()
+        else np.resize(np.roll(noise, 4099 * at), shape) / np.float16(shape[1] ** 0.5)
+        for at, (name, shape) in enumerate(shapes.items())
     }
     save_file(tensors, directory / "model.safetensors")
     return directory
