@@ -74,6 +74,8 @@ class Result:
     build: float
     validate: float
     publish: float
+    clean: float
+    """Seconds from the publishing to the end of the process: the scratch of the proof is removed."""
     again: float
     """Seconds of the second build, its process's start included."""
     peak: int
@@ -127,6 +129,7 @@ def measure(checkpoint: Path, layers: int, memory: "Memory") -> Result:
         sum(timings[name] for name in ("Parse", "Graph", "Optimize", "Serialize")),
         timings["Validate"],
         timings["Publish"],
+        timings["Clean"],
         again,
         peak,
     )
@@ -233,14 +236,15 @@ def build(checkpoint: Path, work: Path) -> tuple[dict[str, float], int]:
         assert process.stdout is not None
         began: dict[str, float] = {}
         for line in process.stdout:
-            began.setdefault(json.loads(line)["phase"], time.monotonic())
+            told = time.monotonic()
+            began.setdefault(json.loads(line)["phase"], told)
         if process.wait():
             raise SystemExit(f"the build of {checkpoint} failed")
         ended = time.monotonic()
     (manifest,) = (work / "store").glob("*/*/*/*/manifest.json")
     timings: dict[str, float] = json.loads(manifest.read_text())["timings"]
     # The manifest is written before it is published.
-    return timings | {"Publish": ended - began["Publish"]}, peak[0]
+    return timings | {"Publish": told - began["Publish"], "Clean": ended - told}, peak[0]
 
 
 def rebuild(checkpoint: Path, work: Path) -> float:
@@ -303,6 +307,7 @@ def show(results: list[Result], dtype: str) -> None:
         "of the plain copy's speed": f"{median(lambda r: r.copy / r.build):.0%}",
         "validate": f"{median(lambda r: r.validate):.2f} s",
         "publish: wait for the disk": f"{median(lambda r: r.publish):.2f} s",
+        "remove the proof's scratch": f"{median(lambda r: r.clean):.2f} s",
         "of the durable copy's speed": f"{median(lambda r: r.durable / (r.build + r.publish)):.0%}",
         "second build": f"{median(lambda r: r.again):.2f} s",
         "peak of memory": f"{max(r.peak for r in results) / MIB:,.0f} MiB",

@@ -11,7 +11,6 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from threading import Event, Lock
 
-from pitcrew_builder import writeback
 from pitcrew_builder.checkpoint.reader import WeightReader
 from pitcrew_builder.checkpoint.safetensors import TensorInfo
 from pitcrew_builder.constants import blocks, nbytes, stored
@@ -28,9 +27,6 @@ FILE_BYTES = 256 << 20
 
 MOST_FILES = 64
 """Files of larger networks grow instead, so that about so many are enough."""
-
-DIRTY = 16 << 20
-"""Bytes that gather before the disk is told to take them."""
 
 
 def place(graph: Graph, file_bytes: int = FILE_BYTES) -> dict[Value, Extent]:
@@ -70,8 +66,7 @@ def write_data(
 
     Returns the manifest entries of the files, which lie in `folder` of the engine. `on_bytes` is
     told of every block, by one thread at a time. The first file that cannot be written ends all.
-    Files that are `passing` are read and removed: nobody lists them, and the disk need not take
-    them, so they have no digest and nothing is sent there early.
+    Files that are `passing` are read and removed: nobody lists them, so they have no digest.
     """
     files: dict[int, list[Weight | Literal]] = {}
     for item in stored(graph):
@@ -120,7 +115,7 @@ class _Work:
     def write(self, number: int, items: Sequence[Weight | Literal]) -> FileEntry | None:
         """Write one file; None where the work was stopped before its end."""
         name = data_name(self._stem.name, number)
-        digest, written, begun = hashlib.sha256(), 0, 0
+        digest, written = hashlib.sha256(), 0
         lasting = not self._passing
         with self._stem.with_name(name).open("wb", buffering=0) as file, WeightReader() as reader:
             for block in self._stream(items, reader):
@@ -130,9 +125,6 @@ class _Work:
                     digest.update(block)
                 _write_all(file.fileno(), block)
                 written += block.nbytes
-                if lasting and written - begun >= DIRTY:
-                    writeback.begin(file.fileno(), begun, written - begun)
-                    begun = written
                 with self._lock:
                     self._on_bytes(block.nbytes)
         sha256 = digest.hexdigest() if lasting else ""

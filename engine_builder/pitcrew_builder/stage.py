@@ -31,6 +31,7 @@ from pitcrew_builder.validate import (
     canary_prompt,
     prove,
 )
+from pitcrew_builder.writeback import sent_early
 
 TOKENIZER = "tokenizer"
 
@@ -51,7 +52,7 @@ def stage(
         with room_for(site.engine, 0, f"engine {request.identity.tag}"):
             tokenizer = _copy_tokenizer(site.engine / TOKENIZER, checkpoint)
     known = facts(request, drawn.parameters)
-    with tracker.phase(Phase.VALIDATE, "proving the engine"):
+    with sent_early(site.engine), tracker.phase(Phase.VALIDATE, "proving the engine"):
         with tracker.part(0, 3):
             proofs = _proofs(site, backend, drawn.ranks, ranks)
         packed = request.identity.quantization is not None

@@ -1,5 +1,6 @@
 """Weights as a stream of float32 chunks: memory is one chunk, whatever the tensor's size."""
 
+import os
 from collections.abc import Iterator, Mapping
 from io import FileIO
 from typing import Any, Self, TypeAlias
@@ -25,8 +26,11 @@ READABLE: Mapping[str, np.dtype[Any]] = {
 }
 """Types that weights may have, as NumPy reads their bytes."""
 
-INFINITE = {"F16": 0x7C00 << 1, "BF16": 0x7F80 << 1}
-"""The bits of infinity without its sign, moved to the left."""
+INFINITE = {"F16": 0x7C00, "BF16": 0x7F80}
+"""The bits of infinity."""
+
+SIGN = 0x8000
+"""The sign's bit of a half."""
 
 
 class WeightReader:
@@ -94,9 +98,7 @@ class WeightReader:
         for start in range(0, tensor.length, 2 * BLOCK):
             narrow = self._bytes[: min(2 * BLOCK, tensor.length - start)].view(np.uint16)
             self._fill(tensor, start, narrow)
-            # Without the sign, numbers that are not finite are the largest of all.
-            bits = np.left_shift(narrow, 1, out=self._floats.view(np.uint16)[: narrow.size])
-            if bits.max(initial=0) >= INFINITE[tensor.dtype]:
+            if not _all_finite_halves(narrow, INFINITE[tensor.dtype]):
                 raise _corrupt(tensor, "holds NaN or infinity")
             yield narrow.view(np.uint8).data
 
@@ -113,14 +115,13 @@ class WeightReader:
 
     def _fill(self, tensor: TensorInfo, start: int, target: npt.NDArray[Any]) -> None:
         """Fill `target` from byte `start` on. One read may bring less than what is there."""
-        stream = self._open(tensor)
-        stream.seek(tensor.offset + start)
+        descriptor, place = self._open(tensor).fileno(), tensor.offset + start
         room = target.data.cast("B")
         while room.nbytes:
-            count = stream.readinto(room)
+            count = os.preadv(descriptor, [room], place)
             if not count:
                 raise _corrupt(tensor, "ends before its last byte")
-            room = room[count:]
+            room, place = room[count:], place + count
 
     def _open(self, tensor: TensorInfo) -> FileIO:
         if self._stream is None or self._stream.name != str(tensor.file):
@@ -156,6 +157,13 @@ def _all_finite(floats: Floats) -> bool:
     # may overflow it, so a bad sum is only a suspicion.
     with np.errstate(over="ignore", invalid="ignore"):
         return bool(np.isfinite(floats.sum())) or bool(np.isfinite(floats).all())
+
+
+def _all_finite_halves(bits: npt.NDArray[np.uint16], infinite: int) -> bool:
+    # Of the positive numbers those that are not finite are the largest, and so they are of the
+    # negative ones, which are above all others where the sign counts as a bit like any.
+    negative = bits.max(initial=0) >= SIGN | infinite
+    return not negative and bool(bits.view(np.int16).max(initial=0) < infinite)
 
 
 def _corrupt(tensor: TensorInfo, problem: str) -> CheckpointCorrupt:
