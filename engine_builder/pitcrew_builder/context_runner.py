@@ -9,10 +9,10 @@ from pitcrew_builder.proof.sequences import InContexts
 
 
 class ContextRunner:
-    """One sequence of at most `capacity` tokens."""
+    """One sequence of at most `capacity` tokens, rotated as one of that length."""
 
     def __init__(self, network: Network, facts: ModelFacts, capacity: int) -> None:
-        self._sequence = InContexts(network.run, facts, 1, capacity)
+        self._sequence = InContexts(network.run, facts, np.array([capacity]), capacity)
         self._length = 0
 
     def extend(self, tokens: list[int]) -> Floats:

@@ -12,16 +12,18 @@ import numpy.typing as npt
 from pitcrew_builder.manifest import ModelFacts
 from pitcrew_builder.network import Network, Tensor
 from pitcrew_builder.pools import Pools
+from pitcrew_builder.positions import first_positions
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 
 
 class PagedRunner:
-    """One sequence over a pool that is just large enough for it."""
+    """One sequence over a pool that is just large enough for it, rotated as one of that length."""
 
     def __init__(self, network: Network, facts: ModelFacts, page: int, capacity: int) -> None:
         self._network = network
         self._page = page
+        self._first = first_positions(facts, np.array([capacity]))
         pages = -(-capacity // page)
         # Descending, so that a graph that ignored the table would read other pages.
         self._table = np.arange(pages, dtype=np.int64)[::-1]
@@ -39,7 +41,7 @@ class PagedRunner:
         named = self._network.run(
             {
                 "input_ids": np.array([tokens], dtype=np.int64),
-                "positions": np.arange(start, start + count, dtype=np.int64)[None],
+                "positions": self._first[:, None] + np.arange(start, start + count),
                 "block_tables": self._table[None, :used],
                 "context_lengths": np.array([start], dtype=np.int64),
                 "logit_indices": np.arange(count, dtype=np.int64)[None],

@@ -27,6 +27,7 @@ from pitcrew_builder.manifest import (
     ModelFacts,
     Placement,
     ResolvedShapes,
+    ShortTexts,
 )
 from pitcrew_builder.prompts.evidence import Evidence
 from pitcrew_builder.quantize.recipe import recipe_of
@@ -97,7 +98,7 @@ def plan(
 def resolve_shapes(shapes: Shapes, config: DecoderConfig) -> ResolvedShapes:
     """Decide every default. Raises `InvalidSpec` beyond what the checkpoint was made for."""
     most = config.max_position_embeddings
-    length = shapes.max_sequence_length or min(DEFAULT_LENGTH, config.natural_length)
+    length = shapes.max_sequence_length or min(DEFAULT_LENGTH, most)
     if length > most:
         raise InvalidSpec(
             f"shapes.maxSequenceLength is {length}, and the checkpoint allows {most} "
@@ -126,7 +127,14 @@ def facts(request: Request, parameters: int) -> ModelFacts:
         bos_token_id=_first(generation.bos_token_id, config.bos_token_id),
         eos_token_ids=_as_tuple(stated),
         pad_token_id=_first(generation.pad_token_id, config.pad_token_id),
+        short_texts=_short_texts(config, request.identity.shapes),
     )
+
+
+def _short_texts(config: DecoderConfig, shapes: ResolvedShapes) -> ShortTexts | None:
+    longest = shapes.max_sequence_length
+    up_to = config.short_length(longest)
+    return ShortTexts(up_to=up_to, first_position=longest) if up_to else None
 
 
 def divisible(config: DecoderConfig) -> Divisible:

@@ -19,6 +19,7 @@ from pitcrew_builder.manifest import (
 from pitcrew_builder.network import Network as Executor
 from pitcrew_builder.network import open_network, open_served
 from pitcrew_builder.paged_runner import PagedRunner
+from pitcrew_builder.positions import as_long
 from pitcrew_builder.report import Phase
 from pitcrew_builder.request import Request, facts
 from pitcrew_builder.targets.onnx_files import file_entry
@@ -116,12 +117,19 @@ def _prove(
     lead: float,
 ) -> Canary:
     shapes = request.identity.shapes
-    longest = shapes.max_sequence_length
+    # A canary that grew beyond short texts would be computed again on its way.
+    longest = known.short_texts.up_to if known.short_texts else shapes.max_sequence_length
     prompt = canary_prompt(known, site.engine / TOKENIZER / "tokenizer.json", longest - 1)
     count = min(NEW_TOKENS, longest - len(prompt))
     total = len(prompt) + count
-    runner = PagedRunner(network, known, shapes.kv_page_size, capacity=total)
-    other = ContextRunner(served, known, total) if served is not None else None
     rounds = request.identity.quantization is not None
     tolerance = ROUNDED_TOLERANCE if rounds else TOLERANCE
-    return prove(runner, prompt, count, site.tracker.advance, tolerance, lead, other)
+
+    def proven(facts: ModelFacts) -> Canary:
+        runner = PagedRunner(network, facts, shapes.kv_page_size, capacity=total)
+        other = ContextRunner(served, facts, total) if served is not None else None
+        return prove(runner, prompt, count, site.tracker.advance, tolerance, lead, other)
+
+    if known.short_texts:
+        proven(as_long(known))
+    return proven(known)

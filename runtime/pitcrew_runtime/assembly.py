@@ -12,7 +12,7 @@ from pitcrew_runtime.core.limits import Limits
 from pitcrew_runtime.core.pages import PageAllocator
 from pitcrew_runtime.core.scheduler import Scheduler
 from pitcrew_runtime.core.waiting import Policy
-from pitcrew_runtime.drafting import Speculation, check_draft
+from pitcrew_runtime.drafting import Speculation, check_draft, short_length
 from pitcrew_runtime.engine_directory import EngineDirectory
 from pitcrew_runtime.errors import (
     EngineCorrupt,
@@ -107,9 +107,9 @@ def load_executor(
     pages = min(
         pool_pages(room.bytes_per_token, limits, tuning.kv_memory, room.free) for room in rooms
     )
-    executor: Executor = NetworkExecutor(weights.network(pages))
-    if drafting is not None:
-        drafter = NetworkExecutor(drafting.network(pages))
+    executor: Executor = NetworkExecutor(weights.network(pages), _short_first(manifest))
+    if drafting is not None and draft is not None:
+        drafter = NetworkExecutor(drafting.network(pages), _short_first(draft.manifest))
         executor = SpeculativeExecutor(executor, DraftProposer(drafter))
     elif tuning.speculation is not None:
         executor = SpeculativeExecutor(executor, NgramProposer(tuning.speculation.ngram))
@@ -151,6 +151,7 @@ def limits_for(manifest: Manifest, tuning: Tuning) -> Limits:
             page_size=shapes.kv_page_size,
             policy=tuning.policy,
             prefix_cache=tuning.prefix_cache,
+            short_length=short_length(manifest),
             lookahead=tuning.speculation.tokens if tuning.speculation else 0,
         )
     except ValueError as error:
@@ -299,6 +300,11 @@ def rooms_of(manifest: Manifest, free: Sequence[int], ranks_each: int) -> list[R
         )
         for first in range(0, len(heads), ranks_each)
     ]
+
+
+def _short_first(manifest: Manifest) -> int:
+    short = manifest.model.short_texts
+    return short.first_position if short else 0
 
 
 def _has_contiguous_form(manifest: Manifest) -> bool:

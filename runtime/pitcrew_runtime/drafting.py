@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from pitcrew_builder.manifest import Manifest
 from pitcrew_runtime.core.limits import Limits
 from pitcrew_runtime.engine_directory import EngineDirectory
 from pitcrew_runtime.errors import InvalidOption
@@ -75,7 +76,19 @@ def _problems(target: EngineDirectory, draft: EngineDirectory, limits: Limits) -
             f"its sequences have at most {shapes.max_sequence_length} tokens, the served engine's "
             f"{limits.max_sequence_length}; build it with a larger shapes.maxSequenceLength"
         )
+    if short_length(draft.manifest) not in (0, limits.short_length):
+        problems.append(
+            f"it rotates texts of up to {short_length(draft.manifest)} tokens otherwise than longer "
+            f"ones (LongRoPE), which the served engine does up to {limits.short_length} (0: nowhere); "
+            f"take a model with the same original_max_position_embeddings, or one without LongRoPE"
+        )
     return problems
+
+
+def short_length(manifest: Manifest) -> int:
+    """Tokens of the longest text that an engine computes otherwise than longer ones; 0: none is."""
+    short = manifest.model.short_texts
+    return short.up_to if short else 0
 
 
 def _digest(directory: EngineDirectory) -> str | None:

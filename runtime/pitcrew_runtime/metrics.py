@@ -149,6 +149,11 @@ def _totals(now: Gauges) -> Iterator[tuple[str, str, float]]:
         counts.preemptions,
     )
     yield (
+        "pitcrew_outgrown_texts",
+        "Sequences computed again as they outgrew the network's short texts (LongRoPE).",
+        counts.outgrown,
+    )
+    yield (
         "pitcrew_prefix_cache_queried_tokens",
         "Tokens of admitted sequences, that might have been found in pages.",
         counts.known_tokens,

@@ -16,6 +16,10 @@ from pitcrew_runtime.core.executor import Chosen, Work
 from pitcrew_runtime.core.request import Sampled
 
 VOCABULARY = 256
+LONG = 1 << 16
+"""What is added to the tokens of long texts, where the engine computes those otherwise: no page of
+them may be taken for one of a short text.
+"""
 
 
 def next_token(tokens: Sequence[int], adapter: str = "") -> int:
@@ -24,12 +28,20 @@ def next_token(tokens: Sequence[int], adapter: str = "") -> int:
     return zlib.crc32(said, zlib.crc32(adapter.encode())) % VOCABULARY
 
 
-def continuation(prompt: Sequence[int], count: int, adapter: str = "") -> list[int]:
+def continuation(
+    prompt: Sequence[int], count: int, adapter: str = "", short_length: int = 0
+) -> list[int]:
     """What a request alone would be given."""
     tokens = list(prompt)
     for _ in range(count):
-        tokens.append(next_token(tokens, adapter))
+        long = 0 < short_length < len(tokens)
+        tokens.append(next_token(marked(tokens, long=long), adapter))
     return tokens[len(prompt) :]
+
+
+def marked(tokens: Sequence[int], *, long: bool) -> list[int]:
+    """As they are kept of a long text, or of another."""
+    return [token + LONG * long for token in tokens]
 
 
 def score_of(before: Sequence[int], token: int) -> Sampled:
@@ -67,7 +79,7 @@ class EchoExecutor:
         for source, target in batch.copies:
             self._pool[target] = self._pool[source].copy()
         for row in batch.rows:
-            for position, token in enumerate(row.tokens, row.start):
+            for position, token in enumerate(marked(row.tokens, long=row.long), row.start):
                 self._pool[row.pages[position // self._page_size]][position % self._page_size] = (
                     token
                 )
@@ -88,7 +100,7 @@ class EchoExecutor:
         for end in range(row.end - row.drafts, row.end + 1):
             token = next_token(tokens[:end], adapter)
             chosen.append(Sampled(token, logprob=-1.0, top=((token, -1.0),)))
-            if tokens[end : end + 1] != [token]:
+            if tokens[end : end + 1] != marked([token], long=row.long):
                 break
         return chosen
 

@@ -75,6 +75,13 @@ CASES: dict[str, Case] = {
             mscale_all_dim=0.4, beta_fast=16, beta_slow=2, truncate=False,
         ),
     ),
+    "llama-longrope": _case(
+        "llama",
+        **_rope(
+            "longrope", original_max_position_embeddings=52, factor=4.0,
+            short_factor=FACTORS, long_factor=FACTORS[::-1],
+        ),
+    ),
     "llama-gelu": _case("llama", hidden_act="gelu", **_rope("default")),
     # Mistral: a window over all layers, or none.
     "mistral-window": _case("mistral", sliding_window=11, head_dim=32, **_rope("default")),
@@ -139,17 +146,43 @@ CASES: dict[str, Case] = {
             "full_attention": {"rope_type": "default", "rope_theta": 300000.0},
         },
     ),
+    "gemma3-longrope": _case(
+        "gemma3_text", head_dim=16, sliding_window=12, query_pre_attn_scalar=16,
+        intermediate_size=64, tie_word_embeddings=True,
+        layer_types=["sliding_attention", "full_attention"],
+        rope_parameters={
+            "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+            "full_attention": {
+                "rope_type": "longrope", "rope_theta": 1000000.0, "attention_factor": 1.2,
+                "original_max_position_embeddings": 50,
+                "short_factor": FACTORS, "long_factor": FACTORS[::-1],
+            },
+        },
+    ),
     # Phi 3 and 4: fused projections, partial rotation, two sets of rotation factors.
     "phi3": _case("phi3", num_key_value_heads=4, sliding_window=15, **_rope("default")),
     "phi3-partial": _case(
         "phi3", tie_word_embeddings=True, **_rope("default", partial_rotary_factor=0.5)
     ),
+    # Prompts of 40 and 24 tokens after them: texts that are short, outgrow that, or are long.
     "phi3-short": _case(
         "phi3", original_max_position_embeddings=128,
         **_rope("longrope", short_factor=FACTORS, long_factor=FACTORS[::-1]),
     ),
+    "phi3-outgrowing": _case(
+        "phi3", original_max_position_embeddings=48,
+        **_rope("longrope", short_factor=FACTORS, long_factor=FACTORS[::-1]),
+    ),
+    "phi3-outgrowing-at-once": _case(
+        "phi3", {"legacy": True}, original_max_position_embeddings=40, num_key_value_heads=1,
+        **_rope("longrope", short_factor=FACTORS, long_factor=FACTORS[::-1]),
+    ),
+    "phi3-only-short": _case(
+        "phi3", {"length": 96}, original_max_position_embeddings=96,
+        **_rope("longrope", short_factor=FACTORS, long_factor=FACTORS[::-1]),
+    ),
     "phi3-long": _case(
-        "phi3", {"length": 256}, original_max_position_embeddings=32,
+        "phi3", original_max_position_embeddings=32,
         **_rope(
             "longrope", short_factor=FACTORS[:6], long_factor=FACTORS[2:],
             partial_rotary_factor=0.75,

@@ -74,6 +74,8 @@ class Batch:
             for layer in range(model["layers"])
         }
         self._lengths = np.zeros(rows, dtype=np.int64)
+        self._texts: list[list[int]] = [[] for _ in range(rows)]
+        self._first = np.zeros(rows, dtype=np.int64)
         self._stacks: Stacks = {}
         self._slots = np.zeros(rows, dtype=np.int64)
         if engine.manifest["ranks"][0].get("lora"):
@@ -85,8 +87,28 @@ class Batch:
         self._stacks = stack(self._engine.manifest, distinct)
         self._slots[:] = [distinct.index(path) + 1 if path else 0 for path in adapters]
 
-    def feed(self, rows: list[list[int]]) -> list[Floats]:
-        """Append tokens to each row; the logits [len, vocab] after each of them, by row."""
+    def feed(self, rows: list[list[int]], whole: int = 0) -> list[Floats]:
+        """Append tokens to each row; the logits [len, vocab] after each of them, by row.
+
+        `whole` tokens are what all texts will have at least.
+        """
+        for text, row in zip(self._texts, rows, strict=True):
+            text += row
+        first = np.array([self._first_position(max(whole, len(text))) for text in self._texts])
+        anew = (first != self._first) & (self._lengths > 0)
+        self._first, self._lengths = first, np.where(anew, 0, self._lengths)
+        given = [
+            text.copy() if again else row
+            for text, row, again in zip(self._texts, rows, anew, strict=True)
+        ]
+        found = self._compute(given)
+        return [logits[-len(row) :] for logits, row in zip(found, rows, strict=True)]
+
+    def _first_position(self, length: int) -> int:
+        short = self._engine.manifest["model"].get("shortTexts")
+        return short["firstPosition"] if short and length <= short["upTo"] else 0
+
+    def _compute(self, rows: list[list[int]]) -> list[Floats]:
         counts = [len(row) for row in rows]
         width = max(counts)
         ids = np.array([row + [0] * (width - len(row)) for row in rows], dtype=np.int64)
@@ -143,7 +165,7 @@ class Batch:
     def _positions(self, width: int, counts: list[int]) -> npt.NDArray[np.int64]:
         real = np.arange(width) < np.array(counts)[:, None]
         positions: npt.NDArray[np.int64] = np.where(
-            real, self._lengths[:, None] + np.arange(width), 0
+            real, (self._first + self._lengths)[:, None] + np.arange(width), 0
         )
         return positions
 

@@ -9,7 +9,7 @@ from tests.golden.conftest import EngineOf
 from tests.golden.reference import ReferenceEngine
 
 DATA = Path(__file__).parent / "data"
-MODELS = ["llama3", "llama-tied", "qwen3", "mixtral"]
+MODELS = ["llama3", "llama-tied", "qwen3", "mixtral", "phi3-outgrowing", "llama-longrope"]
 CLOSE = 5e-5
 PAGE = 7
 
@@ -26,7 +26,8 @@ def test_logits_agree(engine_of: EngineOf, model: str, chunk: int) -> None:
     expected = _expected(model)
     for prompt, logits in zip(expected["prompt"].tolist(), expected["logits"], strict=True):
         batch = engine.batch(1)
-        pieces = [batch.feed([prompt[at : at + chunk]])[0] for at in range(0, len(prompt), chunk)]
+        parts = [prompt[at : at + chunk] for at in range(0, len(prompt), chunk)]
+        pieces = [batch.feed([part], len(prompt))[0] for part in parts]
         assert np.abs(np.concatenate(pieces) - logits).max() <= CLOSE
 
 

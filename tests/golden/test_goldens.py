@@ -7,6 +7,7 @@ import pytest
 
 from tests.golden.cases import CASES
 from tests.golden.conftest import EngineOf
+from tests.golden.reference import ReferenceEngine
 
 DATA = Path(__file__).parent / "data"
 MODELS = ["llama3", "llama-tied", "qwen2", "qwen3", "mixtral", *CASES]
@@ -38,7 +39,7 @@ def test_chunked_prefill_agrees(engine_of: EngineOf, model: str, page: int, chun
     batch = engine_of(DATA / model, page).batch(2)
     prompts = expected["prompt"].tolist()
     pieces = [
-        np.stack(batch.feed([row[start : start + chunk] for row in prompts]))
+        np.stack(batch.feed([row[start : start + chunk] for row in prompts], len(prompts[0])))
         for start in range(0, len(prompts[0]), chunk)
     ]
     assert np.abs(np.concatenate(pieces, axis=1) - expected["logits"]).max() <= CLOSE
@@ -64,10 +65,12 @@ def test_greedy_in_a_ragged_batch_agrees(engine_of: EngineOf, model: str, page: 
     expected = _expected(model)
     first, second = expected["prompt"].tolist()
     prefix = first[:11]
-    batch = engine_of(DATA / model, page).batch(3, seed=2)
+    engine = engine_of(DATA / model, page)
+    batch = engine.batch(3, seed=2)
     logits = batch.feed([first, prefix, second])
     assert np.abs(logits[0] - expected["logits"][0]).max() <= CLOSE
-    assert np.abs(logits[1] - expected["logits"][0, :11]).max() <= CLOSE
+    if not _is_another_kind(engine, prefix, first):
+        assert np.abs(logits[1] - expected["logits"][0, :11]).max() <= CLOSE
     assert np.abs(logits[2] - expected["logits"][1]).max() <= CLOSE
     tokens = [[int(scores[-1].argmax())] for scores in logits]
     for _ in range(23):
@@ -75,3 +78,9 @@ def test_greedy_in_a_ragged_batch_agrees(engine_of: EngineOf, model: str, page: 
         for row, scores in zip(tokens, logits, strict=True):
             row.append(int(scores[-1].argmax()))
     assert [tokens[0], tokens[2]] == expected["greedy"].tolist()
+
+
+def _is_another_kind(engine: ReferenceEngine, prefix: list[int], text: list[int]) -> bool:
+    """Whether a text's beginning would be rotated otherwise, were it all."""
+    short = engine.manifest["model"].get("shortTexts")
+    return short is not None and len(prefix) <= short["upTo"] < len(text)

@@ -22,20 +22,31 @@ from pitcrew_builder.blocks.rope_scaling import (
 Floats: TypeAlias = npt.NDArray[np.float32]
 
 
-def inverse_frequencies(rope: Rope) -> Floats:
+def inverse_frequencies(rope: Rope, scaling: Scaling | None) -> Floats:
     """Radians per position, [dim / 2].
 
     Rounded to single precision where the models' own code rounds: an angle is a frequency times a
     position, and at position 8,000 a last bit more or less is already 5e-4 radians.
     """
     exponents = np.arange(0, rope.dim, 2, dtype=np.float64) / rope.dim
-    return _scaled((rope.theta**exponents).astype(np.float32), rope.theta, rope.scaling)
+    return _scaled((rope.theta**exponents).astype(np.float32), rope.theta, scaling)
 
 
-def tables(rope: Rope, length: int) -> tuple[Floats, Floats]:
-    """Cosines and sines [length, dim / 2] of positions 0 to length - 1."""
-    angles = np.outer(np.arange(length, dtype=np.float32), inverse_frequencies(rope))
-    factor = np.float32(attention_factor(rope.scaling))
+def tables(rope: Rope, length: int, short_length: int = 0) -> tuple[Floats, Floats]:
+    """Cosines and sines [length + short_length, dim / 2].
+
+    Those of positions 0 to length - 1, and behind them those of short texts.
+    """
+    cos, sin = _table(rope, rope.scaling, length)
+    if not short_length:
+        return cos, sin
+    short = _table(rope, rope.short or rope.scaling, short_length)
+    return np.concatenate([cos, short[0]]), np.concatenate([sin, short[1]])
+
+
+def _table(rope: Rope, scaling: Scaling | None, length: int) -> tuple[Floats, Floats]:
+    angles = np.outer(np.arange(length, dtype=np.float32), inverse_frequencies(rope, scaling))
+    factor = np.float32(attention_factor(scaling))
     return np.cos(angles) * factor, np.sin(angles) * factor
 
 

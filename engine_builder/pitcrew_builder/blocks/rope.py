@@ -14,6 +14,8 @@ class Rope:
     dim: int
     theta: float
     scaling: Scaling | None = None
+    short: Scaling | None = None
+    """That of short texts, in networks that rotate them otherwise (`StepPlan.short_length`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +27,17 @@ class Rotation:
     dim: int
 
 
-def rotation(e: Emitter, rope: Rope, positions: Value, length: int, name: str = "rope") -> Rotation:
-    """Look up the angles of `positions` int64 [B, S], once for all layers."""
+def rotation(
+    e: Emitter, rope: Rope, positions: Value, lengths: tuple[int, int], name: str = "rope"
+) -> Rotation:
+    """Look up the angles of `positions` int64 [B, S], once for all layers.
+
+    `lengths` are those of all texts and of short ones, whose angles lie behind the others.
+    """
     # A build that finds its engine draws nothing, and NumPy takes a tenth of a second.
     from pitcrew_builder.blocks.angles import tables
 
-    cos, sin = tables(rope, length)
+    cos, sin = tables(rope, *lengths)
     return Rotation(
         cos=e.op("Gather", e.literal(cos, f"{name}.cos"), positions, name="cos", axis=0),
         sin=e.op("Gather", e.literal(sin, f"{name}.sin"), positions, name="sin", axis=0),

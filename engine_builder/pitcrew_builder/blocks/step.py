@@ -48,6 +48,8 @@ class StepPlan:
     cache: CacheLayout
     ropes: Mapping[str, Rope]
     max_length: int
+    short_length: int = 0
+    """Tokens of the longest text that has angles of its own; 0 where all have the same."""
     windows: tuple[int | None, ...] = (None,)
     """Every kind of window that some layer has."""
 
@@ -63,6 +65,7 @@ def open_step(e: Emitter, plan: StepPlan) -> Step:
     logit_indices = e.input("logit_indices", int64, BATCH, WANTED) if wanted else ABSENT
     pools = {layer: _pool(e, plan.cache, layer) for layer in e.layout.layers(plan.cache.layers)}
     with e.scope("step"):
+        lengths = plan.max_length, plan.short_length
         return Step(
             input_ids=input_ids,
             logit_indices=logit_indices,
@@ -73,7 +76,7 @@ def open_step(e: Emitter, plan: StepPlan) -> Step:
                 e, input_ids, block_tables, context_lengths, plan.cache.page, plan.windows
             ),
             rotations={
-                name: rotation(e, rope, positions, plan.max_length, name)
+                name: rotation(e, rope, positions, lengths, name)
                 for name, rope in plan.ropes.items()
             },
         )

@@ -41,15 +41,13 @@ class DecoderConfig(Tolerant):
     eos_token_id: int | tuple[int, ...] | None = None
     pad_token_id: int | None = None
 
-    @property
-    def natural_length(self) -> int:
-        """Tokens of a text that the network takes without a change to its rotations.
-
-        Where there are two sets of factors, the short ones hold up to the original length.
+    def short_length(self, length: int) -> int:
+        """Tokens of the longest text that is rotated otherwise than those of up to `length`; 0 where
+        all are rotated alike.
         """
-        rope, most = self.rope_parameters, self.max_position_embeddings
-        original = rope.original_max_position_embeddings or most
-        return min(original, most) if rope.rope_type == LONGROPE else most
+        rope = self.rope_parameters
+        original = rope.original_max_position_embeddings or self.max_position_embeddings
+        return original if rope.rope_type == LONGROPE and length > original else 0
 
     @model_validator(mode="before")
     @classmethod

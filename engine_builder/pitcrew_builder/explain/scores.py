@@ -7,8 +7,11 @@ TASKS = ("metric", "questions", "score, %", "unquantized, %")
 
 
 def score_rows(proof: ProofReport) -> list[tuple[str, ...]]:
-    """A row of `SCORES` for each shape; marked are those of the form that decodes by contexts."""
-    every = [("", score) for score in proof.scores] + [(" decoding", s) for s in proof.served]
+    """A row of `SCORES` for each shape; marked are those of texts that were rotated as long ones,
+    and those of the form that decodes by contexts.
+    """
+    every = [(" long" if score.long else "", score) for score in proof.scores]
+    every += [(" decoding", score) for score in proof.served]
     return [
         (
             f"{score.batch}{mark}",

@@ -71,6 +71,7 @@ def frame(
             ),
             ropes={MAIN: main or rope(config, length)},
             max_length=length,
+            short_length=config.short_length(length),
             windows=tuple(dict.fromkeys(windows)),
         ),
     )

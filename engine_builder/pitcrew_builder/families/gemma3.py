@@ -12,9 +12,10 @@ from pitcrew_builder.blocks.causal_lm import Decoder, Frame
 from pitcrew_builder.blocks.decoder_layer import SANDWICH, DecoderLayer
 from pitcrew_builder.blocks.norm import Norm
 from pitcrew_builder.blocks.step import LOCAL, MAIN
-from pitcrew_builder.checkpoint.rope import RopeParameters, completed
+from pitcrew_builder.checkpoint.rope import LONGROPE, RopeParameters, completed
 from pitcrew_builder.families.family import Family, decoder, frame
 from pitcrew_builder.families.gemma2 import GemmaConfig, gemma_attention, gemma_frame, gemma_mlp
+from pitcrew_builder.families.refusal import unsupported
 from pitcrew_builder.families.rotation import rope_of
 from pitcrew_builder.families.windows import FULL, SLIDING, windows_of
 from pitcrew_builder.manifest import ResolvedShapes
@@ -74,6 +75,10 @@ def draw(config: Gemma3Config, shapes: ResolvedShapes) -> Decoder:
 def _frame(config: Gemma3Config, shapes: ResolvedShapes) -> Frame:
     plain = gemma_frame(config, frame(config, shapes, config.windows))
     local, length = config.local_rope_parameters, shapes.max_sequence_length
+    if local.rope_type == LONGROPE:
+        # Where short texts end is told by the rotation of the other layers.
+        told = "default, linear, dynamic, llama3, yarn"
+        raise unsupported(config, "rope_parameters.sliding_attention.rope_type", LONGROPE, told)
     ropes = {**plain.step.ropes, LOCAL: rope_of(config, local, config.head_dim, length)}
     return replace(plain, step=replace(plain.step, ropes=ropes))
 

@@ -11,7 +11,7 @@ from pitcrew_builder.blocks.rope_scaling import (
     yarn_attention_factor,
 )
 from pitcrew_builder.checkpoint.config import DecoderConfig
-from pitcrew_builder.checkpoint.rope import RopeParameters
+from pitcrew_builder.checkpoint.rope import LONGROPE, RopeParameters
 from pitcrew_builder.families.refusal import require, unsupported
 
 KNOWN = "default, linear, dynamic, llama3, yarn, longrope"
@@ -26,11 +26,17 @@ def rope(config: DecoderConfig, length: int) -> Rope:
 
 def rope_of(config: DecoderConfig, given: RopeParameters, dim: int, length: int) -> Rope:
     """The rotation of the first `dim` elements of a head that `given` describes."""
-    return Rope(dim, given.rope_theta, _scaling(config, given, dim, length))
-
-
-def _scaling(config: DecoderConfig, given: RopeParameters, dim: int, length: int) -> Scaling | None:
     original = given.original_max_position_embeddings or config.max_position_embeddings
+    if given.rope_type == LONGROPE:
+        short = _longrope(config, given, original, dim, "short_factor")
+        long = _longrope(config, given, original, dim, "long_factor")
+        if length <= original:
+            return Rope(dim, given.rope_theta, short)
+        return Rope(dim, given.rope_theta, long, short)
+    return Rope(dim, given.rope_theta, _scaling(config, given, original))
+
+
+def _scaling(config: DecoderConfig, given: RopeParameters, original: int) -> Scaling | None:
     match given.rope_type:
         case "default" | "dynamic":
             # Dynamic scaling begins beyond max_position_embeddings, where no engine goes.
@@ -43,8 +49,6 @@ def _scaling(config: DecoderConfig, given: RopeParameters, dim: int, length: int
             )
         case "yarn":
             return _yarn(config, given, original)
-        case "longrope":
-            return _longrope(config, given, original, dim, length)
     raise unsupported(config, "rope_parameters.rope_type", given.rope_type, KNOWN)
 
 
@@ -68,16 +72,10 @@ def _yarn(config: DecoderConfig, given: RopeParameters, original: int) -> YarnSc
 
 
 def _longrope(
-    config: DecoderConfig, given: RopeParameters, original: int, dim: int, length: int
+    config: DecoderConfig, given: RopeParameters, original: int, dim: int, name: str
 ) -> FactorScaling:
-    """One set of factors for the whole engine.
-
-    Every key in the cache must have been rotated alike, so the choice cannot change while a text
-    grows: an engine whose texts end within the original length uses the short factors, as the
-    models' own code does there; one that goes beyond uses the long factors from the first token.
-    """
+    """One of the two sets of factors."""
     factor = given.factor or config.max_position_embeddings / original
-    name = "long_factor" if length > original else "short_factor"
     factors: tuple[float, ...] = getattr(given, name)
     if len(factors) != dim // 2:
         raise unsupported(config, f"rope_parameters.{name}", factors, f"{dim // 2} numbers")

@@ -28,6 +28,7 @@ from pitcrew_builder.manifest.interface import (
     PlanProfile,
     PlanReport,
     SegmentFile,
+    ShortTexts,
     StoredBytes,
 )
 from pitcrew_builder.manifest.scores import (
@@ -71,6 +72,7 @@ __all__ = [
     "ResolvedShapes",
     "Score",
     "SegmentFile",
+    "ShortTexts",
     "StoredBytes",
     "TaskScore",
     "short_id",

@@ -71,6 +71,13 @@ class PlanReport(Model):
     )
 
 
+class ShortTexts(Model):
+    """Texts that the network rotates otherwise than longer ones (Ding et al. 2024, "LongRoPE")."""
+
+    up_to: int = Field(description="Tokens of the longest of them.")
+    first_position: int = Field(description="What stands for position 0 in them.")
+
+
 class ModelFacts(Model):
     """What the runtime needs to know of the network."""
 
@@ -85,6 +92,9 @@ class ModelFacts(Model):
     bos_token_id: int | None
     eos_token_ids: tuple[int, ...]
     pad_token_id: int | None
+    short_texts: ShortTexts | None = Field(
+        default=None, exclude_if=is_none, description="Absent: all texts are rotated alike."
+    )
 
 
 class Exchange(Model):
@@ -145,7 +155,8 @@ class GraphInterface(Model):
     B sequences, S new tokens of each, P block-table entries, K positions whose logits are wanted;
     all four are dynamic. D is the head dimension.
 
-    Inputs:  `input_ids` int64 [B, S]; `positions` int64 [B, S], absolute, in [0, max length);
+    Inputs:  `input_ids` int64 [B, S]; `positions` int64 [B, S], absolute, in [0, max length), but see
+             `short_texts`;
              `block_tables` int64 [B, P], page numbers, any valid page where unused (P may be 0);
              `context_lengths` int64 [B], tokens of each sequence already in its pages;
              `logit_indices` int64 [B, K], indices into S;
@@ -157,6 +168,10 @@ class GraphInterface(Model):
     A new token attends to its sequence's first `context_lengths` pooled tokens and, causally, to
     the new tokens before it; a row shorter than S is padded on the right. Every slot of the pools
     holds a finite number, used or not: a masked one counts with weight 0, which a NaN survives.
+
+    With `ModelFacts.short_texts`, positions of a text of at most `up_to` tokens begin at
+    `first_position` in place of 0. Keys of the two kinds do not go together: a text that grows beyond
+    `up_to` is computed again from its first token.
 
     Pools, and new keys and values, have the type `kv_dtype`. Those of one byte (`int8`,
     `float8_e4m3fn`) are codes that the graph makes and reads; a caller moves bytes and needs no
@@ -181,9 +196,8 @@ class GraphInterface(Model):
     `key_context.<layer>` and `value_context.<layer>` [B, kv_heads, T, D]: each sequence's tokens side
     by side, `context_lengths` of them, and room for S more. In place of `new_keys` and `new_values`,
     outputs `key_grown.<layer>` and `value_grown.<layer>` of the same shape have the new tokens,
-    padding too, behind those; bound to the inputs' memory, they are written in place. `positions`
-    have to be those that follow `context_lengths`. Only sequences without context, or with S = 1, may
-    share a run.
+    padding too, behind those; bound to the inputs' memory, they are written in place. Only
+    sequences without context, or with S = 1, may share a run.
     """
 
     graph: str = Field(description="Path of the rank's graph in the engine directory.")

@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from pitcrew_builder.spec import Model, TaskMetric
-from pitcrew_builder.spec.base import is_empty
+from pitcrew_builder.spec.base import is_empty, is_false
 
 
 class Canary(Model):
@@ -18,6 +18,11 @@ class Score(Model):
 
     batch: int = Field(description="Sequences of one step.")
     capacity: int = Field(description="Tokens that the page table had room for.")
+    long: bool = Field(
+        default=False,
+        exclude_if=is_false,
+        description="Texts were rotated as those beyond `shortTexts.upTo` are, whatever their length.",
+    )
     tokens: int = Field(description="Predicted tokens.")
     perplexity: float
     reference_perplexity: float

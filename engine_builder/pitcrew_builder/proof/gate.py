@@ -98,4 +98,5 @@ def _problems(score: Score, wanted: Proof) -> list[str]:
 
 
 def _told(score: Score, problems: list[str]) -> str:
-    return f"batch {score.batch}, capacity {score.capacity}: {', '.join(problems)}"
+    kind = ", as long texts" if score.long else ""
+    return f"batch {score.batch}, capacity {score.capacity}{kind}: {', '.join(problems)}"

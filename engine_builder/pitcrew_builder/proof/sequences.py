@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from pitcrew_builder.manifest import ModelFacts
 from pitcrew_builder.pools import Contexts, Pools
+from pitcrew_builder.positions import first_positions
 from pitcrew_builder.proof.measure import Floats
 from pitcrew_builder.proof.windows import Ids, Windows
 
@@ -38,6 +39,8 @@ class Paged:
         """`capacity` tokens have room in the page table; pages exist for what the rows need."""
         self._run = run
         self._page = page
+        self._facts = facts
+        self._first = first_positions(facts, rows.lengths)
         count, held = len(rows.ids), -(-rows.width // page)
         pages = np.arange(count * held, dtype=np.int64)[::-1].reshape(count, held)
         # A table wider than its sequence repeats a page: any valid one will do.
@@ -45,10 +48,19 @@ class Paged:
         self._pools = Pools(facts, dtype, count * held, page)
 
     def extend(self, rows: Windows, start: int, stop: int) -> Floats:
-        """See `Sequences`."""
+        """See `Sequences`. Rows may have grown since."""
+        self._rotate_anew(rows, start)
         counts = np.clip(rows.lengths - start, 0, stop - start)
         starts = np.minimum(rows.lengths, start)
         return self.take(rows.ids[:, start:stop], starts, counts, np.arange(stop - start))
+
+    def _rotate_anew(self, rows: Windows, start: int) -> None:
+        """Compute again, as far as `start`, what is a short text no longer."""
+        first = first_positions(self._facts, rows.lengths)
+        grown, self._first = first != self._first, first
+        if start and grown.any():
+            again = np.where(grown, start, 0)
+            self.take(rows.ids[:, :start], np.where(grown, 0, start), again, np.array([0]))
 
     def take(self, ids: Ids, starts: Ids, counts: Ids, asked: Ids) -> Floats:
         """Append to each row the first `counts` [rows] of `ids` [rows, S], behind `starts` [rows].
@@ -57,7 +69,7 @@ class Paged:
         """
         outputs = self._run(
             {
-                **_inputs(ids, starts, counts, asked),
+                **_inputs(ids, self._first, starts, counts, asked),
                 "block_tables": self._tables,
                 **self._pools.arrays,
             }
@@ -76,14 +88,16 @@ class Paged:
 class InContexts:
     """Rows whose tokens lie side by side, in the form of the graph that reads them so."""
 
-    def __init__(self, run: Run, facts: ModelFacts, count: int, capacity: int) -> None:
-        """`count` rows of `capacity` tokens at most."""
+    def __init__(self, run: Run, facts: ModelFacts, lengths: Ids, capacity: int) -> None:
+        """Rows of `capacity` tokens at most, rotated as texts of `lengths` [rows]."""
         self._run = run
-        self._contexts = Contexts(facts, count, capacity)
+        self._first = first_positions(facts, lengths)
+        self._contexts = Contexts(facts, len(lengths), capacity)
 
     def take(self, ids: Ids, starts: Ids, counts: Ids, asked: Ids) -> Floats:
         """See `Paged.take`. Rows that have tokens already go on by one at a time."""
-        outputs = self._run({**_inputs(ids, starts, counts, asked), **self._contexts.arrays})
+        inputs = _inputs(ids, self._first, starts, counts, asked)
+        outputs = self._run({**inputs, **self._contexts.arrays})
         self._contexts.take(outputs)
         logits: Floats = outputs["logits"]
         return logits
@@ -94,6 +108,7 @@ class Plain:
 
     def __init__(self, run: Run, facts: ModelFacts, dtype: np.dtype[Any], page: int) -> None:
         self._run = run
+        self._facts = facts
         self._pools = Pools(facts, dtype, 1, page)
 
     def extend(self, rows: Windows, start: int, stop: int) -> Floats:
@@ -102,7 +117,7 @@ class Plain:
         outputs = self._run(
             {
                 "input_ids": rows.ids[:, :stop],
-                "positions": _positions(rows, 0, stop),
+                "positions": self._positions(rows, stop),
                 "block_tables": np.zeros((count, 0), np.int64),
                 "context_lengths": np.zeros(count, np.int64),
                 "logit_indices": np.tile(np.arange(start, stop), (count, 1)),
@@ -112,19 +127,20 @@ class Plain:
         logits: Floats = outputs["logits"]
         return logits
 
+    def _positions(self, rows: Windows, stop: int) -> Ids:
+        """Those before `stop`; 0 where a row has ended."""
+        index, first = np.arange(stop), first_positions(self._facts, rows.lengths)
+        return np.where(index < rows.lengths[:, None], first[:, None] + index, 0)
 
-def _inputs(ids: Ids, starts: Ids, counts: Ids, asked: Ids) -> dict[str, npt.NDArray[Any]]:
+
+def _inputs(
+    ids: Ids, first: Ids, starts: Ids, counts: Ids, asked: Ids
+) -> dict[str, npt.NDArray[Any]]:
     """What both forms of the graph are told of new tokens; padding stands at position 0."""
     column = np.arange(ids.shape[1])
     return {
         "input_ids": ids,
-        "positions": np.where(column < counts[:, None], starts[:, None] + column, 0),
+        "positions": np.where(column < counts[:, None], (first + starts)[:, None] + column, 0),
         "context_lengths": starts,
         "logit_indices": np.tile(asked, (len(ids), 1)),
     }
-
-
-def _positions(rows: Windows, start: int, stop: int) -> npt.NDArray[np.int64]:
-    """Absolute positions; 0 where a row has ended."""
-    index = np.arange(start, stop)
-    return np.where(index < rows.lengths[:, None], index, 0)

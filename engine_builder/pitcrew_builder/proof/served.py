@@ -66,7 +66,7 @@ def _decode(
 ) -> None:
     """Add the predictions of a batch's `own` rows [rows]; the others only fill it."""
     facts, proven, count = forms.facts, forms.proven, len(rows.ids)
-    ours = InContexts(forms.served.run, facts, count, capacity)
+    ours = InContexts(forms.served.run, facts, rows.lengths, capacity)
     theirs = Paged(proven.run, facts, proven.pool_dtype, forms.shapes.kv_page_size, capacity, rows)
     row, last = np.arange(count), np.array([0])
     # Texts of one length begin at a third, a half and two thirds, so that contexts are unlike.

@@ -22,6 +22,7 @@ from pitcrew_builder.graph.proto import to_proto
 from pitcrew_builder.manifest import ModelFacts
 from pitcrew_builder.network import Executable
 from pitcrew_builder.pools import Pools
+from pitcrew_builder.positions import first_positions
 from pitcrew_builder.quantize.grid import Floats
 from pitcrew_builder.quantize.sites import Site
 from pitcrew_builder.targets.onnx_files import DATA
@@ -84,7 +85,7 @@ class Calibration:
         facts, count = self.facts, len(text)
         return {
             "input_ids": np.array([text], dtype=np.int64),
-            "positions": np.arange(count, dtype=np.int64)[None],
+            "positions": (first_positions(facts, np.array([count])) + np.arange(count))[None],
             "block_tables": np.zeros((1, 0), np.int64),
             "context_lengths": np.zeros(1, np.int64),
             "logit_indices": np.zeros((1, 1), np.int64),

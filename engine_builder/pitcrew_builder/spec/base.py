@@ -21,6 +21,11 @@ def is_none(value: object) -> bool:
     return value is None
 
 
+def is_false(value: object) -> bool:
+    """For `exclude_if`: what is not the case stays out of the document."""
+    return value is False
+
+
 def is_empty(value: tuple[object, ...]) -> bool:
     """For `exclude_if`: an empty list stays out of the document."""
     return not value

@@ -22,7 +22,7 @@ from pitcrew_builder.graph.ir import (
     Port,
     Value,
 )
-from pitcrew_builder.targets.fused_attention import fused
+from pitcrew_builder.targets.fused_attention import POSITIONS, fused
 
 _PAGED = PAGED_ATTENTION.name
 _TABLES = Value("block_tables")
@@ -158,7 +158,7 @@ def _rewritten(
     found = fused(node, makers, head_dim)
     if found is not None:
         attributes["do_rotary"] = 1
-        packed, tables = Value(f"{node.name}/packed"), (found.cos, found.sin)
+        packed, tables = Value(f"{node.name}/packed"), (found.cos, found.sin, POSITIONS)
         yield Node("Reshape", packed, (found.projection, _ROWS_APART), (packed,))
         given = (packed, _ABSENT, _ABSENT)
     yield Node(

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from pitcrew_builder.graph.ir import Node, Value
 
+POSITIONS = Value("positions")
+"""The graph's input. The operator takes it too: short texts may begin elsewhere than at 0."""
 _MULTIPLE = 16
 """What heads must be a multiple of to be rotated by the operator."""
 Makers = Mapping[Value, Node]
@@ -55,7 +57,7 @@ def _tables(rotation: Node, makers: Makers) -> tuple[Value, Value] | None:
 
 
 def _is_lookup(node: Node) -> bool:
-    return node.op == "Gather" and node.inputs[1] == "positions"
+    return node.op == "Gather" and node.inputs[1] == POSITIONS
 
 
 def _behind(name: Value, makers: Makers) -> Value:

@@ -31,6 +31,8 @@ class Row:
     """How many of these are the prompt."""
     slot: int = NO_ADAPTER
     """Where the executor has the sequence's adapter."""
+    long: bool = False
+    """Of a text that has outgrown short ones, where those are computed otherwise."""
     lookahead: int = 0
     """So many tokens beyond the next one would be welcome; the pages have room for them."""
     drafts: int = 0

@@ -24,6 +24,9 @@ class Limits:
     policy: Policy = Policy.SHORTEST_FIRST
     prefix_cache: bool = True
     """Keep full pages for later prompts that begin alike, as long as nobody needs the room."""
+    short_length: int = 0
+    """Tokens of the longest text that the network computes otherwise than longer ones: a sequence
+    that outgrows it is computed again from its first token. 0: all texts are computed alike."""
     lookahead: int = 0
     """Tokens beyond the next one that a decoding sequence may be given in a step: speculation."""
 
@@ -38,6 +41,10 @@ class Limits:
                 f"max_step_tokens: {self.max_step_tokens}; more than max_running "
                 f"({self.max_running}) are needed, or prompts would starve beside a full batch"
             )
+
+    def outgrown(self, tokens: int) -> bool:
+        """Whether a text of so many tokens is no short one, where there are such."""
+        return 0 < self.short_length < tokens
 
     def pages_for(self, tokens: int) -> int:
         """Pages that so many tokens fill or begin."""

@@ -37,7 +37,7 @@ class Placement:
         if sequence.unscored:
             return HeadStart((), 0)
         parent, common = sequence.parent, len(sequence.request.prompt) - 1
-        if parent is not None and parent.running and parent.computed >= common:
+        if parent is not None and _has_begun(parent, sequence, common):
             pages = self._pages.pages_of(parent.id)
             full, rest = divmod(common, self._limits.page_size)
             return HeadStart(pages[:full], common, pages[full] if rest else None)
@@ -100,3 +100,8 @@ class Placement:
 
     def _measure(self, sequence: Sequence) -> None:
         sequence.capacity = len(self._pages.pages_of(sequence.id)) * self._limits.page_size
+
+
+def _has_begun(parent: Sequence, sequence: Sequence, common: int) -> bool:
+    """Whether the first `common` tokens lie in the parent's pages, computed as the sequence needs."""
+    return parent.running and parent.long == sequence.long and parent.computed >= common

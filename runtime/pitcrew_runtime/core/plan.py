@@ -46,6 +46,8 @@ class Counts:
     """What has happened since the start."""
 
     preemptions: int = 0
+    outgrown: int = 0
+    """Sequences that were computed again because they became long texts."""
     known_tokens: int = 0
     """Of admitted sequences, prompts and what a preemption took away."""
     reused_tokens: int = 0

@@ -48,6 +48,8 @@ class Planner:
         Raises `InvariantViolated`.
         """
         draft = Draft(self._limits.max_step_tokens)
+        if self._limits.short_length:
+            self._begin_outgrown_anew()
         self._continue_decoding(draft)
         self._continue_prefilling(draft)
         self._admit(draft)
@@ -64,6 +66,14 @@ class Planner:
             reused=draft.reused,
             ended=ended,
         )
+
+    def _begin_outgrown_anew(self) -> None:
+        """Texts that are short ones no longer go first among those that wait for their pages."""
+        for sequence in self._roster.decoding.copy():
+            if not sequence.long and self._limits.outgrown(len(sequence.tokens)):
+                self._roster.evict(sequence)
+                sequence.outgrow()
+                self._counts.outgrown += 1
 
     def _continue_decoding(self, draft: Draft) -> None:
         """One token for each decoding sequence; where pages lack, the last ones pay."""
@@ -133,6 +143,9 @@ class Planner:
         each = min(self._limits.lookahead, draft.budget // (len(decoding) or 1))
         for sequence in decoding:
             want = min(each, sequence.longest - len(sequence.tokens) - 1)
+            if self._limits.short_length and not sequence.long:
+                # Beyond it a guess would have to be checked as part of a long text.
+                want = min(want, self._limits.short_length - len(sequence.tokens))
             have = sequence.capacity // self._limits.page_size
             missing = self._limits.pages_for(len(sequence.tokens) + want) - have
             if missing > self._pages.free:
@@ -166,5 +179,6 @@ def next_row(sequence: Sequence, count: int, pages: Seq[int]) -> Row:
         history=tokens,
         prompt_length=len(sequence.request.prompt),
         slot=sequence.slot,
+        long=sequence.long,
         scored=sampling.prompt_logprobs if sequence.unscored else None,
     )

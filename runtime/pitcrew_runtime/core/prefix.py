@@ -31,6 +31,10 @@ class KeyChain:
         self._format = f"<{page_size}I"
         self._keys: list[Key] = []
 
+    def apart(self) -> "KeyChain":
+        """Of the same tokens, computed in another way: it has no key in common with this one."""
+        return KeyChain(sha256(self._root + b"apart").digest(), self._page_size)
+
     def key(self, index: int, tokens: Sequence[int]) -> Key:
         """Of page `index`, which `tokens`, the sequence's from its start, must fill."""
         size = self._page_size

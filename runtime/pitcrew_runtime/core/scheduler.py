@@ -77,6 +77,8 @@ class Scheduler:
             self._serial += 1
             root = root_key(self._engine_id, _identity(request), request.tenant)
             sequence = Sequence(request, self._serial, KeyChain(root, self.limits.page_size))
+            if self.limits.outgrown(len(sequence.tokens)):
+                sequence.outgrow()
             self._roster.arrive(sequence)
 
     def _check(self, request: Request) -> None:

@@ -35,6 +35,7 @@ class Sequence:
         "chain",
         "computed",
         "id",
+        "long",
         "longest",
         "parent",
         "published",
@@ -60,6 +61,8 @@ class Sequence:
         self.stop_tokens = request.stop_tokens
         self.tokens = list(request.prompt)
         self.longest = len(request.prompt) + request.max_tokens
+        self.long = False
+        """It has outgrown short texts: see `Limits.short_length`."""
         self.state = State.WAITING
         self.parent: Sequence | None = None
         """Has computed the same prompt: while it runs, its pages can be shared."""
@@ -79,6 +82,13 @@ class Sequence:
         """Its first so many tokens need no log probability, or have been given it."""
         self.row = NO_ROW
         """While it decodes: the row that it has in every step."""
+
+    def outgrow(self) -> None:
+        """Be a long text from here on, of which nothing is computed."""
+        self.long = True
+        self.chain = self.chain.apart()
+        # Who keeps what was computed beside the pages knows a sequence by this list.
+        self.tokens = list(self.tokens)
 
     @property
     def running(self) -> bool:

@@ -19,8 +19,10 @@ from pitcrew_runtime.execution.scoring import pieces, scores_of
 class NetworkExecutor:
     """An `Executor` over one network. Knows nothing of requests or scheduling."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, short_first: int = 0) -> None:
+        """`short_first`: where positions of short texts begin, see `ModelFacts.short_texts`."""
         self._network = network
+        self._short_first = short_first
         self._work = Work()
 
     @property
@@ -64,7 +66,7 @@ class NetworkExecutor:
 
     def _run(self, rows: Sequence[Row]) -> NDArray[np.float32]:
         """Logits [B, K, vocabulary], as `pack` asks for them."""
-        packed = pack(rows, self._network.page_size)
+        packed = pack(rows, self._network.page_size, self._short_first)
         begin = time.perf_counter()
         logits = self._network.run(packed)
         self._work.seconds += time.perf_counter() - begin

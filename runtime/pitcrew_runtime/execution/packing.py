@@ -31,14 +31,17 @@ class Packed(NamedTuple):
     """Of the rows, in token order; more than the context's at the end."""
 
 
-def pack(rows: Sequence[Row], page_size: int) -> Packed:
+def pack(rows: Sequence[Row], page_size: int, short_first: int = 0) -> Packed:
     """Lay rows side by side.
 
-    Rows are padded on the right with token 0 at position 0. A row's wanted logits are those of its
+    `short_first` stands for position 0 in rows of texts that are not long. Rows are padded on the
+    right with token 0 at that position. A row's wanted logits are those of its
     last known token and of the guesses after it; where other rows have more, its last one is
     repeated.
     """
     inputs, slots, take = (_single if _are_single(rows) else _several)(rows, page_size)
+    if short_first:
+        inputs["positions"] += np.array([(0 if row.long else short_first,) for row in rows])
     inputs["context_lengths"] = np.array([row.start for row in rows], np.int64)
     inputs[ADAPTER_SLOTS] = np.array([row.slot for row in rows], np.int64)
     return Packed(inputs, slots, take, [row.history for row in rows], [row.pages for row in rows])

@@ -18,6 +18,7 @@ CHECKPOINTS = {
     "llama3": ROOT / "tests/golden/data/llama3",
     "llama-tied": ROOT / "tests/golden/data/llama-tied",
     "mixtral": ROOT / "tests/golden/data/mixtral",
+    "phi3-long": ROOT / "tests/golden/data/phi3-long",
 }
 
 Engines = Callable[..., Path]

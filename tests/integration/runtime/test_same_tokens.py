@@ -34,7 +34,7 @@ LONGEST = 40
 POOL = 400
 """Tokens that the largest pool has room for."""
 EXAMPLES = 7
-VOCABULARY = 512
+VOCABULARY = 256
 BEGINNINGS = tuple(
     tuple((seed * 31 + place * 7) % VOCABULARY for place in range(20)) for seed in range(3)
 )
@@ -52,6 +52,9 @@ class Build:
     """Options of a build for several ranks."""
     guesser: Guesser = "ngram"
     """Of its companies where they guess at all."""
+    checkpoint: str = "llama3"
+    short_length: int = 0
+    """Tokens up to which it computes texts otherwise than longer ones."""
 
     @property
     def ranks(self) -> int:
@@ -65,6 +68,10 @@ BUILDS = {
     "pages of 16": Build(16),
     "pages of 4, two ranks": Build(4, ("--tensor-parallel", "2"), "itself"),
     "pages of 7, two stages": Build(7, ("--pipeline-parallel", "2")),
+    "short and long texts": Build(4, (), "itself", "phi3-long", 32),
+    "short and long texts, two ranks": Build(
+        7, ("--tensor-parallel", "2"), "itself", "phi3-long", 32
+    ),
 }
 
 
@@ -123,6 +130,7 @@ class Tally:
     reused: int = 0
     guessed: int = 0
     guessed_right: int = 0
+    outgrown: int = 0
 
 
 @st.composite
@@ -136,6 +144,7 @@ def companies(draw: st.DrawFn, build: Build) -> Company:
         page_size=build.page_size,
         policy=draw(st.sampled_from(Policy)),
         prefix_cache=draw(st.sampled_from((True, True, False))),
+        short_length=build.short_length,
         lookahead=draw(st.integers(1, 4)),
     )
     spare = draw(st.sampled_from((0, 1, 2, 4, 12)))
@@ -185,7 +194,10 @@ class House:
         """What a request is given with nobody beside it, before it or guessing for it."""
         key = (request.prompt, request.sampling)
         if key not in self.known:
-            limits = Limits(1, LONGEST + 1, 1, LONGEST, self.build.page_size, prefix_cache=False)
+            limits = Limits(
+                1, LONGEST + 1, 1, LONGEST, self.build.page_size,
+                prefix_cache=False, short_length=self.build.short_length,
+            )  # fmt: skip
             pages = PageAllocator(limits.pages_for(LONGEST))
             engine = Engine(Scheduler(limits, pages), self.executors["alone"])
             engine.submit(replace(request, max_tokens=LONGEST - len(request.prompt), fork_of=None))
@@ -212,9 +224,9 @@ class House:
 @contextmanager
 def house(build: Build, engines: Engines) -> Iterator[House]:
     page = ("--kv-page-size", str(build.page_size))
-    plain = engines("llama3", *page)
+    plain = engines(build.checkpoint, *page)
     places = {
-        "main": (engines("llama3", *page, *build.split), build.ranks),
+        "main": (engines(build.checkpoint, *page, *build.split), build.ranks),
         "alone": (plain, 1),
     }
     if build.guesser == "itself":
@@ -263,6 +275,7 @@ def test_tokens_are_those_of_each_alone(build: Build, engines: Engines) -> None:
             tally.requests += len(requests)
             tally.preempted += gauges.counts.preemptions
             tally.reused += gauges.counts.reused_tokens
+            tally.outgrown += gauges.counts.outgrown
             tally.guessed += gauges.work.proposed - before.proposed
             tally.guessed_right += gauges.work.accepted - before.accepted
             event(company.guesser)
@@ -271,6 +284,7 @@ def test_tokens_are_those_of_each_alone(build: Build, engines: Engines) -> None:
     assert tally.requests * len(BUILDS) >= 300, tally
     assert min(tally.whole, tally.cut_short, tally.preempted, tally.reused) > 0, tally
     assert tally.guessed > 0, tally
+    assert (tally.outgrown > 0) == (build.short_length > 0), tally
     assert tally.guessed_right > 0 or build.guesser != "itself", tally
 
 

@@ -19,7 +19,13 @@ from pitcrew_runtime.core.scheduler import Scheduler
 from pitcrew_runtime.core.waiting import Policy
 from pitcrew_runtime.errors import QueueFull
 from pitcrew_runtime.speculation.executor import Guess, SpeculativeExecutor
-from pitcrew_runtime.testing import EchoExecutor, NamedAdapter, continuation, score_of
+from pitcrew_runtime.testing import (
+    EchoExecutor,
+    NamedAdapter,
+    continuation,
+    marked,
+    score_of,
+)
 
 MAX_LENGTH = 24
 SLOTS = 2
@@ -98,6 +104,7 @@ def limits(draw: st.DrawFn) -> Limits:
         page_size=draw(st.integers(1, 9)),
         policy=draw(st.sampled_from(Policy)),
         prefix_cache=draw(st.booleans()),
+        short_length=draw(st.sampled_from((0, 0, 1, 9, 16, MAX_LENGTH))),
         lookahead=draw(st.integers(0, 4)),
     )
 
@@ -105,7 +112,9 @@ def limits(draw: st.DrawFn) -> Limits:
 class Guesser:
     """Guesses right, but for the places where it does not."""
 
-    work = Work()
+    def __init__(self, short_length: int) -> None:
+        self.work = Work()
+        self._short_length = short_length
 
     def propose(self, batch: StepBatch) -> list[Guess]:
         return [self._guess(row) if row.lookahead > 0 else () for row in batch.rows]
@@ -118,7 +127,7 @@ class Guesser:
             assert len(chosen) - row.scores <= len(guess) + 1
 
     def _guess(self, row: Row) -> Guess:
-        right = continuation(row.history, row.lookahead)
+        right = continuation(row.history, row.lookahead, short_length=self._short_length)
         return [
             token if (row.end + place) % 3 else (token + 1) % 256
             for place, token in enumerate(right)
@@ -153,7 +162,9 @@ class World:
         self.slots = AdapterSlots(SLOTS)
         self.scheduler = Scheduler(self.limits, self.allocator, self.slots)
         executor = FlakyExecutor(self.pages, self.limits.page_size, self.failing)
-        self.engine = Engine(self.scheduler, SpeculativeExecutor(executor, Guesser()))
+        self.engine = Engine(
+            self.scheduler, SpeculativeExecutor(executor, Guesser(self.limits.short_length))
+        )
         self.requests: dict[int, Request] = {}
         self.tokens: dict[int, list[int]] = {}
         self.scores: dict[int, list[Sampled]] = {}
@@ -218,22 +229,24 @@ class World:
         assert all(len(party) == 1 for party in parties.values())
 
 
-def alone(request: Request) -> list[int]:
+def alone(request: Request, limits: Limits) -> list[int]:
     tokens = []
     adapter = request.adapter.identity if request.adapter else ""
-    for token in continuation(request.prompt, request.max_tokens, adapter):
+    count, short = request.max_tokens, limits.short_length
+    for token in continuation(request.prompt, count, adapter, short):
         tokens.append(token)
         if token in request.stop_tokens:
             break
     return tokens
 
 
-def scores(request: Request) -> list[Sampled]:
+def scores(request: Request, limits: Limits) -> list[Sampled]:
     """Of all tokens of the prompt but the first, where they are wanted."""
     if request.sampling.prompt_logprobs is None:
         return []
     prompt = request.prompt
-    return [score_of(prompt[:place], prompt[place]) for place in range(1, len(prompt))]
+    kept = marked(prompt, long=limits.outgrown(len(prompt)))
+    return [score_of(kept[:place], prompt[place]) for place in range(1, len(prompt))]
 
 
 def pool_for(limits: Limits, spare: int) -> int:
@@ -248,7 +261,7 @@ def test_output_equals_running_alone(limits: Limits, spare: int, everyone: list[
     assert world.allocator.free == world.allocator.total
     assert not world.slots.pinned
     for number, request in world.requests.items():
-        expected = alone(request)
+        expected = alone(request, limits)
         (end,) = world.ends[number]
         if end is Finish.CANCELLED:
             assert everyone[number // (FORKS + 1)].cancelled is not None
@@ -256,11 +269,11 @@ def test_output_equals_running_alone(limits: Limits, spare: int, everyone: list[
             assert request.deadline is not None
         else:
             assert world.tokens[number] == expected
-            assert world.scores[number] == scores(request)
+            assert world.scores[number] == scores(request, limits)
             stopped = bool(expected) and expected[-1] in request.stop_tokens
             assert end is (Finish.STOP if stopped else Finish.LENGTH)
         assert world.tokens[number] == expected[: len(world.tokens[number])]
-        assert world.scores[number] == scores(request)[: len(world.scores[number])]
+        assert world.scores[number] == scores(request, limits)[: len(world.scores[number])]
 
 
 @given(
@@ -278,9 +291,9 @@ def test_failed_steps_lose_nothing(
     twice = any(step + 1 in failing for step in failing)
     for number, tokens in world.tokens.items():
         (end,) = world.ends[number]
-        assert tokens == alone(world.requests[number])[: len(tokens)]
+        assert tokens == alone(world.requests[number], limits)[: len(tokens)]
         told = world.scores[number]
-        assert told == scores(world.requests[number])[: len(told)]
+        assert told == scores(world.requests[number], limits)[: len(told)]
         assert end is not Finish.ERROR or twice
 
 

@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pitcrew_builder.checkpoint.config import parse_as
 from pitcrew_builder.errors import BuildError, CheckpointCorrupt, UnknownArchitecture
 from pitcrew_builder.families import FAMILIES
-from pitcrew_builder.graph.ir import Graph
+from pitcrew_builder.graph.ir import Graph, Value
 from pitcrew_builder.manifest import ResolvedShapes
 from pitcrew_builder.optimize import optimize
 from pitcrew_builder.request import resolve_shapes
@@ -113,15 +114,38 @@ def test_experts_of_a_layer_are_one_node() -> None:
 FACTORS = {"short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
 
 
-@pytest.mark.parametrize(("asked", "decided"), [(None, 32), (32, 32), (100, 100)])
-@pytest.mark.parametrize("family", ["phi3", "llama"])
-def test_longrope_engines_end_where_the_short_factors_do(
-    family: str, asked: int | None, decided: int
+@pytest.mark.parametrize(("asked", "rows", "short"), [(None, 96, 32), (32, 32, 0), (50, 82, 32)])
+@pytest.mark.parametrize("family", ["phi3", "llama", "gemma3_text"])
+def test_angles_of_short_texts_lie_behind_those_of_long_ones(
+    family: str, asked: int | None, rows: int, short: int
 ) -> None:
-    rope = {"rope_type": "longrope", **FACTORS}
-    config = _config(family, {"rope_parameters": rope, "original_max_position_embeddings": 32})
+    rope = {"rope_type": "longrope", "rope_theta": 1e6, "attention_factor": 1.0, **FACTORS}
+    rope |= {"original_max_position_embeddings": 32}
+    keys: dict[str, Any] = {"rope_parameters": rope, "max_position_embeddings": 64}
+    if family == "gemma3_text":
+        keys["rope_parameters"] = {"full_attention": rope}
+    else:
+        keys["original_max_position_embeddings"] = 32
+    config = _config(family, keys)
     shapes = resolve_shapes(Shapes(max_sequence_length=asked), config)
-    assert shapes.max_sequence_length == decided
+    assert config.short_length(shapes.max_sequence_length) == short
+    graph = FAMILIES[family].graph(config, shapes)
+    tables = {one.name: one.array for one in graph.literals}
+    sines = tables[Value("rope.sin")]
+    assert len(sines) == rows
+    # Of the slowest frequency, the same for both but for its factor.
+    if short:
+        np.testing.assert_allclose(2 * sines[1, -1], sines[rows - short + 1, -1], rtol=1e-6)
+    if family == "gemma3_text" and short:
+        local = tables[Value("local_rope.sin")]
+        np.testing.assert_array_equal(local[:short], local[rows - short :])
+
+
+def test_a_rotation_of_windows_with_two_sets_is_refused() -> None:
+    rope = {"rope_type": "longrope", **FACTORS}
+    keys = {"rope_parameters": {"sliding_attention": rope}}
+    with pytest.raises(UnknownArchitecture, match=r"sliding_attention\.rope_type is 'longrope'"):
+        _graph("gemma3_text", **keys)
 
 
 def test_the_older_place_of_rotary_keys_wins_as_in_transformers() -> None:

@@ -1,6 +1,7 @@
 """Narrow engines of the real sample model: proven before they are published, or not published."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ import pytest
 
 from pitcrew_builder.errors import ValidationFailed
 from pitcrew_builder.explain.anatomy import dissect
-from pitcrew_builder.manifest import Manifest, ResolvedShapes, Score
+from pitcrew_builder.explain.scores import score_rows
+from pitcrew_builder.manifest import Manifest, ResolvedShapes, Score, ShortTexts
 from pitcrew_builder.pipeline import Places, build
 from pitcrew_builder.progress import Tracker
 from pitcrew_builder.proof.gate import check
@@ -185,3 +187,36 @@ def test_specs_that_cannot_be_met_are_refused(document: dict[str, Any], told: st
     source = {"kind": "local", "path": "x", "name": "x"}
     with pytest.raises(ValueError, match=told):
         BuildSpec.model_validate({"source": source, **document})
+
+
+def test_prompts_are_measured_as_long_texts_too(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(SAMPLE, model)
+    config = json.loads((model / "config.json").read_text())
+    config["rope_parameters"] |= {
+        "rope_type": "longrope",
+        "original_max_position_embeddings": 160,
+        "short_factor": [1.0] * 16,
+        "long_factor": [1.4] * 16,
+        "attention_factor": 1.0,
+    }
+    (model / "config.json").write_text(json.dumps(config))
+    quantization = {"weights": "int8", "calibration": _prompts(tmp_path)}
+    asked = {
+        "quantization": quantization,
+        "source": {"kind": "local", "path": str(model), "name": "far"},
+    }
+    done = _build(tmp_path, asked)
+    manifest = _manifest(tmp_path, done)
+    assert manifest.model.short_texts == ShortTexts(up_to=160, first_position=256)
+    assert manifest.proof is not None
+    *short, long = manifest.proof.scores
+    assert [score.long for score in (*short, long)] == [False] * len(short) + [True]
+    assert (long.batch, long.tokens) == (short[0].batch, short[0].tokens)
+    assert long.reference_perplexity > 1.05 * short[0].reference_perplexity
+    assert long.kl_divergence < 0.1
+    assert {score.batch for score in manifest.proof.served} == {1, 3}
+    assert any("1 long" in row for row in score_rows(manifest.proof))
+    wanted = Proof(max_kl_divergence="0.000001")
+    with pytest.raises(ValidationFailed, match="batch 1, capacity 96, as long texts: KL"):
+        check((long,), wanted)

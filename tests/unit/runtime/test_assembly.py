@@ -1,6 +1,8 @@
+from pathlib import Path
+
 import pytest
 
-from pitcrew_builder.manifest import FileEntry, Manifest
+from pitcrew_builder.manifest import FileEntry, Manifest, ShortTexts
 from pitcrew_runtime.assembly import (
     SMALL_ENGINE,
     Tuning,
@@ -10,6 +12,8 @@ from pitcrew_runtime.assembly import (
     pool_pages,
     within_pool,
 )
+from pitcrew_runtime.drafting import check_draft
+from pitcrew_runtime.engine_directory import EngineDirectory
 from pitcrew_runtime.errors import InvalidOption, NotEnoughMemory
 from tests.unit.runtime.test_server import manifest as echo_manifest
 
@@ -74,3 +78,25 @@ def test_one_thread_decodes_a_small_engine() -> None:
     large = MANIFEST.model_copy(update={"files": (file, file)})
     assert [decoding_threads(one, 8) for one in (small, large)] == [1, 8]
     assert decoding_threads(large, 1) == 1
+
+
+def directory(short: ShortTexts | None) -> EngineDirectory:
+    facts = MANIFEST.model.model_copy(update={"short_texts": short})
+    return EngineDirectory(Path(), MANIFEST.model_copy(update={"model": facts}))
+
+
+@pytest.mark.parametrize(
+    ("served", "draft", "fits"), [(32, 32, True), (32, 0, True), (32, 16, False), (0, 32, False)]
+)
+def test_a_draft_engine_has_short_texts_of_the_same_length_or_none(
+    served: int, draft: int, fits: bool
+) -> None:
+    texts = {0: None} | {n: ShortTexts(up_to=n, first_position=64) for n in (16, 32)}
+    target = directory(texts[served])
+    limits = limits_for(target.manifest, Tuning())
+    assert limits.short_length == served
+    if fits:
+        check_draft(target, directory(texts[draft]), limits)
+        return
+    with pytest.raises(InvalidOption, match=rf"up to {draft} tokens otherwise .* up to {served} "):
+        check_draft(target, directory(texts[draft]), limits)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 
 from pitcrew_runtime.core.batch import Row
@@ -52,3 +54,12 @@ def test_rows_of_one_token_are_packed_as_those_of_several_are() -> None:
         assert (array == beside.inputs[name][:3][columns or ...]).all(), name
     assert alone.slots.tolist() == beside.slots[:3].tolist() == [5, 8, 16]
     assert (alone.take.tolist(), beside.take[:3].tolist()) == ([0, 1, 2], [0, 2, 4])
+
+
+def test_positions_of_short_texts_begin_where_the_engine_says() -> None:
+    long = replace(row(5, [7, 8], [3, 1]), long=True)
+    several = pack([row(5, [7, 8], [3, 1]), long, row(0, [4], [2])], 4, short_first=100)
+    assert several.inputs["positions"].tolist() == [[105, 106], [5, 6], [100, 100]]
+    single = pack([row(5, [7], [3, 1]), replace(long, tokens=[7])], 4, short_first=100)
+    assert single.inputs["positions"].tolist() == [[105], [5]]
+    assert single.inputs["context_lengths"].tolist() == [5, 5]

@@ -288,9 +288,61 @@ def test_forks_share_full_pages_and_copy_the_last() -> None:
     heart.rollback(plan)
     updates = finish(engine)
     for number in (2, 3):
-        tokens = [one.sampled.token for one in updates if one.request_id == number and one.sampled]
-        assert tokens == continuation(range(7), 9)
+        assert tokens_of(updates, number) == continuation(range(7), 9)
     assert heart.counts.reused_tokens == 12
+
+
+def tokens_of(updates: list[Update], number: int) -> list[int]:
+    return [one.sampled.token for one in updates if one.request_id == number and one.sampled]
+
+
+def test_a_text_that_outgrows_short_ones_is_computed_again() -> None:
+    heart = Scheduler(replace(LIMITS, short_length=10), PageAllocator(32))
+    engine = Engine(heart, EchoExecutor(32, 4))
+    engine.submit(Request(1, tuple(range(8)), 8, 0.0))
+    starts = []
+    updates: list[Update] = []
+    while not engine.idle:
+        plan = heart.plan(0.0)
+        heart.rollback(plan)
+        starts += [(row.start, row.end, row.long) for row in plan.batch.rows]
+        updates += engine.step(0.0).updates
+    assert starts[:3] == [(0, 8, False), (8, 9, False), (9, 10, False)]
+    assert starts[3:5] == [(0, 8, True), (8, 11, True)]
+    assert all(long for *_, long in starts[3:])
+    assert tokens_of(updates, 1) == continuation(range(8), 8, short_length=10)
+    assert (heart.counts.outgrown, heart.counts.preemptions) == (1, 0)
+
+
+def test_pages_of_short_and_long_texts_are_not_confused() -> None:
+    heart = Scheduler(replace(LIMITS, short_length=10), PageAllocator(32))
+    engine = Engine(heart, EchoExecutor(32, 4))
+    engine.submit(Request(1, tuple(range(9)), 1, 0.0), Request(2, (*range(8), 9, 9, 9), 1, 0.0))
+    finish(engine)
+    for number, (prompt, found) in enumerate(
+        [((*range(8), 7), 8), ((*range(8), 7, 7, 7), 8)], start=3
+    ):
+        engine.submit(Request(number, prompt, 1, 0.0))
+        plan = heart.plan(0.0)
+        heart.rollback(plan)
+        assert plan.batch.rows[0].start == found
+        assert tokens_of(finish(engine), number) == continuation(prompt, 1, short_length=10)
+    heart.pages.audit()
+
+
+def test_a_fork_takes_no_pages_of_one_that_has_outgrown_their_prompt() -> None:
+    limits = replace(LIMITS, short_length=7, max_step_tokens=8, prefix_cache=False)
+    engine = Engine(heart := Scheduler(limits, PageAllocator(32)), EchoExecutor(32, 4))
+    engine.submit(first := Request(1, tuple(range(7)), 9, 0.0), replace(first, id=2, fork_of=1))
+    assert engine.step(0.0).rows == 1, "the fork waits for the prompt"
+    assert engine.step(0.0).rows == 1, "the first takes the whole step to begin anew"
+    plan = heart.plan(0.0)
+    rows = {row.sequence_id: row for row in plan.batch.rows}
+    assert (rows[1].start, rows[1].long) == (8, True)
+    assert (rows[2].start, rows[2].long) == (0, False)
+    heart.rollback(plan)
+    updates = finish(engine)
+    assert tokens_of(updates, 2) == continuation(range(7), 9, short_length=7)
 
 
 @pytest.mark.parametrize("when", [0, 1])

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -80,10 +81,12 @@ def proposers() -> dict[str, Proposer]:
     }
 
 
+@pytest.mark.parametrize("short_length", [0, 11])
 @pytest.mark.parametrize("name", proposers())
-def test_guesses_change_no_token(name: str) -> None:
+def test_guesses_change_no_token(name: str, short_length: int) -> None:
     executor = SpeculativeExecutor(EchoExecutor(64, 4), proposers()[name])
-    engine = Engine(Scheduler(LIMITS, PageAllocator(64)), executor)
+    limits = replace(LIMITS, short_length=short_length)
+    engine = Engine(Scheduler(limits, PageAllocator(64)), executor)
     scored = Sampling(prompt_logprobs=0)
     requests = [
         Request(number, (number, 3, 1), 20 + number, 0.0, scored if number % 2 else GREEDY)
@@ -103,12 +106,16 @@ def test_guesses_change_no_token(name: str) -> None:
     for one in requests:
         said = [score_of(one.prompt[:place], one.prompt[place]) for place in (1, 2)]
         assert scores[one.id] == (said if one.id % 2 else [])
-    assert tokens == {one.id: continuation(one.prompt, one.max_tokens) for one in requests}
+    assert tokens == {
+        one.id: continuation(one.prompt, one.max_tokens, short_length=short_length)
+        for one in requests
+    }
+    assert engine.gauges().counts.outgrown == (len(requests) if short_length else 0)
     work = executor.work
     assert work.accepted <= work.proposed
     if name == "perfect draft":
         assert 0 < work.accepted == work.proposed
-        assert steps < 20
+        assert steps < 30
     if name == "imperfect draft":
         assert 0 < work.accepted < work.proposed
     assert engine.gauges().pages_used == 0
