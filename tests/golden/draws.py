@@ -103,10 +103,10 @@ def _rope(rng: Random, config: Config, kinds: tuple[str, ...] = ()) -> Config:
             mscale_all_dim=rng.choice([0.0, 1.0]),
         )
     if kind == "longrope":
-        # One set for both lengths is compared; which set an engine takes is its own decision.
-        factors = [round(1 + 0.3 * i + rng.random(), 3) for i in range(dim // 2)]
-        rope |= {"short_factor": factors, "long_factor": list(factors)}
-        rope["original_max_position_embeddings"] = original
+        for name in ("short_factor", "long_factor"):
+            rope[name] = [round(1 + 0.3 * i + rng.random(), 3) for i in range(dim // 2)]
+        # Texts of the fuzzer are long, short, or outgrow short ones.
+        rope["original_max_position_embeddings"] = rng.choice([original, 72, 76])
         rope |= _some(rng, factor=rng.choice([1.0, 4.0]), attention_factor=rng.choice([1.0, 1.2]))
     return rope
 
@@ -204,7 +204,7 @@ def _gemma(rng: Random) -> Config:
 def _gemma3(rng: Random) -> Config:
     config = _gemma(rng)
     sizes = {"max_position_embeddings": 128, "head_dim": config["head_dim"]}
-    kinds = ("default", "linear", "llama3", "yarn")
+    kinds = ("default", "linear", "llama3", "yarn", "longrope")
     return config | {
         "max_position_embeddings": 128,
         "rope_parameters": {
@@ -225,7 +225,7 @@ def _phi3(rng: Random) -> Config:
         "hidden_size": heads * dim,
         "head_dim": None,
         "max_position_embeddings": 192,
-        "original_max_position_embeddings": rng.choice([32, 64, 192]),
+        "original_max_position_embeddings": rng.choice([32, 72, 76, 192]),
         "sliding_window": _window(rng),
     }
     sizes = config | {"head_dim": rotated}

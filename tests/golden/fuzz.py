@@ -165,7 +165,7 @@ def compare(
     whole = engine.batch(1, capacity=112).feed([prompt])[0]
     batch = engine.batch(1, capacity=112)
     cuts = [0, 7, 8, 40, len(prompt)]
-    parts = [batch.feed([prompt[a:b]])[0] for a, b in pairwise(cuts)]
+    parts = [batch.feed([prompt[a:b]], len(prompt))[0] for a, b in pairwise(cuts)]
     far = max(float(np.abs(found - logits).max()) for found in (whole, np.concatenate(parts)))
     if far > CLOSE:
         return f"logits differ by {far:.2e} (scale {np.abs(logits).max():.1f})", far
