@@ -6,6 +6,7 @@ A child that the view lacks is read live before it is believed missing: it may b
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from pitcrew_operator.api.version import Phase
 from pitcrew_operator.ask.dcgm import PodName, average
@@ -56,7 +57,12 @@ class Readers:
 
 
 async def see_engine(
-    engine: Engine, store: Store, cluster: Cluster, readers: Readers, config: Config
+    engine: Engine,
+    store: Store,
+    cluster: Cluster,
+    readers: Readers,
+    config: Config,
+    now: datetime,
 ) -> EngineSeen:
     """Everything that `plan_engine` wants to know."""
     namespace = engine.meta.namespace
@@ -70,7 +76,7 @@ async def see_engine(
         source=source,
         prompts=prompts,
         pool=pool,
-        work=await see_work(engine, order, store, cluster, readers.tails),
+        work=await see_work(engine, order, store, cluster, readers.tails, now),
         uses=_uses(engine, place, store),
     )
 

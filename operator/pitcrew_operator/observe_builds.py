@@ -3,6 +3,7 @@ claims to the same engines.
 """
 
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from itertools import chain
 
 from pitcrew_builder.report import Progress
@@ -18,6 +19,7 @@ from pitcrew_operator.order import Order
 from pitcrew_operator.plan.book import Book
 from pitcrew_operator.plan.building import Turn
 from pitcrew_operator.plan.course import Work
+from pitcrew_operator.plan.looking import look
 from pitcrew_operator.plan.retention import Uses
 from pitcrew_operator.store import Store
 from pitcrew_operator.turns import ahead_of
@@ -25,24 +27,36 @@ from pitcrew_operator.views import JOB_NAME_LABEL, Engine, Job, Pod, job_of, pod
 
 
 async def see_work(
-    engine: Engine, order: Order | None, store: Store, cluster: Cluster, tails: LogTails
+    engine: Engine,
+    order: Order | None,
+    store: Store,
+    cluster: Cluster,
+    tails: LogTails,
+    now: datetime,
 ) -> Work:
     """The Jobs that it owns and the one that it wants, with their pods and progress."""
     namespace, name = engine.meta.namespace, engine.meta.name
     found = [job_of(raw) for raw in store.refer(JOB, namespace, f"engine={name}")]
     jobs = [job for job in found if job.meta.is_owned_by(engine.meta.uid)]
-    wanted = await _wanted(order, jobs, store, cluster) if order is not None else None
+    pods = await _pods(namespace, jobs, store, cluster)
+    answer = _answer(order, jobs, pods, now) if order is not None else None
+    wanted = await _wanted(order, answer, jobs, store, cluster) if order and answer else None
     if wanted is not None:
         jobs.append(wanted)
-    pods = await _pods(namespace, jobs, store, cluster)
-    return Work(tuple(jobs), pods, await _progress(jobs, pods, tails), _turn(order, jobs, store))
+        pods += await _pods(namespace, [wanted], store, cluster)
+    return Work(
+        jobs=tuple(jobs),
+        pods=pods,
+        progress=await _progress(jobs, pods, tails),
+        turn=_turn(order, jobs, store),
+        sought=order.job_name(answer) if order and answer else None,
+    )
 
 
-async def _wanted(order: Order, jobs: list[Job], store: Store, cluster: Cluster) -> Job | None:
+async def _wanted(
+    order: Order, answer: Answer, jobs: list[Job], store: Store, cluster: Cluster
+) -> Job | None:
     """The build Job that other engines made, or one that the watches have not told of yet."""
-    answer = _answer(order)
-    if answer is None:
-        return None
     name, namespace = order.job_name(answer), order.engine.meta.namespace
     if any(job.meta.name == name for job in jobs):
         return None
@@ -53,14 +67,12 @@ async def _wanted(order: Order, jobs: list[Job], store: Store, cluster: Cluster)
     return job_of(raw) if raw is not None else None
 
 
-def _answer(order: Order) -> Answer | None:
-    """The recorded answer, where it is one to what is asked now."""
-    resolution = order.engine.status.resolution
+def _answer(order: Order, jobs: list[Job], pods: tuple[Pod, ...], now: datetime) -> Answer | None:
+    """The answer to what is asked now: the recorded one, or the one that this pass will record."""
     try:
-        is_current = resolution is not None and resolution.inputs == order.inputs
+        return look(order, jobs, pods, now).answer
     except ValueError:  # a layout that cannot be
         return None
-    return resolution.answer if resolution is not None and is_current else None
 
 
 async def _pods(namespace: str, jobs: list[Job], store: Store, cluster: Cluster) -> tuple[Pod, ...]:

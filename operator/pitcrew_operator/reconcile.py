@@ -93,9 +93,11 @@ class Reconciler:
             return await self._perform(told, decisions)
 
     async def _pass_engine(self, raw: Raw, decisions: list[str]) -> float | None:
-        engine = engine_of(raw)
-        seen = await see_engine(engine, self._store, self._cluster, self._readers, self._config)
-        actions = plan_engine(engine, seen, self._now(), self._config)
+        engine, now = engine_of(raw), self._now()
+        seen = await see_engine(
+            engine, self._store, self._cluster, self._readers, self._config, now
+        )
+        actions = plan_engine(engine, seen, now, self._config)
         again = await self._carry_out(actions, ENGINE, engine.meta, engine.status, decisions)
         count_builds(self._metrics, engine.status.versions, actions)
         return again

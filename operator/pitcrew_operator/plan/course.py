@@ -31,6 +31,8 @@ class Work:
     progress: Mapping[str, Progress] = field(default_factory=dict)
     """Newest progress by Job name."""
     turn: Turn = field(default_factory=Turn)
+    sought: str | None = None
+    """The build Job that was looked for, live where the view lacks it."""
 
     def job(self, name: str) -> Job | None:
         """The Job of that name."""
@@ -61,8 +63,8 @@ def advance(order: Order, book: Book, found: Look, work: Work, now: datetime) ->
             book = book.drop(running.key)
     if found.answer is None:
         return Course(book, found.trouble)
-    if found.resolution is not None:
-        # Whether a Job of the wanted name is there already is looked up for the next pass.
+    if found.resolution is not None and work.sought != order.job_name(found.answer):
+        # Whether a Job of the wanted name is there already has to be looked up first.
         settled = _settled(order, book, found.answer)
         text = "its build is next"
         return settled or Course(book, reconciling(reasons.RESOLVING, text))
