@@ -30,6 +30,7 @@ from pitcrew_operator.latecomers import Latecomers
 from pitcrew_operator.lease import Timing
 from pitcrew_operator.listing import Listings
 from pitcrew_operator.metrics import Metrics
+from pitcrew_operator.patience import Patience
 from pitcrew_operator.reconcile import Key, Reconciler, utc_now
 from pitcrew_operator.store import Store
 from pitcrew_operator.streams import Streams
@@ -42,6 +43,8 @@ _LEASE_CONNECTIONS: Final = 2
 _UNLIMITED: Final = 0
 _GRACE_SECONDS: Final = 3.0
 _WATCH_AGAIN_SECONDS: Final = 1.0
+_BUSY: Final = 0.25
+"""Share of the workers that have something to do, from which on some actions wait."""
 
 logger = logging.getLogger(__name__)
 
@@ -66,8 +69,15 @@ class Operator:
         )
         self.asker = PodAsker(http, SecretKeys(cluster.get), self._answered)
         self.gpus = GpuUsage(cluster, http, config, self._measured)
+        self.patience = Patience[Key](_BUSY * config.workers, self._again)
         reconciler = Reconciler(
-            cluster, self._store, config, metrics, self.asker, gpus=lambda: self.gpus.usage
+            cluster,
+            self._store,
+            config,
+            metrics,
+            self.asker,
+            gpus=lambda: self.gpus.usage,
+            patience=self.patience,
         )
         self._queue: WorkQueue[Key] = WorkQueue(reconciler.reconcile, metrics.queue_seconds.observe)
         metrics.queue_depth.set_function(lambda: self._queue.depth)
@@ -145,6 +155,9 @@ class Operator:
         for key in concerned(kind, raw, self._store, self._config):
             self._queue.add(key)
 
+    def _again(self, key: Key) -> None:
+        self._queue.add(key)
+
     def _answered(self, key: Hashable) -> None:
         assert isinstance(key, Key)
         self._queue.add(key)
@@ -187,6 +200,7 @@ async def run(
             operator.resync(),
             operator.follow_others(watching),
             operator.gpus.run(),
+            operator.patience.run(),
         )
         for work in works:
             await stack.enter_async_context(_going(work, stop))

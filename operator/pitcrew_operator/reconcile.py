@@ -1,5 +1,6 @@
 """Observe, plan, perform: one pass over one resource. May be repeated at any moment."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple, TypeVar
@@ -14,6 +15,7 @@ from pitcrew_operator.kinds import DEPLOYMENT, ENGINE, Kind, Raw
 from pitcrew_operator.logtails import LogTails
 from pitcrew_operator.metrics import Metrics
 from pitcrew_operator.observe import Readers, see_deployment, see_engine
+from pitcrew_operator.patience import Patience
 from pitcrew_operator.perform import perform
 from pitcrew_operator.plan import problem
 from pitcrew_operator.plan.actions import Action, Ask
@@ -56,7 +58,9 @@ class Reconciler:
         asker: Asker,
         now: Callable[[], datetime] = utc_now,
         gpus: Callable[[], Mapping[PodName, Sequence[float]]] = dict,
+        patience: Patience[Key] | None = None,
     ) -> None:
+        self._patience = patience or Patience(math.inf, lambda key: None)
         self._cluster, self._store, self._config = cluster, store, config
         self._asker, self._gpus = asker, gpus
         self._metrics, self._now = metrics, now
@@ -72,9 +76,13 @@ class Reconciler:
         raw = self._store.get(*key)
         if raw is None:
             self._asker.forget(key)
+            self._patience.forget(key)
             return None
         try:
-            with watched_pass(self._metrics, key.kind.kind, str(key)) as decisions:
+            with (
+                self._patience.passing(key),
+                watched_pass(self._metrics, key.kind.kind, str(key)) as decisions,
+            ):
                 return await self._pass(key, raw, decisions)
         except Unavailable as error:
             raise RetryLater(str(error), error.retry_after) from error
@@ -121,7 +129,7 @@ class Reconciler:
     ) -> float | None:
         """Perform; where the API server refuses a write, the user reads why in the conditions."""
         try:
-            return await self._perform(actions, decisions)
+            return await self._perform(self._due(kind, meta, actions), decisions)
         except Rejected as error:
             situation = problem.refused(
                 error.status, error.message, is_permission=error.is_permission
@@ -129,6 +137,13 @@ class Reconciler:
             told = problem.tell(kind, meta, before, situation, self._now())
             await self._perform(told, decisions)
             raise
+
+    def _due(self, kind: Kind, meta: Meta, actions: list[Action]) -> list[Action]:
+        """What to do in this pass; the rest is planned again when there is time."""
+        key, urgent = Key(kind, meta.namespace, meta.name), [a for a in actions if not a.can_wait]
+        if len(urgent) < len(actions) and self._patience.may_wait(key):
+            return urgent
+        return actions
 
     async def _perform(self, actions: list[Action], decisions: list[str]) -> float | None:
         decisions += decisions_of(actions)

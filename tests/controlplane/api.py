@@ -1,13 +1,13 @@
 """The administrator's hands on a control plane: whatever users, kubelets and tests do."""
 
 import asyncio
-import json
 import ssl
 from collections.abc import AsyncIterator, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
 import aiohttp
+import orjson
 
 from devcluster.controlplane import ControlPlane
 from pitcrew_operator.kinds import Kind
@@ -56,22 +56,22 @@ class Admin:
         **query: str,
     ) -> Object:
         """One request; it is repeated where the server is away for a moment. Raises Refused."""
-        data = None if body is None else json.dumps(body)
+        data = None if body is None else orjson.dumps(body)
         headers = {"Content-Type": content}
         for patience in (0.1, 0.5, 1.0, 2.0, 4.0, 0.0):
             try:
                 async with self._session.request(
                     verb, self._base + path, data=data, params=query, headers=headers
                 ) as answer:
-                    text = await answer.text()
+                    said = await answer.read()
                 break
             except aiohttp.ClientError:
                 if not patience:
                     raise
                 await asyncio.sleep(patience)
         if answer.status >= 400:
-            raise Refused(answer.status, text)
-        found: Object = json.loads(text)
+            raise Refused(answer.status, said.decode(errors="replace"))
+        found: Object = orjson.loads(said)
         return found
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Object | None:
@@ -115,7 +115,7 @@ class Admin:
                 self._base + kind.path(namespace), params=query, timeout=timeout
             ) as answer:
                 async for line in answer.content:
-                    event: Mapping[str, Any] = json.loads(line)
+                    event: Mapping[str, Any] = orjson.loads(line)
                     if event["type"] not in ("ADDED", "MODIFIED", "DELETED"):
                         break
                     yield event["type"], event["object"]

@@ -165,6 +165,7 @@ def _schema(definition: Definition) -> Schema:
             "kind": {"type": "string"},
             "metadata": {"type": "object"},
             "spec": structural(definition.spec),
-            "status": structural(definition.status),
+            # Before the operator's first word too, nobody shall take the resource for current.
+            "status": structural(definition.status) | {"default": {"observedGeneration": 0}},
         },
     }

@@ -1,6 +1,7 @@
 """What a plan may ask for. One place performs these, in the order given.
 
 Each says in a few words what it decides, for the log; what changes nothing of the cluster says nothing.
+What `can_wait` does not decide how things go on: it may be left out of a pass, and is planned again.
 """
 
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ class Apply:
     """Make the object be so, by server-side apply."""
 
     manifest: Mapping[str, Any]
+    can_wait: ClassVar[bool] = False
 
     @property
     def decision(self) -> str:
@@ -36,6 +38,7 @@ class Patch:
     meta: Meta
     fields: Mapping[str, Any]
     """By JSON merge patch (RFC 7386)."""
+    can_wait: ClassVar[bool] = False
 
     @property
     def decision(self) -> str:
@@ -51,6 +54,7 @@ class Delete:
     namespace: str
     name: str
     uid: str
+    can_wait: bool = False
 
     @property
     def decision(self) -> str:
@@ -65,6 +69,7 @@ class WriteStatus:
     kind: Kind
     meta: Meta
     status: StatusModel
+    can_wait: bool = False
 
     @property
     def decision(self) -> str:
@@ -83,6 +88,7 @@ class Emit:
     message: str
     at: str
     """RFC 3339 time of the transition."""
+    can_wait: bool = False
     decision: ClassVar[str] = ""
 
 
@@ -93,6 +99,7 @@ class Ask:
     kind: Kind
     meta: Meta
     question: Question
+    can_wait: ClassVar[bool] = False
     decision: ClassVar[str] = ""
 
 
@@ -101,6 +108,7 @@ class Requeue:
     """Look again after so many seconds, even if nothing is heard."""
 
     seconds: float
+    can_wait: ClassVar[bool] = False
     decision: ClassVar[str] = ""
 
 

@@ -126,8 +126,19 @@ def recall(conditions: Iterable[Condition]) -> Situation | None:
     return None
 
 
+def is_first_word(previous: Sequence[Condition], situation: Situation) -> bool:
+    """Whether nothing was told yet, and there is nothing to tell but that it is on its way."""
+    return not previous and situation.health is Health.RECONCILING and not situation.is_warning
+
+
 def transition(
-    kind: Kind, meta: Meta, before: StatusModel, situation: Situation, now: datetime
+    kind: Kind,
+    meta: Meta,
+    before: StatusModel,
+    situation: Situation,
+    now: datetime,
+    *,
+    can_wait: bool = False,
 ) -> list[Emit]:
     """The event that this transition deserves: none where health and reason are as before."""
     last = recall(getattr(before, "conditions", ()))
@@ -135,4 +146,4 @@ def transition(
         return []
     level: Literal["Normal", "Warning"] = "Warning" if situation.is_warning else "Normal"
     note = situation.message[:NOTE_LIMIT]
-    return [Emit(kind, meta, level, situation.reason, note, rfc3339(now))]
+    return [Emit(kind, meta, level, situation.reason, note, rfc3339(now), can_wait)]

@@ -146,7 +146,8 @@ def sweep(order: Order, book: Book, jobs: Sequence[Job], now: datetime) -> tuple
         if job.meta.deleting or not job.meta.is_owned_by(order.engine.meta.uid):
             continue
         if job.component == RESOLVE and (job.meta.name != order.look_name or job.meta.uid == read):
-            actions.append(Delete(JOB, job.meta.namespace, job.meta.name, job.meta.uid))
+            is_read = job.meta.uid == read
+            actions.append(Delete(JOB, job.meta.namespace, job.meta.name, job.meta.uid, is_read))
         elif job.component == BUILD:
             actions += _swept(order, book, job, now)
     return tuple(actions)

@@ -18,6 +18,7 @@ from pitcrew_operator.plan.conditions import (
     Health,
     Situation,
     conditions,
+    is_first_word,
     reconciling,
     stalled,
     transition,
@@ -75,10 +76,12 @@ def _report(
     )
     if status == before:
         return []
-    events = transition(owner.kind, owner.meta, before, taken.situation, now)
+    # Until something serves, a rollout remembers nothing that it would not begin with.
+    can_wait = is_first_word(before.conditions, taken.situation)
+    events = transition(owner.kind, owner.meta, before, taken.situation, now, can_wait=can_wait)
     if taken.rollout is not None:
         events += progress.step_event(owner, taken.rollout, taken.situation.message, now)
-    return [WriteStatus(owner.kind, owner.meta, status), *events]
+    return [WriteStatus(owner.kind, owner.meta, status, can_wait), *events]
 
 
 def _previous(before: LLMDeploymentStatus, served: ServedEngine | None) -> ServedEngine | None:

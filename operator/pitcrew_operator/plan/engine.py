@@ -24,6 +24,7 @@ from pitcrew_operator.plan.conditions import (
     Fact,
     Situation,
     conditions,
+    is_first_word,
     ready,
     reconciling,
     stalled,
@@ -91,10 +92,12 @@ def _report(engine: Engine, step: Step, now: datetime) -> list[Action]:
     )
     if status == before:
         return []
-    events = transition(engine.kind, engine.meta, before, step.situation, now)
+    remembers = step.resolution is not None or status.versions != before.versions
+    can_wait = is_first_word(before.conditions, step.situation) and not remembers
+    events = transition(engine.kind, engine.meta, before, step.situation, now, can_wait=can_wait)
     for fact in step.facts:
         events += turned(engine, fact, now)
-    return [WriteStatus(engine.kind, engine.meta, status), *events]
+    return [WriteStatus(engine.kind, engine.meta, status, can_wait), *events]
 
 
 def _step(engine: Engine, seen: EngineSeen, now: datetime, config: Config) -> Step:

@@ -82,10 +82,11 @@ class Life(RuleBasedStateMachine):
     def restart(self, image: str | None) -> None:
         self.world.restart(image)
 
-    @rule(key=st.sampled_from(KEYS), outage=st.integers(-1, 3))
-    def reconcile(self, key: Key, outage: int) -> None:
+    @rule(key=st.sampled_from(KEYS), outage=st.integers(-1, 3), crowd=st.booleans())
+    def reconcile(self, key: Key, outage: int, crowd: bool) -> None:
         """One pass, perhaps with the API server going away before one of its writes."""
         self.world.cluster.refuse_after = outage if outage >= 0 else None
+        self.world.crowd.is_there = crowd
         self.world.reconcile(key)
         self.world.cluster.refuse_after = None
 

@@ -4,7 +4,8 @@ The world knows nothing of what must hold; the tests do.
 """
 
 import itertools
-from collections.abc import Coroutine, Hashable, Iterable
+import math
+from collections.abc import Callable, Coroutine, Hashable, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -12,6 +13,7 @@ from pitcrew_operator.ask.dcgm import PodName
 from pitcrew_operator.dispatch import concerned
 from pitcrew_operator.kinds import DEPLOYMENT, ENGINE, JOB, POD, Kind, Raw
 from pitcrew_operator.metrics import Metrics
+from pitcrew_operator.patience import Patience
 from pitcrew_operator.reconcile import Key, Reconciler
 from pitcrew_operator.store import Store
 from pitcrew_operator.workqueue import RetryLater
@@ -40,6 +42,19 @@ def _run(work: Coroutine[Any, Any, _T]) -> _T:
         result: _T = end.value
         return result
     raise AssertionError("the simulated cluster never waits")
+
+
+class Crowd(Patience[Key]):
+    """Whether there is much to do is said, not measured."""
+
+    def __init__(self, add: Callable[[Key], None]) -> None:
+        super().__init__(math.inf, add)
+        self.is_there = False
+
+    @property
+    def is_busy(self) -> bool:
+        """See Patience."""
+        return self.is_there
 
 
 def claim(name: str) -> Raw:
@@ -75,6 +90,7 @@ class World:
         self.dirty: set[Key] = set(KEYS)
         self.store = Store(self._changed)
         self.asker = FakeAsker(self._answered)
+        self.crowd = Crowd(self.dirty.add)
         self.reconciler = Reconciler(
             self.cluster,
             self.store,
@@ -83,6 +99,7 @@ class World:
             self.asker,
             now=lambda: self.now,
             gpus=lambda: self.gpus,
+            patience=self.crowd,
         )
         self.list_everything()
 
@@ -115,7 +132,9 @@ class World:
     def settle(self) -> None:
         """Watches catch up and every resource is reconciled, until nothing is left to do."""
         self.dirty.update(KEYS)
+        self.crowd.is_there = False
         for _ in range(8):
+            self.crowd.free()
             self.deliver(len(self.cluster.pending))
             for key in sorted(self.dirty, key=str):
                 self.reconcile(key)

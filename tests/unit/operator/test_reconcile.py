@@ -17,6 +17,7 @@ from pitcrew_operator.views import meta_of
 from pitcrew_operator.workqueue import RetryLater
 from tests.property.operator.fake_asker import FakeAsker
 from tests.property.operator.simulation import SimulatedCluster
+from tests.property.operator.world import Crowd
 from tests.unit.operator.factories import (
     CONFIG,
     ENGINE_STATUS,
@@ -53,8 +54,10 @@ class Bench:
         self.heard: set[Key] = set()
         self.store = Store(self._changed)
         self.now = NOW
+        self.crowd = Crowd(self.heard.add)
         self.reconciler = Reconciler(
-            cluster, self.store, CONFIG, Metrics(), FakeAsker(), lambda: self.now
+            *(cluster, self.store, CONFIG, Metrics(), FakeAsker(), lambda: self.now),
+            patience=self.crowd,
         )
         claim = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "spec": {}}
         for name in ("checkpoints", CONFIG.store_claim):
@@ -167,6 +170,35 @@ async def test_deployment_hears_of_its_engine_at_once() -> None:
     bench.heard.clear()
     await bench.reconciler.reconcile(ENGINE_KEY)
     assert DEPLOYMENT_KEY in bench.heard
+
+
+async def test_in_a_crowd_children_come_first_and_words_later() -> None:
+    bench = Bench(SimulatedCluster())
+    bench.cluster.create(ENGINE, engine_raw())
+    bench.cluster.create(DEPLOYMENT, deployment_raw())
+    bench.crowd.is_there = True
+    await bench.begin_build()
+    await bench.reconcile(DEPLOYMENT_KEY)
+    assert len(bench.cluster.jobs("build")) == len(bench.cluster.jobs("resolve")) == 1
+    assert bench.ready(ENGINE_KEY)[1] == reasons.BUILD_STARTING, "an answer is recorded at once"
+    assert not bench.cluster.objects[DEPLOYMENT, "chat"]["status"]
+    bench.heard.clear()
+    bench.crowd.is_there = False
+    bench.crowd.free()
+    assert bench.heard == {ENGINE_KEY, DEPLOYMENT_KEY}
+    for key in (ENGINE_KEY, DEPLOYMENT_KEY):
+        await bench.reconcile(key)
+    assert bench.cluster.jobs("resolve") == []
+    assert bench.ready(DEPLOYMENT_KEY)[1] == reasons.ENGINE_NOT_READY
+
+
+async def test_trouble_is_told_in_a_crowd_too() -> None:
+    bench = Bench(SimulatedCluster())
+    bench.cluster.create(ENGINE, engine_raw({"precision": "fp7"}))
+    bench.cluster.create(DEPLOYMENT, deployment_raw())
+    bench.crowd.is_there = True
+    await bench.reconcile(ENGINE_KEY)
+    assert bench.ready(ENGINE_KEY)[1] == reasons.INVALID_SPEC
 
 
 async def test_resource_that_is_gone_needs_nothing() -> None:
