@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from pitcrew_operator.ask.asker import Asker
 from pitcrew_operator.ask.dcgm import PodName
@@ -18,7 +18,7 @@ from pitcrew_operator.observe import Readers, see_deployment, see_engine
 from pitcrew_operator.patience import Patience
 from pitcrew_operator.perform import perform
 from pitcrew_operator.plan import problem
-from pitcrew_operator.plan.actions import Action, Ask
+from pitcrew_operator.plan.actions import Action, Ask, Delete
 from pitcrew_operator.plan.deployment import plan_deployment
 from pitcrew_operator.plan.engine import plan_engine
 from pitcrew_operator.plan.problem import OwnStatus
@@ -28,6 +28,8 @@ from pitcrew_operator.views import InvalidResource, Meta, deployment_of, engine_
 from pitcrew_operator.workqueue import RetryLater
 
 T = TypeVar("T")
+
+_AT_ONCE: Final = 0.05
 
 
 class Key(NamedTuple):
@@ -128,6 +130,9 @@ class Reconciler:
         decisions: list[str],
     ) -> float | None:
         """Perform; where the API server refuses a write, the user reads why in the conditions."""
+        deletes = any(isinstance(a, Delete) and not a.can_wait for a in actions)
+        if deletes and not await self._is_newest(kind, meta):
+            return _AT_ONCE
         try:
             return await self._perform(self._due(kind, meta, actions), decisions)
         except Rejected as error:
@@ -137,6 +142,17 @@ class Reconciler:
             told = problem.tell(kind, meta, before, situation, self._now())
             await self._perform(told, decisions)
             raise
+
+    async def _is_newest(self, kind: Kind, meta: Meta) -> bool:
+        """Whether nothing newer is known of the resource than what was planned for.
+
+        One watch may be behind another: what a stale status does not tell of must not be deleted.
+        """
+        newest = await self._cluster.get(kind, meta.namespace, meta.name)
+        if newest is None:
+            return False
+        self._store.put(kind, newest)
+        return bool(newest["metadata"].get("resourceVersion", "") == meta.version)
 
     def _due(self, kind: Kind, meta: Meta, actions: list[Action]) -> list[Action]:
         """What to do in this pass; the rest is planned again when there is time."""

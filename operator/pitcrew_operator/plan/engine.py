@@ -73,7 +73,10 @@ def plan_engine(engine: Engine, seen: EngineSeen, now: datetime, config: Config)
     if engine.meta.deleting:
         return []
     step = _step(engine, seen, now, config)
-    return [*step.actions, *_report(engine, step, now)]
+    report = _report(engine, step, now)
+    # An answer is recorded before what it asks for is begun, so that no build is ever unknown.
+    first = 1 if step.resolution is not None else 0
+    return [*report[:first], *step.actions, *report[first:]]
 
 
 def _report(engine: Engine, step: Step, now: datetime) -> list[Action]:

@@ -260,3 +260,37 @@ def test_repeated_event_has_the_same_name() -> None:
     names = [event_manifest(e)["metadata"]["name"] for e in (first, again, later)]
     assert names[0] == names[1] != names[2]
     assert event_manifest(first)["eventTime"] == "2026-11-01T12:00:00.000000Z"
+
+
+async def test_a_build_that_a_stale_status_does_not_tell_of_is_left_alone() -> None:
+    bench = Bench(SimulatedCluster())
+    bench.cluster.create(ENGINE, engine_raw())
+    stale = await bench.cluster.get(ENGINE, NAMESPACE, "tiny")
+    assert stale is not None
+    await bench.begin_build()
+    assert [len(bench.cluster.jobs(each)) for each in ("build", "resolve")] == [1, 0]
+    behind = Bench(bench.cluster)
+    behind.store.put(ENGINE, stale)
+    for kind in WATCHED:
+        if kind is not ENGINE:
+            behind.store.replace(kind, *await bench.cluster.list_all(kind, None), None)
+    for _ in range(2):
+        await behind.reconciler.reconcile(ENGINE_KEY)
+    (build,) = bench.cluster.jobs("build")
+    assert bench.cluster.created[f"Job/{build['metadata']['name']}"] == 1
+
+
+async def test_an_answer_is_recorded_before_its_build_begins() -> None:
+    class Stopped(SimulatedCluster):
+        async def apply(self, manifest: Raw) -> Raw:
+            if "-build-" in manifest["metadata"]["name"]:
+                raise Unavailable("503: going down")
+            return await super().apply(manifest)
+
+    bench = Bench(Stopped())
+    bench.cluster.create(ENGINE, engine_raw())
+    with pytest.raises(RetryLater):
+        await bench.begin_build()
+    status = bench.cluster.objects[ENGINE, "tiny"]["status"]
+    assert status["resolution"]["answer"]
+    assert [version["phase"] for version in status["versions"]] == ["Building"]
