@@ -14,6 +14,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
+from pitcrew_builder.blocks.angles import tables
+from pitcrew_builder.blocks.rope import Rope
 from pitcrew_builder.errors import InvalidSpec
 from pitcrew_builder.pipeline import Places, build
 from pitcrew_builder.progress import Tracker
@@ -28,12 +30,15 @@ from pitcrew_builder.spec import (
     Quantization,
     WeightFormat,
 )
+from tests.golden.numpy_llama import Doubles, NumpyLlama
 from tests.golden.reference import ReferenceEngine
 
 DATA = Path(__file__).parent / "data"
 ADAPTERS = DATA / "adapters"
 BASES = {"llama-lora": "llama3", "phi3-lora": "phi3"}
 CLOSE = 1e-4
+ROUNDINGS = 32
+"""By how much more the roundings of a whole network may move logits than one of its embeddings."""
 # Larger than any adapter's, so that all are padded.
 ROOM = Lora(max_adapters=3, max_rank=6)
 SPLITS = {
@@ -139,6 +144,67 @@ def test_merged_adapters_are_what_slots_change(engine: Build, rslora: Path) -> N
     expected = np.stack(both.batch(2).feed(prompts))
     logits = np.stack(beside.adapted([rslora] * 2).feed(prompts))
     assert np.abs(logits - expected).max() <= CLOSE
+
+
+class Exact(NumpyLlama):
+    """In double precision, but for angles: transformers takes them in single precision."""
+
+    def _rotate(self, x: Doubles) -> Doubles:
+        rope = Rope(self.head_dim, self.config["rope_parameters"]["rope_theta"])
+        cos, sin = (table.astype(np.float64)[:, None] for table in tables(rope, len(x)))
+        low, high = np.split(x, 2, axis=-1)
+        return np.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1)
+
+
+def _exaggerated(target: Path, shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, Doubles]:
+    """An adapter that drowns the weights it changes; what it adds to them, exactly."""
+    rng, scale = np.random.default_rng(seed), 64 / 4
+    settings = {"peft_type": "LORA", "r": 16, "lora_alpha": 64, "use_rslora": True}
+    pairs, changes = {}, {}
+    for name, (outputs, inputs) in shapes.items():
+        down = 0.3 * rng.standard_normal((16, inputs), dtype=np.float32)
+        up = 0.3 * rng.standard_normal((outputs, 16), dtype=np.float32)
+        prefix = f"base_model.model.{name.removesuffix('.weight')}"
+        pairs |= {f"{prefix}.lora_A.weight": down, f"{prefix}.lora_B.weight": up}
+        changes[name] = scale * up.astype(np.float64) @ down.astype(np.float64)
+    target.mkdir()
+    (target / "adapter_config.json").write_text(json.dumps(settings))
+    save_file(pairs, target / "adapter_model.safetensors")
+    return changes
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_exaggerated_adapters_are_as_exact_as_single_precision_is(
+    engine: Build, tmp_path: Path, seed: int
+) -> None:
+    """What is left of exact numbers is what the network makes of a rounding, and no wrong factor."""
+    base = "llama-one-kv-head"
+    tensors = load_file(DATA / base / "model.safetensors")
+    config = json.loads((DATA / base / "config.json").read_text())
+    shapes = {name: one.shape for name, one in tensors.items() if name.endswith("_proj.weight")}
+    changes = _exaggerated(tmp_path / "adapter", shapes, seed)
+    prompts, _ = _expected(DATA / base)
+
+    def exactly(factor: float = 1, noise: float = 0) -> Doubles:
+        changed = {name: tensor.astype(np.float64) for name, tensor in tensors.items()}
+        for name, change in changes.items():
+            changed[name] += factor * change
+        rows = changed["model.embed_tokens.weight"]
+        rows *= 1 + noise * np.sign(np.random.default_rng(0).standard_normal(rows.shape))
+        return np.stack([Exact(config, changed).logits(prompt) for prompt in prompts])
+
+    def far(logits: Doubles) -> float:
+        return float(np.abs(logits - exact).max())
+
+    exact = exactly()
+    allowed = ROUNDINGS * far(exactly(noise=2**-24))
+    room = Lora(max_adapters=1, max_rank=18)
+    slots = np.stack(engine(base, lora=room).adapted([tmp_path / "adapter"] * 2).feed(prompts))
+    source = Adapter(source=_local(tmp_path / "adapter"))
+    merged = np.stack(engine(base, adapters=(source,)).batch(2).feed(prompts))
+    assert far(slots) <= allowed
+    assert far(merged) <= allowed
+    assert far(exactly(factor=1.001)) > allowed, "a factor that is wrong by a thousandth shows"
 
 
 @pytest.fixture(scope="module")
