@@ -29,6 +29,7 @@ all=(llama3 qwen2 qwen3 mixtral gemma2 gemma3 phi3 olmo2 gpt-oss starcoder2)
 own=(--attention kernel --products kernel)
 fact families families.py "${all[@]/#/$golden/}"
 fact families-own families.py "${all[@]/#/$golden/}" "${own[@]}"
+fact sample sample.py
 fact speed speed.py
 fact speed-own speed.py "${own[@]}"
 fact products product_kernel.py

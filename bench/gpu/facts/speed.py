@@ -48,6 +48,7 @@ SMALL = {
     "vocab_size": 1000,
 }
 REPEATS = 30
+CHUNK = 512
 
 
 def main() -> None:
@@ -63,7 +64,7 @@ def main() -> None:
     fact = Fact(f"speed, {options.precision}")
     bandwidth = copied()
     fact.say("copy on the GPU, read and written", f"{bandwidth / 1e12:.2f} TB/s")
-    longest = max(options.context) + PAGE
+    longest = max(options.context) + CHUNK
     shapes = ResolvedShapes(
         max_batch_size=max(options.batch), max_sequence_length=longest, kv_page_size=PAGE
     )
@@ -74,7 +75,7 @@ def main() -> None:
             Path(work, "graph"),
             shapes,
             options.precision,
-            512,
+            CHUNK,
             Attention(options.attention),
             Products(options.products),
         )
@@ -117,17 +118,39 @@ def measure(fact: Fact, drawn: Drawn, options: argparse.Namespace, bandwidth: fl
                 f"{batch / replayed * 1e3:.0f} tokens/s",
                 same,
             )
+    session.use(0)
+    for context in (0, *options.context):
+        taken = prefill(session, drawn, context)
+        fact.say(
+            f"prefill of {CHUNK} tokens after {context}",
+            f"{taken:.2f} ms, {CHUNK / taken * 1e3:.0f} tokens/s",
+        )
+    session.use(1)
     fact.say("layers of one eager step", f"batch {options.batch[0]}, context {options.context[0]}")
     for told in slowest(session, drawn, options.batch[0], options.context[0]):
         fact.say("with a clock at each", told)
 
 
+def prefill(session: Session, drawn: Drawn, context: int) -> float:
+    """Median milliseconds of a replayed step of many new tokens of one sequence after others."""
+    held, _ = bound(session, drawn, 1, context, CHUNK)
+    for _ in range(2):
+        session.enqueue()
+    session.wait()
+    taken = statistics.median(milliseconds(session, Replay(session), REPEATS))
+    del held
+    return taken
+
+
 def bound(
-    session: Session, drawn: Drawn, batch: int, context: int
+    session: Session, drawn: Drawn, batch: int, context: int, new: int = 1
 ) -> tuple[dict[str, Buffer], np.random.Generator]:
-    """A step of decoding, bound; what is returned has to be kept."""
+    """A step, bound; what is returned has to be kept. `context` is before a prefill, and after a
+    step of decoding.
+    """
     blocks = -(-context // PAGE)
-    pages = batch * blocks
+    pages = max(1, batch * blocks)
+    past = context - 1 if new == 1 else context
     rng = np.random.default_rng(0)
     shape = (pages, PAGE, drawn.kv_heads, drawn.head_dim)
     half = np.dtype(session.types["key_pool.0"])
@@ -138,10 +161,10 @@ def bound(
         for kind in ("key", "value")
     }
     feeds = {
-        "input_ids": rng.integers(0, drawn.vocab, (batch, 1)),
-        "positions": np.full((batch, 1), context - 1),
-        "block_tables": rng.permutation(pages).reshape(batch, blocks),
-        "context_lengths": np.full(batch, context - 1),
+        "input_ids": rng.integers(0, drawn.vocab, (batch, new)),
+        "positions": np.broadcast_to(past + np.arange(new), (batch, new)),
+        "block_tables": rng.permutation(pages)[: batch * blocks].reshape(batch, blocks),
+        "context_lengths": np.full(batch, past),
         "logit_indices": np.zeros((batch, 1), np.int64),
         **pools,
     }
