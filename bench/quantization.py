@@ -59,8 +59,11 @@ class Measured:
 VARIANTS = (
     Variant("none", None),
     Variant("int8 round", {"weights": "int8"}),
+    Variant("int8 round, wide head", {"weights": "int8", "head": "wide"}),
     Variant("int4 round", {"weights": "int4"}),
+    Variant("int4 round, wide head", {"weights": "int4", "head": "wide"}),
     Variant("int4 awq", {"weights": "int4", "method": "awq"}, "own"),
+    Variant("int4 awq, wide head", {"weights": "int4", "method": "awq", "head": "wide"}, "own"),
     Variant("int4 awq", {"weights": "int4", "method": "awq"}, "generic"),
     Variant("int4 gptq", {"weights": "int4", "method": "gptq"}, "own"),
     Variant("int4 gptq", {"weights": "int4", "method": "gptq"}, "generic"),

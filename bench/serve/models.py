@@ -1,7 +1,8 @@
 """The models, in the form that each contender reads. Made once and kept outside of the repository.
 
 All forms of a model have the same tensors in the same precision: float32, or 4-bit codes in blocks
-of 32 for the matrices of the layers, embedding and head in float32 beside them.
+of 32 for the matrices of the layers, the embedding in float32 beside them, and the head in float32
+or 8-bit codes.
 """
 
 import json
@@ -26,11 +27,12 @@ class Model:
 
     name: str
     int4: bool = False
+    int8_head: bool = False
 
     @property
     def form(self) -> str:
         """A word for the precision."""
-        return "int4" if self.int4 else "fp32"
+        return ("int4" if self.int4 else "fp32") + ("-head8" if self.int8_head else "")
 
     @property
     def checkpoint(self) -> Path:
@@ -44,6 +46,7 @@ MODELS = (
     Model(checkpoint.SAMPLE.name),
     Model("random-llama-125m"),
     Model("random-llama-125m", int4=True),
+    Model("random-llama-125m", int4=True, int8_head=True),
 )
 
 
@@ -54,7 +57,8 @@ def engine(model: Model) -> Path:
         "shapes": {"maxBatchSize": 32},
     }
     if model.int4:
-        spec["quantization"] = {"weights": "int4", "method": "round", "blockSize": BLOCK}
+        head = "int8" if model.int8_head else "wide"
+        spec["quantization"] = {"weights": "int4", "method": "round", "blockSize": BLOCK, "head": head}  # fmt: skip
         # Random numbers predict nothing that codes could spoil.
         spec["proof"] = {"prompts": {"path": str(_prompts()), "samples": 1}, "maxPerplexityIncrease": "999999"}  # fmt: skip
     outcome = WORK / "outcome.json"
@@ -69,8 +73,7 @@ def gguf_file(model: Model) -> Path:
     script = Path(__file__).with_name("to_gguf.py")
 
     def write(target: Path) -> None:
-        form = "int4" if model.int4 else "f32"
-        environments.run(environments.gguf(), script, model.checkpoint, target, form)
+        environments.run(environments.gguf(), script, model.checkpoint, target, model.form)
 
     return _made(WORK / f"{model.name}-{model.form}.gguf", write)
 
@@ -79,10 +82,13 @@ def genai_directory(model: Model, threads: int) -> Path:
     """For onnxruntime-genai, by its own model builder; its threads are a field of its files."""
 
     def write(target: Path) -> None:
-        more = [f"block_size={BLOCK}", "nodes_to_exclude=/lm_head/MatMul"] if model.int4 else []
+        head = (
+            "int4_algo_config=rtn_last" if model.int8_head else "nodes_to_exclude=/lm_head/MatMul"
+        )
+        more = [f"block_size={BLOCK}", head] if model.int4 else []
         environments.run(
             environments.genai(), "-m", "onnxruntime_genai.models.builder", "--input", model.checkpoint,
-            "--output", target, "--precision", model.form, "--execution_provider", "cpu",
+            "--output", target, "--precision", "int4" if model.int4 else "fp32", "--execution_provider", "cpu",
             "--cache_dir", WORK / "genai-cache", *(["--extra_options", *more] if more else []),
         )  # fmt: skip
 

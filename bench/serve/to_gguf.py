@@ -1,9 +1,9 @@
 """A Llama checkpoint as a GGUF file for llama.cpp. Runs in an environment of its own, with `gguf`.
 
-    python to_gguf.py CHECKPOINT FILE [f32|int4]
+    python to_gguf.py CHECKPOINT FILE [fp32|int4|int4-head8]
 
 With `int4` the layers' matrices become Q4_0: 4 bits in blocks of 32, as in the other engines; the
-embedding and the head stay as they are there too.
+embedding and the head stay as they are there too. With `int4-head8` the head becomes Q8_0.
 """
 
 import json
@@ -40,15 +40,23 @@ def main() -> None:
     _describe(writer, config)
     _add_tokenizer(writer, json.loads((checkpoint / "tokenizer.json").read_text()), config)
     for name, tensor in _tensors(checkpoint, config):
-        if form == "int4" and name.startswith("blk.") and tensor.ndim == 2:
-            codes = gguf.quants.quantize(tensor, gguf.GGMLQuantizationType.Q4_0)
-            writer.add_tensor(name, codes, raw_dtype=gguf.GGMLQuantizationType.Q4_0)
+        kind = _codes(form, name) if tensor.ndim == 2 else None
+        if kind is not None:
+            writer.add_tensor(name, gguf.quants.quantize(tensor, kind), raw_dtype=kind)
         else:
             writer.add_tensor(name, tensor)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def _codes(form: str, name: str) -> gguf.GGMLQuantizationType | None:
+    """What a matrix is stored as; None: as it is."""
+    if form.startswith("int4") and name.startswith("blk."):
+        return gguf.GGMLQuantizationType.Q4_0
+    is_head = name == f"{ENDS['lm_head']}.weight"
+    return gguf.GGMLQuantizationType.Q8_0 if form == "int4-head8" and is_head else None
 
 
 def _describe(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:

@@ -47,6 +47,9 @@ class QuantizationRecipe(Model):
     method: QuantizationMethod | None = Field(description="Null where weights are.")
     block_size: int
     imported: ImportedCodes | None = Field(default=None, exclude_if=is_none)
+    head: WeightFormat | None = Field(
+        default=None, exclude_if=is_none, description="Of the LM head, where it is narrow."
+    )
     kv_cache: CacheFormat | None = Field(default=None, exclude_if=is_none)
     calibration_sha256: str | None = Field(
         default=None, description="Digest of the prompts that were calibrated on."

@@ -13,7 +13,7 @@ from pitcrew_builder.checkpoint.prequantized import read_scheme
 from pitcrew_builder.checkpoint.wrapped import language_config
 from pitcrew_builder.families import family_of
 from pitcrew_builder.fit import check_fit
-from pitcrew_builder.graph.ir import ElementType, Graph, Kinds
+from pitcrew_builder.graph.ir import ElementType, Graph, Kinds, Weight
 from pitcrew_builder.graph.precision import in_half
 from pitcrew_builder.graph.proto import to_proto
 from pitcrew_builder.graph.recipe import reads_whole
@@ -23,7 +23,7 @@ from pitcrew_builder.manifest import QuantizationRecipe, ResolvedShapes
 from pitcrew_builder.quantize.cache import CODES, even_reaches, narrow_cache
 from pitcrew_builder.quantize.recipe import recipe_of
 from pitcrew_builder.quantize.shapes import stored
-from pitcrew_builder.quantize.sites import packed_sites, sites
+from pitcrew_builder.quantize.sites import kept, packed_sites, sites
 from pitcrew_builder.request import divisible, resolve_shapes
 from pitcrew_builder.spec import BuildSpec, Precision
 from pitcrew_builder.targets import backend_of
@@ -165,11 +165,15 @@ def _in_precision(graph: Graph, spec: BuildSpec) -> Graph:
 
 def _narrow(graph: Graph, recipe: QuantizationRecipe) -> Graph:
     """Matrices replaced by codes and scales of the sizes that they will have."""
-    chosen = packed_sites(graph) if recipe.imported else sites(graph)
-    narrow = {site.weight.name for site in chosen}
-    weights = [
-        part
-        for weight in graph.weights
-        for part in (stored(weight, recipe) if weight.name in narrow else (weight,))
-    ]
+    head = recipe.head is not None
+    chosen = packed_sites(graph) if recipe.imported else sites(graph, head=head)
+    left = set(kept(graph, chosen))
+    heads = {site.weight.name: site.is_head and not recipe.imported for site in chosen}
+    weights: list[Weight] = []
+    for weight in graph.weights:
+        coded = weight.name in heads
+        if not coded or weight.name in left:
+            weights.append(weight)
+        if coded:
+            weights += stored(weight, recipe, head=heads[weight.name])
     return replace(graph, weights=tuple(weights))

@@ -41,11 +41,12 @@ def encode(
     site: Site, recipe: QuantizationRecipe, seen: Sequence[Observation], assembler: Assembler
 ) -> Encoded:
     """The codes of a site. `seen` is empty where nothing was observed, else one for each matrix."""
-    grid = grid_for(recipe, site.inputs)
+    grid = grid_for(recipe, site.inputs, head=site.is_head)
     assert grid is not None, "sites without a grid were left out"
     if site.weight.stacked:
         return _stack(site, recipe, grid, seen, assembler)
-    found = _matrix(site.weight.parts, recipe.method, grid, next(iter(seen), None), assembler)
+    method = QuantizationMethod.ROUND if site.is_head else recipe.method
+    found = _matrix(site.weight.parts, method, grid, next(iter(seen), None), assembler)
     if recipe.weights is WeightFormat.FP8 and found.reach is not None and _rounds_input(site):
         scale = max(found.reach, 1e-6) / _E4M3_LIMIT
         return replace(found, coded=replace(found.coded, input_scale=scale))

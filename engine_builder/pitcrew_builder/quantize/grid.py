@@ -80,13 +80,14 @@ class Grid:
         return self.decode(self.encode(matrix, scales), scales)
 
 
-def grid_for(recipe: QuantizationRecipe, inputs: int) -> Grid | None:
+def grid_for(recipe: QuantizationRecipe, inputs: int, *, head: bool = False) -> Grid | None:
     """int4 in blocks, the wider types with a scale for each output; None where no block fits, or
-    weights stay as they are.
+    weights stay as they are. `head` asks for the LM head's.
     """
-    if recipe.weights is None:
+    weights = recipe.head if head else recipe.weights
+    if weights is None:
         return None
-    kind = TYPES[recipe.weights]
+    kind = TYPES[weights]
     if kind is not ElementType.INT4:
         return Grid(kind, inputs)
     block = widest_block(inputs, recipe.block_size)

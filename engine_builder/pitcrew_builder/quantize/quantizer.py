@@ -45,7 +45,7 @@ def quantize(
     scratch: Path,
     advance: Callable[[float], None],
 ) -> Quantized:
-    """Make the layers' matrices narrow, on all ranks. `scratch` is a directory for their codes.
+    """Make the layers' matrices narrow, and the head where asked, on all ranks. `scratch` is a directory for their codes.
 
     Raises `InvalidSpec` where none can be, `CheckpointCorrupt` where codes are unsound.
     """
@@ -87,9 +87,9 @@ def _chosen(graph: Graph, recipe: QuantizationRecipe) -> tuple[Site, ...]:
                 f"no tensor is; take both from the same revision of the checkpoint"
             )
         return packed
-    fitting = (site for site in sites(graph) if grid_for(recipe, site.inputs) is not None)
-    chosen = tuple(fitting)
-    if not chosen:
+    found = sites(graph, head=recipe.head is not None)
+    chosen = tuple(s for s in found if grid_for(recipe, s.inputs, head=s.is_head) is not None)
+    if all(site.is_head for site in chosen):
         raise InvalidSpec(
             f"quantization.weights is {recipe.weights}, and no matrix of this network can be made "
             f"so; leave quantization out"
@@ -107,8 +107,11 @@ def _encoded(
     if recipe.calibrates_weights:
         assert calibration is not None, "asked for with the method"
         moments = methods.needs_moments(recipe)
-        for site, seen in observe(calibration, chosen, moments=moments, advance=advance):
+        layers = [site for site in chosen if not site.is_head]
+        for site, seen in observe(calibration, layers, moments=moments, advance=advance):
             yield site, encode(site, recipe, seen, assembler)
+        for site in chosen[len(layers) :]:
+            yield site, encode(site, recipe, (), assembler)
         return
     for index, site in enumerate(chosen):
         if recipe.imported is not None:

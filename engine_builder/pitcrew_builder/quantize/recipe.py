@@ -3,7 +3,7 @@
 from pitcrew_builder.checkpoint.scheme import Floats8, Scheme
 from pitcrew_builder.errors import InvalidSpec
 from pitcrew_builder.manifest import ImportedCodes, QuantizationRecipe
-from pitcrew_builder.spec import BuildSpec, QuantizationMethod, WeightFormat
+from pitcrew_builder.spec import BuildSpec, HeadFormat, QuantizationMethod, WeightFormat
 
 _METHODS = {"awq": QuantizationMethod.AWQ, "gptq": QuantizationMethod.GPTQ}
 _INTEGERS = {4: WeightFormat.INT4, 8: WeightFormat.INT8}
@@ -23,6 +23,7 @@ def recipe_of(
         weights=wanted.weights if wanted else None,
         method=wanted.chosen_method if wanted else None,
         block_size=wanted.block_size if wanted else 0,
+        head=_head(spec),
         kv_cache=wanted.kv_cache if wanted else None,
         calibration_sha256=calibration_sha256 if wanted and wanted.needs_calibration else None,
     )
@@ -37,6 +38,16 @@ def recipe_of(
         "imported": codes,
     }
     return asked.model_copy(update=update)
+
+
+def _head(spec: BuildSpec) -> WeightFormat | None:
+    """CPUs read it for every token, and it is the widest matrix."""
+    wanted = spec.quantization
+    if wanted is None or not wanted.has_integers:
+        return None
+    if wanted.head is None:
+        return None if spec.target.compiles_plans else WeightFormat.INT8
+    return WeightFormat.INT8 if wanted.head is HeadFormat.INT8 else None
 
 
 def _weights(scheme: Scheme) -> WeightFormat:

@@ -72,7 +72,9 @@ def rewrite(graph: Graph, narrow: Iterable[Narrow], norms: Mapping[Value, Weight
     replaced = {item.site.weight.name for items in by_node.values() for item in items}
     replaced |= set(norms) | set(pen.turned)
     encoded = [weight for items in by_node.values() for item in items for weight in item.weights]
-    kept = [weight for weight in graph.weights if weight.name not in replaced]
+    # An embedding that is the LM head too is still looked up.
+    read = {name for node in pen.nodes for name in node.inputs}
+    kept = [each for each in graph.weights if each.name not in replaced or each.name in read]
     used = {node.op for node in pen.nodes}
     return replace(
         graph,

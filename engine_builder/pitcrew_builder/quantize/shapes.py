@@ -17,13 +17,14 @@ from pitcrew_builder.quantize.arrange import LEAST, block_of
 from pitcrew_builder.quantize.grid import TYPES, grid_for
 
 
-def stored(weight: Weight, recipe: QuantizationRecipe) -> tuple[Weight, ...]:
-    """The weights that take the place of one, or that one where it stays.
+def stored(weight: Weight, recipe: QuantizationRecipe, *, head: bool = False) -> tuple[Weight, ...]:
+    """The weights that take the place of one, or that one where it stays; `head`: of the LM head.
 
     Of matrices whose order the checkpoint alone knows, a rank's part may take a little more.
     """
-    kind = TYPES[recipe.weights] if recipe.weights else None
-    groups = _groups(weight.parts[0], recipe)
+    form = recipe.head if head else recipe.weights
+    kind = TYPES[form] if form else None
+    groups = _groups(weight.parts[0], recipe, head=head)
     if kind is None or groups is None:
         return (weight,)
     sizes = np.unique(groups, return_counts=True)[1]
@@ -49,15 +50,15 @@ def is_in_blocks(weight: Weight) -> bool:
     return block_of(np.unique(_own_groups(found), return_counts=True)[1], kind) is not None
 
 
-def _groups(source: Source, recipe: QuantizationRecipe) -> Indices | None:
+def _groups(source: Source, recipe: QuantizationRecipe, *, head: bool) -> Indices | None:
     """The group of each input, [inputs]; None where the matrix stays as it is."""
     packed = packed_in(source)
     if isinstance(source, Columns):
-        whole = _groups(source.source, recipe)
+        whole = _groups(source.source, recipe, head=head)
         return None if whole is None else whole[source.start : source.stop]
     if recipe.imported is not None:
         return None if packed is None else _own_groups(packed)
-    grid = grid_for(recipe, source.shape[1])
+    grid = grid_for(recipe, source.shape[1], head=head)
     return None if grid is None else np.arange(source.shape[1]) // grid.block
 
 

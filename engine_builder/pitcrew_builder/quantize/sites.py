@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pitcrew_builder.blocks.moe import MATRICES, is_mixture
 from pitcrew_builder.graph.ir import ElementType, Graph, Node, Value, Weight
+from pitcrew_builder.graph.parts import Part, part_of
 from pitcrew_builder.graph.recipe import packed_in
 from pitcrew_builder.quantize.shapes import is_in_blocks
 
@@ -44,13 +45,19 @@ class Site:
         """Columns of one matrix."""
         return self.weight.shape[-1]
 
+    @property
+    def is_head(self) -> bool:
+        """It gives the logits."""
+        return is_head(self.weight)
 
-def sites(graph: Graph) -> tuple[Site, ...]:
-    """What is made narrow, in graph order: the layers' matrices without routers.
 
-    Embedding, LM head and norms keep their precision.
+def sites(graph: Graph, *, head: bool = False) -> tuple[Site, ...]:
+    """What is made narrow, in graph order: the layers' matrices without routers, with `head` the LM
+    head too. Embedding and norms keep their precision.
     """
-    return tuple(site for site in candidates(graph) if _is_fit(site.weight))
+    return tuple(
+        site for site in candidates(graph) if _is_fit(site.weight) or (head and site.is_head)
+    )
 
 
 def packed_sites(graph: Graph) -> tuple[Site, ...]:
@@ -62,21 +69,27 @@ def packed_sites(graph: Graph) -> tuple[Site, ...]:
 
 
 def candidates(graph: Graph) -> Iterator[Site]:
-    """Every matrix that one node alone reads."""
+    """Every matrix that one node alone reads, and the LM head, whose rows may be looked up too."""
     weights = {weight.name: weight for weight in graph.weights}
     uses = Counter(name for node in graph.nodes for name in node.inputs)
     for node in graph.nodes:
         for operand in _operands(node):
             weight = weights.get(node.inputs[operand])
-            if weight is not None and uses[weight.name] == 1:
+            if weight is not None and (uses[weight.name] == 1 or is_head(weight)):
                 yield Site(node, operand, weight)
 
 
 def kept(graph: Graph, chosen: tuple[Site, ...]) -> tuple[str, ...]:
-    """Names of the matrices, and stacks of matrices, that are not made narrow."""
-    narrow = {site.weight.name for site in chosen}
-    wide = [weight for weight in graph.weights if len(weight.shape) > 1]
-    return tuple(weight.name for weight in wide if weight.name not in narrow)
+    """Names of the matrices, and stacks of matrices, that are read as they were."""
+    narrow = Counter(site.weight.name for site in chosen)
+    uses = Counter(name for node in graph.nodes for name in node.inputs)
+    wide = [weight.name for weight in graph.weights if len(weight.shape) > 1]
+    return tuple(name for name in wide if uses[name] > narrow[name])
+
+
+def is_head(weight: Weight) -> bool:
+    """Whether a product with it gives logits: it is the LM head, or an embedding that serves as one."""
+    return part_of(weight.name) in (Part.HEAD, Part.EMBEDDING)
 
 
 def _operands(node: Node) -> range:

@@ -12,6 +12,7 @@ from pitcrew_builder.spec.platform import Platform
 from pitcrew_builder.spec.proof import Prompts, Proof, Task, TaskMetric
 from pitcrew_builder.spec.quantization import (
     CacheFormat,
+    HeadFormat,
     Quantization,
     QuantizationMethod,
     WeightFormat,
@@ -40,6 +41,7 @@ __all__ = [
     "BuildSpec",
     "CacheFormat",
     "ComputeCapability",
+    "HeadFormat",
     "HuggingFaceSource",
     "LocalSource",
     "Lora",

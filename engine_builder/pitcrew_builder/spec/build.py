@@ -7,7 +7,7 @@ from pitcrew_builder.spec.lora import Lora
 from pitcrew_builder.spec.network import MAX_RANKS, Parallelism, Precision, Shapes, Target
 from pitcrew_builder.spec.platform import Platform
 from pitcrew_builder.spec.proof import Proof
-from pitcrew_builder.spec.quantization import CacheFormat, Quantization, WeightFormat
+from pitcrew_builder.spec.quantization import CacheFormat, HeadFormat, Quantization, WeightFormat
 from pitcrew_builder.spec.source import Adapter, Source
 from pitcrew_builder.spec.tensorrt import Attention, ComputeCapability, Products, TensorRt
 
@@ -88,6 +88,18 @@ class BuildSpec(Model):
             raise ValueError(
                 f"quantization: {fields} is fp8, which GPUs of {self.tensorrt.compute_capability} "
                 f"do not know; set it to int8, or tensorrt.computeCapability to sm89 or later"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _head_is_narrow_on_cpus(self) -> "BuildSpec":
+        wanted = self.quantization
+        if wanted is None or wanted.head is not HeadFormat.INT8:
+            return self
+        if self.target.compiles_plans:
+            raise ValueError(
+                f"quantization: head is int8, which engines of target {Target.ONNXRUNTIME_CPU} can "
+                f"have, and target is {self.target}; leave head out"
             )
         return self
 

@@ -24,6 +24,13 @@ class QuantizationMethod(StrEnum):
     GPTQ = "gptq"
 
 
+class HeadFormat(StrEnum):
+    """What the LM head's matrix is stored as beside narrow matrices of the layers."""
+
+    INT8 = "int8"
+    WIDE = "wide"
+
+
 class CacheFormat(StrEnum):
     """What keys and values are stored as."""
 
@@ -38,6 +45,12 @@ class Quantization(Model):
         default=None,
         description="fp8: weights and activations in E4M3. int8, int4: weights alone. Default: as "
         "precision says.",
+    )
+    head: HeadFormat | None = Field(
+        default=None,
+        exclude_if=is_none,
+        description="The LM head, beside int4 or int8 weights: int8, rounded with a scale for each "
+        "token, or wide, as precision says. Default: int8 for target onnxruntime-cpu, else wide.",
     )
     kv_cache: CacheFormat | None = Field(
         default=None,
@@ -73,6 +86,11 @@ class Quantization(Model):
         return QuantizationMethod.AWQ if calibrated else QuantizationMethod.ROUND
 
     @property
+    def has_integers(self) -> bool:
+        """Whether codes of weights are integers."""
+        return self.weights in (WeightFormat.INT8, WeightFormat.INT4)
+
+    @property
     def calibrates_weights(self) -> bool:
         """Whether activations decide anything about matrices."""
         calibrated = (QuantizationMethod.AWQ, QuantizationMethod.GPTQ)
@@ -93,6 +111,15 @@ class Quantization(Model):
             raise ValueError(
                 f"method {self.method} is how weights are found, and they stay as they are; set "
                 f"weights, or leave method out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _head_goes_with_integers(self) -> "Quantization":
+        if self.head is HeadFormat.INT8 and not self.has_integers:
+            raise ValueError(
+                f"head is int8 beside weights {self.weights or 'as they are'}; set weights to int4 "
+                f"or int8, or leave head out"
             )
         return self
 
