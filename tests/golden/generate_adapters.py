@@ -1,12 +1,13 @@
 """Makes the references of merged adapters in `data/adapters/`, with PEFT, over checkpoints of `data/`.
 
     reference/bin/pip install torch transformers==5.23.0 safetensors peft
-    reference/bin/python -m tests.golden.generate_adapters
+    reference/bin/python -m tests.golden.generate_adapters [ADAPTER ...]
 
 Logits come from PEFT's own forward pass, in which nothing is merged.
 """
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,36 @@ ADAPTERS: dict[str, tuple[str, dict[str, Any]]] = {
             "modules_to_save": ["lm_head"],
         },
     ),
+    "mixtral-experts": (
+        "mixtral",
+        {
+            "r": 4,
+            "lora_alpha": 8,
+            "target_modules": ["q_proj"],
+            "target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"],
+        },
+    ),
+    "qwen3-moe-experts": (
+        "qwen3-moe-mixed",
+        {
+            "r": 3,
+            "lora_alpha": 5,
+            "use_rslora": True,
+            "target_modules": ["o_proj"],
+            "target_parameters": ["mlp.experts.down_proj"],
+            "alpha_pattern": {"experts.down_proj": 4},
+        },
+    ),
+    "gpt-oss-experts": (
+        "gpt-oss",
+        {
+            "r": 2,
+            "lora_alpha": 3,
+            "target_modules": [],
+            "target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"],
+            "rank_pattern": {"experts.down_proj": 5},
+        },
+    ),
     "phi3-lora": (
         "phi3",
         {"r": 4, "lora_alpha": 8, "target_modules": ["qkv_proj", "gate_up_proj"]},
@@ -44,12 +75,16 @@ def generate(name: str, base: str, settings: dict[str, Any]) -> None:
     """Write one adapter and its reference."""
     torch.manual_seed(5)
     model = transformers.AutoModelForCausalLM.from_pretrained(
-        DATA / base, dtype=torch.float32, attn_implementation="eager"
+        DATA / base,
+        dtype=torch.float32,
+        attn_implementation="eager",
+        experts_implementation="eager",
     )
     model = peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", **settings)).eval()
     for key, value in model.named_parameters():
         # Fresh adapters change nothing: their second matrix is 0.
-        if "lora_" in key or "modules_to_save" in key or (key.endswith("bias") and "q_proj" in key):
+        trained = settings.get("bias") and key.endswith("bias") and "q_proj" in key
+        if "lora_" in key or "modules_to_save" in key or trained:
             value.add_(0.1 * torch.randn_like(value))
     target = DATA / "adapters" / name
     model.save_pretrained(target)
@@ -66,5 +101,5 @@ def generate(name: str, base: str, settings: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    for name, (base, settings) in ADAPTERS.items():
-        generate(name, base, settings)
+    for wanted in sys.argv[1:] or ADAPTERS:
+        generate(wanted, *ADAPTERS[wanted])

@@ -16,7 +16,13 @@ from pitcrew_builder.spec import Adapter, BuildSpec, LocalSource, Parallelism
 from tests.golden.reference import ReferenceEngine
 
 DATA = Path(__file__).parent / "data"
-BASES = {"llama-lora": "llama3", "llama-rslora": "llama-biases", "phi3-lora": "phi3"}
+STACKS = {
+    "mixtral-experts": "mixtral",
+    "qwen3-moe-experts": "qwen3-moe-mixed",
+    "gpt-oss-experts": "gpt-oss",
+}
+"""With changes of whole stacks of experts."""
+BASES = {"llama-lora": "llama3", "llama-rslora": "llama-biases", "phi3-lora": "phi3", **STACKS}
 CLOSE = 1e-4
 
 Build = Callable[..., Path]
@@ -59,6 +65,67 @@ def test_a_merged_adapter_computes_what_peft_computes(name: str, merged: Build) 
         assert np.abs(logits - expected["logits"]).max() <= CLOSE
 
 
+@pytest.mark.parametrize(
+    "split", [Parallelism(tensor=2), Parallelism(expert=2)], ids=["tp2", "ep2"]
+)
+@pytest.mark.parametrize("name", ["mixtral-experts", "gpt-oss-experts"])
+def test_each_rank_merges_its_part_of_a_stack(name: str, split: Parallelism, merged: Build) -> None:
+    adapter = DATA / "adapters" / name
+    with np.load(adapter / "expected.npz") as expected:
+        engine = merged(STACKS[name], (adapter, "1"), parallelism=split)
+        assert np.abs(_logits(engine, expected["prompt"]) - expected["logits"]).max() <= CLOSE
+
+
+STACK = "base_model.model.model.layers.1.mlp.experts"
+
+
+@pytest.mark.parametrize(
+    ("base", "spoil", "told"),
+    [
+        ("mixtral", lambda t: t.pop(f"{STACK}.lora_A.weight"), "lora_B alone"),
+        (
+            "mixtral",
+            lambda t: t.update({f"{STACK}.lora_A.weight": np.ones((16, 7), np.float32)}),
+            r"has A \[16, 7\] and B \[64, 16\] for a stack of experts",
+        ),
+        (
+            "mixtral",
+            lambda t: t.update(
+                {
+                    f"{STACK}.lora_A.weight": np.ones((12, 160), np.float32),
+                    f"{STACK}.lora_B.weight": np.ones((64, 12), np.float32),
+                }
+            ),
+            r"has A \[12, 160\] and B \[64, 12\] for a stack of experts",
+        ),
+        ("llama3", lambda _: None, "for a stack of experts, and the network has none"),
+        (
+            "gpt-oss-mxfp4",
+            lambda t: (
+                t.clear(),
+                t.update({f"{STACK}.lora_A.weight": np.ones((12, 64), np.float32)}),
+                t.update({f"{STACK}.lora_B.weight": np.ones((64, 12), np.float32)}),
+            ),
+            "none of that size whose weights are plain numbers",
+        ),
+    ],
+    ids=["half a pair", "another width", "fewer experts", "another network", "packed experts"],
+)
+def test_stacks_that_do_not_fit_are_refused(
+    base: str,
+    spoil: Callable[[dict[str, np.ndarray]], object],
+    told: str,
+    merged: Build,
+    tmp_path: Path,
+) -> None:
+    target = _copy(tmp_path, name="mixtral-experts")
+    tensors = load_file(target / "adapter_model.safetensors")
+    spoil(tensors)
+    save_file(tensors, target / "adapter_model.safetensors")
+    with pytest.raises(CheckpointCorrupt, match=told):
+        merged(base, (target, "1"))
+
+
 def test_weights_scale_and_cancel(merged: Build) -> None:
     adapter = DATA / "adapters" / "llama-lora"
     with np.load(DATA / "llama3" / "expected.npz") as expected:
@@ -87,8 +154,8 @@ def test_adapters_are_part_of_the_identity(merged: Build) -> None:
     assert set(known["inputs"]) == {"adapter_config.json", "adapter_model.safetensors"}
 
 
-def _copy(tmp_path: Path, **config: object) -> Path:
-    source, target = DATA / "adapters" / "llama-lora", tmp_path / "adapter"
+def _copy(tmp_path: Path, name: str = "llama-lora", **config: object) -> Path:
+    source, target = DATA / "adapters" / name, tmp_path / "adapter"
     target.mkdir()
     document = json.loads((source / "adapter_config.json").read_text()) | config
     (target / "adapter_config.json").write_text(json.dumps(document))

@@ -1,10 +1,12 @@
 """Adapters as a pass over a graph: recipes of weights grow by low-rank products, nodes stay."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from pitcrew_builder.adapters.experts import Place, StackChange, is_stack, pairs_of, place_of
 from pitcrew_builder.adapters.peft import (
+    PREFIX,
     AdapterConfig,
     Change,
     change_of,
@@ -14,9 +16,17 @@ from pitcrew_builder.adapters.peft import (
 from pitcrew_builder.checkpoint.config import parse_as, parse_object
 from pitcrew_builder.checkpoint.directory import ADAPTER, Directory, read_tensors
 from pitcrew_builder.checkpoint.safetensors import TensorInfo
+from pitcrew_builder.checkpoint.wrapped import language_name
 from pitcrew_builder.errors import CheckpointCorrupt, UnknownArchitecture
 from pitcrew_builder.graph.ir import Graph, Weight
-from pitcrew_builder.graph.recipe import LowRank, Source, TensorRef, Transposed, map_tensors
+from pitcrew_builder.graph.recipe import (
+    Entry,
+    LowRank,
+    Source,
+    TensorRef,
+    Transposed,
+    map_tensors,
+)
 from pitcrew_builder.manifest import MergedAdapter
 
 
@@ -48,7 +58,7 @@ def open_adapters(
 
 def _open(known: MergedAdapter, directory: Directory, number: int) -> Adapter:
     document = parse_object(directory.read_small(ADAPTER.config), ADAPTER.config)
-    check_plain(document, known.model)
+    check_plain(document, known.model, stacks=True)
     config = parse_as(AdapterConfig, document, ADAPTER.config)
     tensors = text_tensors(read_tensors(directory, ADAPTER))
     return Adapter(known.model, float(known.weight), config, tensors, number)
@@ -74,8 +84,9 @@ def check_adapters(graph: Graph, adapters: Sequence[Adapter]) -> None:
     refs = {ref.name: ref for weight in graph.weights for ref in weight.tensors}
     for adapter in adapters:
         changes = _Changes(adapter)
-        if not changes.targets:
+        if not changes.targets and not changes.stacks:
             raise CheckpointCorrupt(f"adapter '{adapter.name}' holds no tensors; copy it again")
+        changes.check_stacks(graph)
         strangers = [name for name in changes.targets if name not in refs]
         if strangers:
             raise CheckpointCorrupt(
@@ -109,7 +120,12 @@ class _Changes:
     def __init__(self, adapter: Adapter) -> None:
         self._adapter = adapter
         self.targets: dict[str, dict[str, tuple[Change, TensorInfo]]] = {}
+        self.stacks = {
+            name: self._stack(name, pair) for name, pair in pairs_of(adapter.tensors).items()
+        }
         for name, info in adapter.tensors.items():
+            if is_stack(name):
+                continue
             change = change_of(name)
             self.targets.setdefault(change.target, {})[change.role] = (change, info)
 
@@ -129,12 +145,62 @@ class _Changes:
             self._refuse(ref, f"has {', '.join(sorted(roles))} where A and B belong together")
         if "whole" in roles and roles["whole"][1].shape != ref.shape:
             self._refuse(ref, f"has the shape {list(roles['whole'][1].shape)}")
-        changed = self._apply(ref)
+        changed = self._change(ref)
         if isinstance(changed, LowRank) and not _fits(changed, ref):
             shapes = [list(roles[role][1].shape) for role in "AB"]
             self._refuse(ref, f"has A {shapes[0]} and B {shapes[1]}")
 
-    def _apply(self, ref: TensorRef) -> Source:
+    def check_stacks(self, graph: Graph) -> None:
+        """Refuse pairs that belong to no stack of the whole `graph`, or not to each of its experts."""
+        experts: dict[str, set[int]] = defaultdict(set)
+        changed: dict[str, tuple[str, int]] = {}
+
+        def note(matrix: TensorRef | Entry) -> Source:
+            if (found := place_of(matrix)) is not None:
+                experts[found.module].add(found.expert)
+            changed.update({name: (at.module, r) for name, at, r in self._of_stacks(matrix)})
+            return matrix
+
+        for weight in graph.weights:
+            for part in weight.parts:
+                map_tensors(part, note)
+        for name, change in self.stacks.items():
+            module, rank = changed.get(name, ("", 1))
+            if change.down.shape[0] != rank * len(experts[module]):
+                raise CheckpointCorrupt(
+                    f"adapter '{self._adapter.name}': {name} has A {list(change.down.shape)} and B "
+                    f"{list(change.up.shape)} for a stack of experts, and the network has none of "
+                    f"that size whose weights are plain numbers; use the checkpoint it was trained on"
+                )
+
+    def _of_stacks(self, matrix: TensorRef | Entry) -> Iterator[tuple[str, Place, int]]:
+        """The pairs that change an expert's matrix, with its place and their rank."""
+        place = place_of(matrix) if self.stacks else None
+        if place is None:
+            return
+        for name, change in self.stacks.items():
+            bare = language_name(name.removeprefix(PREFIX).replace(".base_layer", ""))
+            rank = change.rank(place, self._adapter.config)
+            if bare == place.module and rank is not None:
+                yield name, place, rank
+
+    def _stack(self, name: str, pair: Mapping[str, TensorInfo]) -> StackChange:
+        if pair.keys() != {"A", "B"}:
+            raise CheckpointCorrupt(
+                f"adapter '{self._adapter.name}': {name} has lora_{', '.join(pair)} alone, and A and "
+                f"B belong together; copy it again"
+            )
+        return StackChange(self._ref(pair["A"]), self._ref(pair["B"]))
+
+    def _apply(self, matrix: TensorRef | Entry) -> Source:
+        found = next(self._of_stacks(matrix), None)
+        if found is None:
+            return matrix if isinstance(matrix, Entry) else self._change(matrix)
+        name, place, rank = found
+        factor = self._adapter.config.scale(place.name, rank) * self._adapter.weight
+        return self.stacks[name].apply(matrix, place, rank, factor)
+
+    def _change(self, ref: TensorRef) -> Source:
         roles = self.targets.get(ref.name, {})
         base = self._ref(roles["whole"][1]) if "whole" in roles else ref
         if "A" not in roles:

@@ -46,9 +46,16 @@ weights, when it loads too. A saved conversion says `true` instead."""
 class AdapterConfig(Tolerant):
     """How strongly an adapter's matrices count."""
 
+    r: int = Field(default=8, gt=0)
     lora_alpha: float = 8
     use_rslora: bool = False
+    rank_pattern: dict[str, int] = Field(default_factory=dict)
     alpha_pattern: dict[str, float] = Field(default_factory=dict)
+
+    def rank(self, module: str) -> int:
+        """The stated rank of `module`'s low-rank product, at least 1."""
+        stated = (value for key, value in self.rank_pattern.items() if _applies(key, module))
+        return max(1, next(stated, self.r))
 
     def scale(self, module: str, rank: int) -> float:
         """The factor of `module`'s low-rank product: alpha by r, or by its root (rsLoRA)."""
@@ -71,14 +78,22 @@ class Change:
     """The product is stored the other way round: A [r, vocab], B [hidden, r]."""
 
 
-def check_plain(document: Mapping[str, Any], name: str) -> None:
-    """Refuse kinds of adapters that compute something else than LoRA."""
+def check_plain(document: Mapping[str, Any], name: str, *, stacks: bool = False) -> None:
+    """Refuse kinds of adapters that compute something else than LoRA; those for whole stacks of
+    experts (`target_parameters`) too, unless the caller takes `stacks`.
+    """
     for field, plain in _PLAIN.items():
         value = document.get(field)
-        if value and value != plain:
+        if value and value != plain and not (stacks and field == "target_parameters"):
+            stacked = field == "target_parameters"
+            how = (
+                "when the engine is built (adapters)"
+                if stacked
+                else "into its model with PEFT first"
+            )
             raise UnknownArchitecture(
                 f"adapter '{name}': adapter_config.json: {field} is {value!r}; only plain LoRA is "
-                f"read ({field}: {plain!r}); merge this adapter into its model with PEFT first"
+                f"read ({field}: {plain!r}); merge this adapter {how}"
             )
     start = document.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(_MOVING):

@@ -66,8 +66,8 @@ class Assembler:
             case Rows(inner, first, _, step):
                 last = first + (stop - 1) * step + 1
                 return self.rows(inner, first + start * step, last)[::step]
-            case Columns(inner, left, right):
-                return self.rows(inner, start, stop)[:, left:right]
+            case Columns(inner, left, right, step):
+                return self.rows(inner, start, stop)[:, left:right:step]
             case Transposed(inner):
                 return self.rows(inner, 0, inner.shape[0]).T[start:stop]
             case Plus(inner, amount):
@@ -86,7 +86,7 @@ class Assembler:
                 return self._unpacker.read(source)
             case Rows(inner, start, stop, 1):
                 return self.coded(inner).part(slice(start, stop), slice(None))
-            case Columns(inner, start, stop):
+            case Columns(inner, start, stop, 1):
                 return self.coded(inner).part(slice(None), slice(start, stop))
             case _:
                 raise AssertionError(f"no part of a packed matrix: {source}")

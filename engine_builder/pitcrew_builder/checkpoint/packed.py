@@ -16,6 +16,7 @@ from pitcrew_builder.checkpoint.scheme import Floats8, Integers, Scheme
 from pitcrew_builder.errors import CheckpointCorrupt
 from pitcrew_builder.graph.ir import Graph
 from pitcrew_builder.graph.recipe import (
+    Entry,
     Packed,
     PackedFloats,
     PackedIntegers,
@@ -79,7 +80,9 @@ class Packer:
                     )
                 yield re.escape(name)
 
-    def _packed(self, ref: TensorRef) -> Source:
+    def _packed(self, ref: TensorRef | Entry) -> Source:
+        if isinstance(ref, Entry):
+            return ref
         module = ref.name.removesuffix(".weight")
         if len(ref.shape) != 2 or module == ref.name or not self._is_packed(module):
             return ref

@@ -56,16 +56,17 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Columns `start` to `stop` of a matrix."""
+    """Columns `start`, `start + step`, ... below `stop` of a matrix."""
 
     source: "Source"
     start: int
     stop: int
+    step: int = 1
 
     @property
     def shape(self) -> Shape:
         """The shape with fewer columns."""
-        return (self.source.shape[0], self.stop - self.start)
+        return (self.source.shape[0], len(range(self.start, self.stop, self.step)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,15 +220,15 @@ def is_exact(source: Source) -> bool:
             return False
 
 
-def map_tensors(source: Source, change: Callable[[TensorRef], Source]) -> Source:
-    """The recipe with other tensors, or recipes, in place of the ones that it changes.
+def map_tensors(source: Source, change: Callable[[TensorRef | Entry], Source]) -> Source:
+    """The recipe with other recipes in place of the tensors, and entries of stacks, that it changes.
 
-    Entries of stacks and packed matrices keep theirs.
+    Packed matrices keep theirs.
     """
     match source:
-        case TensorRef():
+        case TensorRef() | Entry():
             return change(source)
-        case Entry() | Mxfp4() | PackedIntegers() | PackedFloats():
+        case Mxfp4() | PackedIntegers() | PackedFloats():
             return source
         case _:
             return replace(source, source=map_tensors(source.source, change))

@@ -93,6 +93,7 @@ def test_what_the_engine_cannot_serve_is_refused(tmp_path: Path, spoil: Spoil, t
     ("field", "value"),
     [
         ("use_dora", True),
+        ("target_parameters", ["mlp.experts.down_proj"]),
         ("peft_type", "IA3"),
         ("fan_in_fan_out", True),
         ("init_lora_weights", "olora"),
