@@ -4,12 +4,14 @@
 
 All contenders have the same threads, prompts and lengths, and greedy answers that no end token cuts
 short. Each repeat takes the contenders in turn; the table gives medians, and ratios of neighbours in
-a repeat. What the rivals need is installed on first use, outside of the repository. The load's own
+a repeat: like beside like (ours over HTTP beside theirs, ours in process beside theirs), and ours over
+HTTP beside all, which the goal is for. What the rivals need is installed on first use, outside of the repository. The load's own
 process takes from the same cores and is told in the title. `outside.py` asks with a client that is
 not ours.
 """
 
 import argparse
+import math
 import os
 import platform
 import resource
@@ -26,7 +28,7 @@ from models import MODELS, Model
 from report import machine
 from rich.console import Console
 from rich.table import Table
-from rivals import CONTENDERS, Answer, Contender
+from rivals import CONTENDERS, HTTP, OWN, Answer, Contender
 
 GOALS = {1: 0.8, 8: 1.0, 32: 1.0}
 """By clients: tokens a second, as a part of the best rival's."""
@@ -110,7 +112,7 @@ def show(
         f"{note}, Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}"
     )
     table = Table(title=title, title_justify="left")
-    for heading in ("clients", "", "from", "tokens/s", "least", "most", "first token ms", "pitcrew / it", "goal"):  # fmt: skip
+    for heading in ("clients", "", "from", "tokens/s", "least", "most", "first token ms", "like / it", "HTTP / it", "goal"):  # fmt: skip
         table.add_column(heading, justify="left" if heading in ("", "from") else "right")
     for clients, by_name in found.items():
         for contender in CONTENDERS:
@@ -123,23 +125,24 @@ def show(
 
 
 def cells(clients: int, contender: Contender, by_name: Rounds) -> list[str]:
-    """One row."""
-    own, its = by_name[CONTENDERS[0].name], by_name[contender.name]
+    """One row. `like` is our own engine as the contender is asked, over HTTP or in process."""
+    its = by_name[contender.name]
     rates = [one.rate for one in its]
     row = [str(clients), contender.name, contender.where]
     row += [f"{value:.0f}" for value in (statistics.median(rates), min(rates), max(rates))]
     row.append(f"{statistics.median(one.first for one in its) * 1e3:.0f}")
-    if its is own:
-        return [*row, "", ""]
-    ratio = statistics.median(
-        ours.rate / theirs.rate for ours, theirs in zip(own, its, strict=True)
-    )
+    if contender in OWN.values():
+        return [*row, "", "", ""]
+    like, http = (ratio(by_name, OWN[where].name, its) for where in (contender.where, HTTP))
     goal = GOALS.get(clients)
-    return [
-        *row,
-        f"{ratio:.2f} ×",
-        "" if goal is None else f"≥ {goal} {'met' if ratio >= goal else 'missed'}",
-    ]
+    told = "" if goal is None else f"≥ {goal} {'met' if http >= goal else 'missed'}"
+    return [*row, f"{like:.2f} ×", f"{http:.2f} ×", told]
+
+
+def ratio(by_name: Rounds, own: str, its: Sequence[Round]) -> float:
+    """Median of neighbours' tokens a second; no number where ours is left out."""
+    pairs = zip(by_name.get(own, ()), its, strict=False)
+    return statistics.median([ours.rate / theirs.rate for ours, theirs in pairs] or [math.nan])
 
 
 def own_cpu() -> float:

@@ -111,10 +111,24 @@ def _told(command: list[object]) -> dict[str, float]:
 
 
 @contextlib.contextmanager
+def pitcrew_batches(model: models.Model, shape: Shape, threads: int) -> Iterator[Answer]:
+    """Our engine in a process of its own, without HTTP."""
+    command = [sys.executable, _HERE / "own_batches.py", models.engine(model), threads]
+    with _batches(command) as answer:
+        yield answer
+
+
+@contextlib.contextmanager
 def genai(model: models.Model, shape: Shape, threads: int) -> Iterator[Answer]:
     """onnxruntime-genai, a static batch of all clients."""
     directory = models.genai_directory(model, threads)
-    command = [environments.genai(), _HERE / "genai_batches.py", directory]
+    with _batches([environments.genai(), _HERE / "genai_batches.py", directory]) as answer:
+        yield answer
+
+
+@contextlib.contextmanager
+def _batches(command: list[object]) -> Iterator[Answer]:
+    """A program that takes a batch a line, once it has said that it is ready."""
     pipe = subprocess.PIPE
     with subprocess.Popen(
         list(map(str, command)), stdin=pipe, stdout=pipe, text=True, bufsize=1
@@ -122,7 +136,7 @@ def genai(model: models.Model, shape: Shape, threads: int) -> Iterator[Answer]:
         assert process.stdin is not None
         assert process.stdout is not None
         if process.stdout.readline() != "ready\n":
-            raise environments.Unavailable("onnxruntime-genai did not load the model")
+            raise environments.Unavailable(f"{command[1]} did not load the model")
 
         def answer(prompts: list[list[int]], output: int) -> Round:
             assert process.stdin is not None
@@ -134,11 +148,16 @@ def genai(model: models.Model, shape: Shape, threads: int) -> Iterator[Answer]:
         process.stdin.close()
 
 
+HTTP, IN_PROCESS = "HTTP", "in process"
+OWN = {
+    HTTP: Contender("pitcrew, HTTP", HTTP, pitcrew),
+    IN_PROCESS: Contender("pitcrew, in process", IN_PROCESS, pitcrew_batches),
+}
 CONTENDERS = (
-    Contender("pitcrew", "HTTP", pitcrew),
-    Contender(f"llama-server {environments.LLAMA_CPP}", "HTTP", llama_cpp),
-    Contender(f"llama.cpp {environments.LLAMA_CPP}", "in process", llama_cpp_batches),
-    Contender(f"onnxruntime-genai {environments.GENAI}", "in process", genai),
+    *OWN.values(),
+    Contender(f"llama-server {environments.LLAMA_CPP}", HTTP, llama_cpp),
+    Contender(f"llama.cpp {environments.LLAMA_CPP}", IN_PROCESS, llama_cpp_batches),
+    Contender(f"onnxruntime-genai {environments.GENAI}", IN_PROCESS, genai),
 )
 
 
