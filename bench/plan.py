@@ -73,8 +73,8 @@ def main() -> None:
     table = Table("", "what", "predicted", "measured", "predicted / measured")
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
-        checkpoint = _checkpoint(work, width, options.layers)
-        prompts = _prompts(work)
+        checkpoint = sample_checkpoint(work, width, options.layers)
+        prompts = sample_prompts(work)
         for case in (case for case in CASES if options.only in case.name):
             for name, predicted, measured, unit in _rows(case, checkpoint, prompts, work):
                 figures = (f"{value:,.4g} {unit}" for value in (predicted, measured))
@@ -85,7 +85,7 @@ def main() -> None:
     console.print(table)
 
 
-def _checkpoint(work: Path, width: Width, layers: int) -> Path:
+def sample_checkpoint(work: Path, width: Width, layers: int) -> Path:
     """Random weights with the sample model's tokenizer, whose vocabulary it has."""
     checkpoint = work / "llama"
     write(checkpoint, width, layers)
@@ -94,7 +94,8 @@ def _checkpoint(work: Path, width: Width, layers: int) -> Path:
     return checkpoint
 
 
-def _prompts(work: Path) -> Path:
+def sample_prompts(work: Path) -> Path:
+    """Passages of the sample model's held-out text, as a file of prompts."""
     text = (SAMPLE / "heldout-text.txt").read_text()
     pieces = (text[i * CHARACTERS : (i + 1) * CHARACTERS] for i in range(PROMPTS))
     file = work / "prompts.jsonl"
