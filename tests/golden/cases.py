@@ -75,6 +75,9 @@ CASES: dict[str, Case] = {
             mscale_all_dim=0.4, beta_fast=16, beta_slow=2, truncate=False,
         ),
     ),
+    "llama-proportional": _case(
+        "llama", head_dim=24, **_rope("proportional", partial_rotary_factor=0.3, factor=2.0)
+    ),
     "llama-longrope": _case(
         "llama",
         **_rope(

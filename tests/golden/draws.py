@@ -81,13 +81,16 @@ def _sizes(rng: Random) -> Config:
 
 
 def _rope(rng: Random, config: Config, kinds: tuple[str, ...] = ()) -> Config:
-    kind = rng.choice(kinds or ("default", "linear", "dynamic", "llama3", "yarn", "longrope"))
+    every = ("default", "linear", "dynamic", "llama3", "yarn", "proportional", "longrope")
+    kind = rng.choice(kinds or every)
     most = config["max_position_embeddings"]
     original = rng.choice([32, 64, most])
     dim = config["head_dim"] or config["hidden_size"] // config["num_attention_heads"]
     rope: Config = {"rope_type": kind, "rope_theta": rng.choice([1e4, 5e5, 1234.5])}
     if kind in ("linear", "dynamic", "llama3", "yarn"):
         rope["factor"] = rng.choice([1.0, 2, 4.0, 8.0, 32.0])
+    if kind == "proportional":
+        rope |= _some(rng, factor=rng.choice([1.0, 4.0]), partial_rotary_factor=rng.random())
     if kind in ("llama3", "yarn") and rng.random() < 0.9:
         rope["original_max_position_embeddings"] = original
     if kind == "llama3":

@@ -14,6 +14,7 @@ from pitcrew_builder.blocks.rope_scaling import (
     FactorScaling,
     LinearScaling,
     Llama3Scaling,
+    ProportionalScaling,
     Scaling,
     YarnScaling,
     attention_factor,
@@ -61,6 +62,10 @@ def _scaled(periods: Floats, theta: float, scaling: Scaling | None) -> Floats:
             return _llama3(np.float32(1.0) / periods, scaling)
         case YarnScaling():
             return _yarn(periods, theta, scaling)
+        case ProportionalScaling(turned, factor):
+            plain = np.float32(1.0) / periods / np.float32(factor)
+            plain[turned:] = 0
+            return plain
         case FactorScaling(factors):
             return np.float32(1.0) / (np.array(factors, dtype=np.float32) * periods)
 

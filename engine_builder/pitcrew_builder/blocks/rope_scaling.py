@@ -39,6 +39,14 @@ class YarnScaling:
 
 
 @dataclass(frozen=True, slots=True)
+class ProportionalScaling:
+    """The fastest `turned` frequencies of a whole head, divided by a factor; the others stand still."""
+
+    turned: int
+    factor: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class FactorScaling:
     """LongRoPE (Ding et al. 2024): a searched factor for each frequency, one set of two."""
 
@@ -46,7 +54,9 @@ class FactorScaling:
     attention_factor: float
 
 
-Scaling: TypeAlias = LinearScaling | Llama3Scaling | YarnScaling | FactorScaling
+Scaling: TypeAlias = (
+    LinearScaling | Llama3Scaling | YarnScaling | ProportionalScaling | FactorScaling
+)
 
 
 def attention_factor(scaling: Scaling | None) -> float:

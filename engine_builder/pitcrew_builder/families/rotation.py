@@ -5,6 +5,7 @@ from pitcrew_builder.blocks.rope_scaling import (
     FactorScaling,
     LinearScaling,
     Llama3Scaling,
+    ProportionalScaling,
     Scaling,
     YarnScaling,
     longrope_attention_factor,
@@ -14,13 +15,15 @@ from pitcrew_builder.checkpoint.config import DecoderConfig
 from pitcrew_builder.checkpoint.rope import LONGROPE, RopeParameters
 from pitcrew_builder.families.refusal import require, unsupported
 
-KNOWN = "default, linear, dynamic, llama3, yarn, longrope"
+KNOWN = "default, linear, dynamic, llama3, yarn, proportional, longrope"
 
 
 def rope(config: DecoderConfig, length: int) -> Rope:
     """The rotation of whole heads that a config describes, for texts of up to `length` tokens."""
     given = config.rope_parameters
-    require(config, "rope_parameters.partial_rotary_factor", given.partial_rotary_factor, 1.0)
+    # The models' own code does not look at the part in a default rotation.
+    if given.rope_type not in ("default", "proportional"):
+        require(config, "rope_parameters.partial_rotary_factor", given.partial_rotary_factor, 1.0)
     return rope_of(config, given, config.head_dim, length)
 
 
@@ -33,6 +36,13 @@ def rope_of(config: DecoderConfig, given: RopeParameters, dim: int, length: int)
         if length <= original:
             return Rope(dim, given.rope_theta, short)
         return Rope(dim, given.rope_theta, long, short)
+    if given.rope_type == "proportional":
+        if dim != config.head_dim:
+            raise unsupported(
+                config, "rope_parameters.rope_type", given.rope_type, "default, longrope"
+            )
+        turned = int(given.partial_rotary_factor * dim // 2)
+        return Rope(dim, given.rope_theta, ProportionalScaling(turned, given.factor or 1.0))
     return Rope(dim, given.rope_theta, _scaling(config, given, original))
 
 

@@ -158,7 +158,14 @@ CASES: dict[str, tuple[Break, FailureReason, str]] = {
     "an unknown activation": (_config(hidden_act="mish"), UNKNOWN, "hidden_act"),
     "an unknown rope": (_config(rope_scaling={"type": "spiral"}), UNKNOWN, "rope_type"),
     "a rope without its factor": (_config(rope_scaling={"type": "linear"}), UNKNOWN, "factor"),
-    "part of a head rotated": (_config(partial_rotary_factor=0.5), UNKNOWN, "partial_rotary"),
+    "part of a head rotated": (
+        _config(
+            partial_rotary_factor=0.5,
+            rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0},
+        ),
+        UNKNOWN,
+        "partial_rotary",
+    ),
     "ropes by layer kind": (
         _config(rope_parameters={"full_attention": {}}), CORRUPT, "other families",
     ),

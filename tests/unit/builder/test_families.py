@@ -141,6 +141,22 @@ def test_angles_of_short_texts_lie_behind_those_of_long_ones(
         np.testing.assert_array_equal(local[:short], local[rows - short :])
 
 
+def test_a_part_counts_where_transformers_looks_at_it() -> None:
+    def sines(family: str, **keys: object) -> Any:  # noqa: ANN401
+        tables = {one.name: one.array for one in _graph(family, **keys).literals}
+        return tables[Value("rope.sin")]
+
+    default = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
+    whole = sines("llama")
+    np.testing.assert_array_equal(sines("llama", rope_parameters=default), whole)
+    part = sines("llama", rope_parameters=default | {"rope_type": "proportional"})
+    np.testing.assert_array_equal(part[:, :4], whole[:, :4])
+    assert not part[:, 4:].any()
+    assert sines("phi3", rope_parameters=default).shape[1] == 4
+    with pytest.raises(UnknownArchitecture, match="rope_type is 'proportional'"):
+        sines("phi3", rope_parameters=default | {"rope_type": "proportional"})
+
+
 def test_a_rotation_of_windows_with_two_sets_is_refused() -> None:
     rope = {"rope_type": "longrope", **FACTORS}
     keys = {"rope_parameters": {"sliding_attention": rope}}
