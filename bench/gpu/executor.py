@@ -53,6 +53,8 @@ class Pages:
 
     table: list[int]
     length: int = 0
+    first: int = 0
+    """What stands for its position 0: see `manifest.ModelFacts.short_texts`."""
 
 
 class Executor:
@@ -150,7 +152,8 @@ class Executor:
         page = self.facts.page
         slots = np.take_along_axis(every, places // page, axis=1) * page + places % page
         self._put("input_ids", ids)
-        self._put("positions", places)
+        firsts = np.array([each.first for each in sequences], np.int64)
+        self._put("positions", places + firsts[:, None])
         self._put("context_lengths", lengths)
         self._put("logit_indices", np.broadcast_to(np.arange(new), ids.shape))
         self._put("block_tables", tables)

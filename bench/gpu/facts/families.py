@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[3]))
 from executor import Executor, Facts, Pages
 from session import Array
 
+from pitcrew_builder.manifest import ShortTexts
 from tests.integration.builder.plans import Workshop
 
 PAGE, CHUNK, LENGTH = 16, 8, 128
@@ -57,15 +58,16 @@ def main() -> None:
 def compare(checkpoint: Path, precision: str, options: argparse.Namespace) -> tuple[str, bool]:
     """Build one and say how far it is from the reference."""
     start = time.perf_counter()
-    plan, facts = built(checkpoint, precision, options)
+    plan, facts, short = built(checkpoint, precision, options)
     seconds = time.perf_counter() - start
     with np.load(checkpoint / "expected.npz") as data:
         expected = dict(data)
     prompts = expected["prompt"].tolist()
+    first = first_position(short, len(prompts[0]), expected["greedy"].shape[1])
     executor = Executor(trt, plan, facts, 4 * ROOM + 3, 4 * CHUNK)
     order = np.random.default_rng(1).permutation(4 * ROOM + 3)
     tables = order[: 4 * ROOM].reshape(4, ROOM).tolist()
-    batch = [Pages(table) for table in tables[:2]]
+    batch = [Pages(table, first=first) for table in tables[:2]]
     logits = prefill(executor, batch, prompts)
     scale = float(np.abs(expected["logits"]).max())
     distances = np.abs(logits - expected["logits"]).max(-1) / scale
@@ -76,7 +78,7 @@ def compare(checkpoint: Path, precision: str, options: argparse.Namespace) -> tu
     )
     # A router in half precision may send a row to other experts where two are nearly alike.
     spared = FLIPS if has_experts(checkpoint) else 0
-    alike = is_alike(executor, tables, prompts, expected["greedy"].shape[1])
+    alike = is_alike(executor, tables, prompts, expected["greedy"].shape[1], first)
     told = (
         f"logits {distance:.1e} of the largest apart, more than {BOUNDS[precision]} "
         f"at {beyond} of {distances.size} positions; greedy tokens {agreed} of {sure} sure ones; "
@@ -93,7 +95,20 @@ def has_experts(checkpoint: Path) -> bool:
     return any(key in config for key in ("num_local_experts", "num_experts"))
 
 
-def built(checkpoint: Path, precision: str, options: argparse.Namespace) -> tuple[bytes, Facts]:
+def first_position(short: ShortTexts | None, prompt: int, answer: int) -> int:
+    """Of texts of so many tokens. Those that outgrow short ones have to be computed again, which is a
+    scheduler's work: RuntimeError.
+    """
+    if short is None or prompt > short.up_to:
+        return 0
+    if prompt + answer > short.up_to:
+        raise RuntimeError(f"its texts outgrow {short.up_to} tokens; leave it out")
+    return short.first_position
+
+
+def built(
+    checkpoint: Path, precision: str, options: argparse.Namespace
+) -> tuple[bytes, Facts, ShortTexts | None]:
     """The plan of a published engine, and what its manifest tells."""
     spec = {
         "target": "tensorrt",
@@ -112,7 +127,7 @@ def built(checkpoint: Path, precision: str, options: argparse.Namespace) -> tupl
         plan = (path / manifest.ranks[0].graph).read_bytes()
     model = manifest.model
     facts = Facts(model.layers, model.kv_heads, model.head_dim, model.vocab_size, PAGE)
-    return plan, facts
+    return plan, facts, model.short_texts
 
 
 def prefill(
@@ -148,7 +163,7 @@ def follow(
                 sure += 1
                 agreed += int(scores[row].argmax()) == greedy[row, step]
         fed = [[int(token)] for token in greedy[:, step]]
-        again = [Pages(each.table, each.length) for each in batch]
+        again = [Pages(each.table, each.length, each.first) for each in batch]
         scores = np.stack([item[-1] for item in executor.step(batch, fed)])
         replayed = np.stack([item[-1] for item in executor.step(again, fed, graph=True)])
         same = same and np.array_equal(scores, replayed)
@@ -156,12 +171,12 @@ def follow(
 
 
 def is_alike(
-    executor: Executor, tables: list[list[int]], prompts: list[list[int]], count: int
+    executor: Executor, tables: list[list[int]], prompts: list[list[int]], count: int, first: int
 ) -> str:
     """Whether greedy tokens of a sequence alone are those in a batch of four."""
 
     def greedy(rows: list[int]) -> list[list[int]]:
-        batch = [Pages(tables[row]) for row in rows]
+        batch = [Pages(tables[row], first=first) for row in rows]
         chosen = [prompts[row % len(prompts)] for row in rows]
         scores = prefill(executor, batch, chosen, ragged=False)[:, -1]
         tokens: list[list[int]] = [[] for _ in rows]

@@ -13,6 +13,7 @@ import onnx
 import onnxruntime
 import pytest
 
+from pitcrew_builder.checkpoint.config import DecoderConfig
 from pitcrew_builder.checkpoint.directory import Directory, read_tensors
 from pitcrew_builder.families import FAMILIES
 from pitcrew_builder.graph.ir import ElementType, Graph
@@ -36,10 +37,20 @@ OWN_KERNELS = TensorRtPlan(
 )
 
 
-def _drawn(checkpoint: Path) -> Graph:
+def _config(checkpoint: Path) -> DecoderConfig:
     raw = json.loads((checkpoint / "config.json").read_text())
-    family = FAMILIES[raw["model_type"]]
-    return family.graph(family.config.model_validate(raw), SHAPES)
+    return FAMILIES[raw["model_type"]].config.model_validate(raw)
+
+
+def _drawn(checkpoint: Path) -> Graph:
+    config = _config(checkpoint)
+    return FAMILIES[config.model_type].graph(config, SHAPES)
+
+
+def _first_position(checkpoint: Path, length: int) -> int:
+    """What stands for position 0 in a text of so many tokens."""
+    longest = SHAPES.max_sequence_length
+    return longest if length <= _config(checkpoint).short_length(longest) else 0
 
 
 def _open(root: Path, checkpoint: Path, graph: Graph) -> onnxruntime.InferenceSession:
@@ -52,15 +63,25 @@ def _open(root: Path, checkpoint: Path, graph: Graph) -> onnxruntime.InferenceSe
     )
 
 
+def _compared(
+    root: Path, checkpoint: Path, graph: Graph
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Logits of the last token of each prompt, and those of the reference."""
+    with np.load(checkpoint / "expected.npz") as expected:
+        prompts, wanted = expected["prompt"].astype(np.int64), expected["logits"][:, -1]
+    first_position = _first_position(checkpoint, prompts.shape[1])
+    return _logits(_open(root, checkpoint, graph), prompts, first_position), wanted
+
+
 def _logits(
-    session: onnxruntime.InferenceSession, prompts: npt.NDArray[np.int64], dtype: type[np.generic]
+    session: onnxruntime.InferenceSession, prompts: npt.NDArray[np.int64], first_position: int
 ) -> npt.NDArray[np.float32]:
     """Prefill all but the last token, then decode it over the pages: logits [2, vocab]."""
     rows, length = prompts.shape
     blocks = -(-length // PAGE)
     tables = np.arange(rows * blocks, dtype=np.int64).reshape(rows, blocks)[:, ::-1]
     pools = {
-        item.name: np.zeros((rows * blocks, *item.shape[1:]), dtype)
+        item.name: np.zeros((rows * blocks, *item.shape[1:]), np.float16)
         for item in session.get_inputs()
         if "_pool." in item.name
     }
@@ -70,7 +91,7 @@ def _logits(
     def step(start: int, stop: int) -> dict[str, npt.NDArray[np.float32]]:
         feeds = {
             "input_ids": prompts[:, start:stop],
-            "positions": np.tile(np.arange(start, stop), (rows, 1)),
+            "positions": np.tile(first_position + np.arange(start, stop), (rows, 1)),
             "block_tables": tables[:, : -(-start // PAGE)],
             "context_lengths": np.full(rows, start, dtype=np.int64),
             "logit_indices": np.full((rows, 1), stop - start - 1, dtype=np.int64),
@@ -90,28 +111,22 @@ def _logits(
 @pytest.mark.parametrize("name", NAMES)
 def test_float16_agrees_with_the_reference(name: str, tmp_path: Path) -> None:
     checkpoint = GOLDENS / name
-    expected = np.load(checkpoint / "expected.npz")
-    graph = in_half(_drawn(checkpoint), ElementType.FLOAT16)
-    session = _open(tmp_path, checkpoint, graph)
-    found = _logits(session, expected["prompt"].astype(np.int64), np.float16)
-    wanted = expected["logits"][:, -1]
-    scale = np.abs(wanted).max()
+    found, wanted = _compared(
+        tmp_path, checkpoint, in_half(_drawn(checkpoint), ElementType.FLOAT16)
+    )
     assert np.isfinite(found).all()
-    assert np.abs(found - wanted).max() < 2e-2 * scale
+    assert np.abs(found - wanted).max() < 2e-2 * np.abs(wanted).max()
 
 
 @pytest.mark.parametrize("name", ["llama3", "qwen2", "qwen3", "mixtral", "gpt-oss"])
 def test_the_functions_that_kernels_compute_mean_the_same(name: str, tmp_path: Path) -> None:
     checkpoint = GOLDENS / name
-    expected = np.load(checkpoint / "expected.npz")
     graph = with_joined_products(_drawn(checkpoint), OWN_KERNELS)
     graph = with_own_kernels(in_half(graph, ElementType.FLOAT16), OWN_KERNELS, {})
     called = {node.op for node in graph.nodes if node.domain == "llm"}
     assert {"Product", "RmsNorm"} <= called
     assert not [node.name for node in graph.nodes if node.op in ("Gemm", "RMSNormalization")]
-    session = _open(tmp_path, checkpoint, graph)
-    found = _logits(session, expected["prompt"].astype(np.int64), np.float16)
-    wanted = expected["logits"][:, -1]
+    found, wanted = _compared(tmp_path, checkpoint, graph)
     assert np.abs(found - wanted).max() < 2e-2 * np.abs(wanted).max()
 
 
