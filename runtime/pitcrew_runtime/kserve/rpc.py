@@ -155,9 +155,13 @@ class KServeGrpc:
             async with writing:
                 await context.write(response)
 
-        async with asyncio.TaskGroup() as group:
-            async for raw in requests:
-                group.create_task(self._answer(raw, key, write))
+        try:
+            async with asyncio.TaskGroup() as group:
+                async for raw in requests:
+                    group.create_task(self._answer(raw, key, write))
+        except* grpc.aio.BaseError:
+            # Its client has left, which is nobody's fault; gRPC would log one for anything else.
+            raise asyncio.CancelledError from None
 
     async def _answer(
         self,

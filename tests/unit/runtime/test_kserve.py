@@ -1,20 +1,25 @@
 """Tensors and inferences of KServe's protocol, without a wire."""
 
+import asyncio
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pitcrew_runtime.errors import InvalidRequest
 from pitcrew_runtime.kserve.inference import Inference, outputs, parse
+from pitcrew_runtime.kserve.rpc import KServeGrpc
 from pitcrew_runtime.kserve.tensors import BYTES, Tensor, from_raw, to_raw
 from pitcrew_runtime.server.choice import Delta
 from pitcrew_runtime.server.formats import Usage
+from pitcrew_runtime.server.keys import Keyring
 
 ROOT = Path(__file__).parents[3] / "runtime"
 TEXT = Tensor("text_input", BYTES, (1,), ["Hail"])
@@ -97,3 +102,25 @@ def test_the_generated_messages_are_those_of_the_description(tmp_path: Path) -> 
     subprocess.run(command, check=True, cwd=ROOT)
     for made in tmp_path.rglob("inference_pb2.*"):
         assert made.read_text() == (ROOT / made.relative_to(tmp_path)).read_text(), "make proto"
+
+
+class Left:
+    """What gRPC hands over of a client that has left: every write fails."""
+
+    def invocation_metadata(self) -> tuple[()]:
+        return ()
+
+    async def write(self, response: object) -> None:
+        raise grpc.aio.InternalError("nobody reads")
+
+
+def test_a_client_that_leaves_its_stream_is_no_fault() -> None:
+    async def requests() -> AsyncIterator[bytes]:
+        yield b"\xff\xff"
+
+    async def served() -> None:
+        service: Any = None
+        await KServeGrpc(service, Keyring(())).stream(requests(), cast("Any", Left()))
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(served())
