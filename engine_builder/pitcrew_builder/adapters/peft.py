@@ -42,6 +42,9 @@ _MOVING = ("pissa", "olora", "corda", "loftq")
 """Beginnings of `init_lora_weights` under which PEFT takes the first product from the checkpoint's own
 weights, when it loads too. A saved conversion says `true` instead."""
 
+_WITH_PEFT = "into its model with PEFT first"
+"""How to merge what is refused here."""
+
 
 class AdapterConfig(Tolerant):
     """How strongly an adapter's matrices count."""
@@ -54,15 +57,11 @@ class AdapterConfig(Tolerant):
 
     def rank(self, module: str) -> int:
         """The stated rank of `module`'s low-rank product, at least 1."""
-        stated = (value for key, value in self.rank_pattern.items() if _applies(key, module))
-        return max(1, next(stated, self.r))
+        return max(1, _stated(self.rank_pattern, module, self.r))
 
     def scale(self, module: str, rank: int) -> float:
         """The factor of `module`'s low-rank product: alpha by r, or by its root (rsLoRA)."""
-        alpha = next(
-            (value for key, value in self.alpha_pattern.items() if _applies(key, module)),
-            self.lora_alpha,
-        )
+        alpha = _stated(self.alpha_pattern, module, self.lora_alpha)
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
 
@@ -84,13 +83,9 @@ def check_plain(document: Mapping[str, Any], name: str, *, stacks: bool = False)
     """
     for field, plain in _PLAIN.items():
         value = document.get(field)
-        if value and value != plain and not (stacks and field == "target_parameters"):
-            stacked = field == "target_parameters"
-            how = (
-                "when the engine is built (adapters)"
-                if stacked
-                else "into its model with PEFT first"
-            )
+        for_stacks = field == "target_parameters"
+        if value and value != plain and not (stacks and for_stacks):
+            how = "when the engine is built (adapters)" if for_stacks else _WITH_PEFT
             raise UnknownArchitecture(
                 f"adapter '{name}': adapter_config.json: {field} is {value!r}; only plain LoRA is "
                 f"read ({field}: {plain!r}); merge this adapter {how}"
@@ -100,7 +95,7 @@ def check_plain(document: Mapping[str, Any], name: str, *, stacks: bool = False)
         raise UnknownArchitecture(
             f"adapter '{name}': adapter_config.json: init_lora_weights is {start!r}, which changes "
             f"the checkpoint's weights too; save it with path_initial_model_for_weight_conversion "
-            f"of PEFT's save_pretrained, or merge it into its model with PEFT first"
+            f"of PEFT's save_pretrained, or merge it {_WITH_PEFT}"
         )
 
 
@@ -116,6 +111,11 @@ def change_of(tensor: str) -> Change:
 def text_tensors(tensors: Mapping[str, Item]) -> dict[str, Item]:
     """Those of an adapter that change the language model; a vision tower has no part in an engine."""
     return {name: item for name, item in tensors.items() if not is_other(name.removeprefix(PREFIX))}
+
+
+def _stated(pattern: Mapping[str, Item], module: str, default: Item) -> Item:
+    """What a pattern says of a module: the first key that names it counts."""
+    return next((value for key, value in pattern.items() if _applies(key, module)), default)
 
 
 def _applies(key: str, module: str) -> bool:
