@@ -9,11 +9,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from inspect import Parameter, Signature
 from types import GenericAlias
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from pitcrew_builder.errors import CompilationFailed
 from pitcrew_builder.graph.ir import Function
 from pitcrew_builder.targets.trt.library import Native
+
+Size: TypeAlias = Any
+"""An int, or an expression over sizes that are known when a plan runs."""
 
 NAMESPACE = "pitcrew"
 Tensors: TypeAlias = Sequence[Native]

@@ -2,8 +2,8 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, TypeAlias
 
+from pitcrew_builder.targets.trt.baked import Size
 from pitcrew_builder.targets.trt.nvrtc import FIRST_WITH_CLUSTERS
 
 ENTRY = "paged_attention"
@@ -18,9 +18,6 @@ SHARED_BYTES = 48 << 10
 
 FEW, MANY = 33, 129
 """Units of work under which eight or four blocks share one; measured on an H100 (132 processors)."""
-
-Size: TypeAlias = Any
-"""An int, or an expression over sizes that are known when a plan runs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """How the kernel for norms is compiled and launched."""
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+
+from pitcrew_builder.targets.trt.baked import Size
 
 ENTRY = "rms_norm"
 SOURCE = "rms_norm.cu"
@@ -11,9 +12,6 @@ CHUNK = 8
 
 NARROW = 1024
 """Width up to which a warp does a row; wider ones take a block."""
-
-Size: TypeAlias = Any
-"""An int, or an expression over sizes that are known when a plan runs."""
 
 
 @dataclass(frozen=True, slots=True)

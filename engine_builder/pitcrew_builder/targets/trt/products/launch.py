@@ -1,8 +1,8 @@
 """How the kernel for products is compiled and launched; all sizes follow from the matrix and the rows."""
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
 
+from pitcrew_builder.targets.trt.baked import Size
 from pitcrew_builder.targets.trt.nvrtc import FIRST_WITH_CLUSTERS
 
 ENTRY = "product"
@@ -30,9 +30,6 @@ FEW = 128
 
 MANY_BLOCKS = 264
 """Two for each processor of an H100: with fewer, several blocks share the inputs of a product."""
-
-Size: TypeAlias = Any
-"""An int, or an expression over sizes that are known when a plan runs."""
 
 
 @dataclass(frozen=True, slots=True)
