@@ -2,6 +2,8 @@
 
 import json
 from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,19 +64,28 @@ def test_a_plan_has_the_interface_of_its_graph(
     assert engine.get_tensor_dtype("logits") == trt.float32
 
 
+def _anatomy(plan: Path) -> tuple[list[dict[str, Any]], int]:
+    """The layers of a plan, in all of its profiles, and how many profiles there are."""
+    trt = TENSORRT.load()
+    runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
+    engine = runtime.deserialize_cuda_engine(plan.read_bytes())
+    told = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+    return json.loads(told)["Layers"], engine.num_optimization_profiles
+
+
+def _of_type(layers: list[dict[str, Any]], word: str) -> list[str]:
+    """Names of the layers whose type has the word."""
+    return [layer["Name"] for layer in layers if word in layer["LayerType"].lower()]
+
+
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 @pytest.mark.parametrize("name", ["llama3", "mixtral"])
 def test_our_kernel_computes_the_attention_of_every_layer(
     workshop: Workshop, name: str, precision: str
 ) -> None:
     path, manifest = workshop.publish(GOLDENS / name, **_spec(precision, attention="kernel"))
-    trt = TENSORRT.load()
-    runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
-    engine = runtime.deserialize_cuda_engine((path / manifest.ranks[0].graph).read_bytes())
-    told = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
-    layers = json.loads(told)["Layers"]
-    plugins = [layer["Name"] for layer in layers if "plugin" in layer["LayerType"].lower()]
-    profiles = engine.num_optimization_profiles
+    layers, profiles = _anatomy(path / manifest.ranks[0].graph)
+    plugins = _of_type(layers, "plugin")
     assert len(plugins) == manifest.model.layers * profiles, plugins
 
 
@@ -82,16 +93,12 @@ def test_our_kernel_computes_the_attention_of_every_layer(
 def test_our_kernels_compute_all_products_and_norms(workshop: Workshop, precision: str) -> None:
     spec = _spec(precision, attention="kernel", products="kernel")
     path, manifest = workshop.publish(GOLDENS / "llama3", **spec)
-    trt = TENSORRT.load()
-    runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
-    engine = runtime.deserialize_cuda_engine((path / manifest.ranks[0].graph).read_bytes())
-    told = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
-    layers = json.loads(told)["Layers"]
-    plugins = [layer["Name"] for layer in layers if "plugin" in layer["LayerType"].lower()]
+    layers, profiles = _anatomy(path / manifest.ranks[0].graph)
+    plugins = _of_type(layers, "plugin")
     # Attention, two norms and four products of each layer; the last norm and the LM head.
     wanted = 7 * manifest.model.layers + 2
-    assert len(plugins) == wanted * engine.num_optimization_profiles, plugins
-    assert not [layer["Name"] for layer in layers if "gemm" in layer["LayerType"].lower()]
+    assert len(plugins) == wanted * profiles, plugins
+    assert not _of_type(layers, "gemm")
 
 
 def test_measured_times_are_kept(workshop: Workshop) -> None:

@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).parents[3]))
 from executor import Executor, Facts, Pages
 from session import Array
 
-from pitcrew_builder.manifest import ShortTexts
+from pitcrew_builder.manifest import ModelFacts
+from pitcrew_builder.positions import first_positions
 from tests.integration.builder.plans import Workshop
 
 PAGE, CHUNK, LENGTH = 16, 8, 128
@@ -58,12 +59,12 @@ def main() -> None:
 def compare(checkpoint: Path, precision: str, options: argparse.Namespace) -> tuple[str, bool]:
     """Build one and say how far it is from the reference."""
     start = time.perf_counter()
-    plan, facts, short = built(checkpoint, precision, options)
+    plan, facts, model = built(checkpoint, precision, options)
     seconds = time.perf_counter() - start
     with np.load(checkpoint / "expected.npz") as data:
         expected = dict(data)
     prompts = expected["prompt"].tolist()
-    first = first_position(short, len(prompts[0]), expected["greedy"].shape[1])
+    first = first_position(model, len(prompts[0]), expected["greedy"].shape[1])
     executor = Executor(trt, plan, facts, 4 * ROOM + 3, 4 * CHUNK)
     order = np.random.default_rng(1).permutation(4 * ROOM + 3)
     tables = order[: 4 * ROOM].reshape(4, ROOM).tolist()
@@ -95,20 +96,19 @@ def has_experts(checkpoint: Path) -> bool:
     return any(key in config for key in ("num_local_experts", "num_experts"))
 
 
-def first_position(short: ShortTexts | None, prompt: int, answer: int) -> int:
+def first_position(model: ModelFacts, prompt: int, answer: int) -> int:
     """Of texts of so many tokens. Those that outgrow short ones have to be computed again, which is a
     scheduler's work: RuntimeError.
     """
-    if short is None or prompt > short.up_to:
-        return 0
-    if prompt + answer > short.up_to:
-        raise RuntimeError(f"its texts outgrow {short.up_to} tokens; leave it out")
-    return short.first_position
+    begin, end = map(int, first_positions(model, np.array([prompt, prompt + answer])))
+    if begin != end:
+        raise RuntimeError("its texts outgrow short ones; leave it out")
+    return begin
 
 
 def built(
     checkpoint: Path, precision: str, options: argparse.Namespace
-) -> tuple[bytes, Facts, ShortTexts | None]:
+) -> tuple[bytes, Facts, ModelFacts]:
     """The plan of a published engine, and what its manifest tells."""
     spec = {
         "target": "tensorrt",
@@ -127,7 +127,7 @@ def built(
         plan = (path / manifest.ranks[0].graph).read_bytes()
     model = manifest.model
     facts = Facts(model.layers, model.kv_heads, model.head_dim, model.vocab_size, PAGE)
-    return plan, facts, model.short_texts
+    return plan, facts, model
 
 
 def prefill(
