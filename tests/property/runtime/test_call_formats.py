@@ -182,3 +182,18 @@ def test_what_is_no_call_of_mistral_is_text(text: str, cuts: list[int]) -> None:
 )
 def test_tags_without_calls_are_text(text: str) -> None:
     assert told(mistral(), list(text)) == (text, [])
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"properties": 5},
+        {"properties": {"whom": {"type": 5}}},
+        {"properties": {"whom": {"type": [{}]}}},
+        {"properties": {"whom": {"enum": 5, "anyOf": 5, "oneOf": [5]}}},
+    ],
+)
+def test_what_is_no_schema_tells_nothing(parameters: dict[str, Any]) -> None:
+    reader = reader_of(CallFormat.HERMES, schemas={"smite": parameters})
+    said, calls = read(reader, function(parameter("whom", "Saul")), [])
+    assert (said, calls) == ("", [("smite", {"whom": "Saul"})])

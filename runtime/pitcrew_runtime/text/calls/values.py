@@ -37,15 +37,20 @@ def json_of(written: str, schema: dict[str, Any]) -> str:
 
 
 def _kinds(schema: dict[str, Any]) -> Iterator[str]:
-    """The types that a schema names, itself or in its choices."""
+    """The types that a schema names, itself or in its choices. What is no schema names none."""
     named = schema.get("type")
-    yield from [named] if isinstance(named, str) else named or ()
-    values = schema.get("enum", [schema["const"]] if "const" in schema else ())
+    kinds = [named] if isinstance(named, str) else _list(named)
+    yield from (kind for kind in kinds if isinstance(kind, str))
     if named is None:
+        values = [schema["const"]] if "const" in schema else _list(schema.get("enum"))
         yield from (_KINDS[type(value)] for value in values)
-    for choice in (*schema.get("anyOf", ()), *schema.get("oneOf", ())):
+    for choice in (*_list(schema.get("anyOf")), *_list(schema.get("oneOf"))):
         if isinstance(choice, dict):
             yield from _kinds(choice)
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _fits(kind: str, value: object, kinds: set[str]) -> bool:

@@ -41,7 +41,8 @@ class XmlCalls(CallText):
         self._schemas = schemas
         self._take: Callable[[str], bool] = self._outside
         self._function = ""
-        self._parameter = ""
+        self._schema: Any = None
+        """Of the parameter."""
         self._has_parameters = False
         self._streams = False
         """The value is text and told as it comes."""
@@ -108,9 +109,9 @@ class XmlCalls(CallText):
         return False
 
     def _open_parameter(self, name: str) -> None:
-        properties = self._schemas.get(self._function, {}).get("properties") or {}
-        self._parameter, self._is_told = name, False
-        self._streams = is_text(properties.get(name))
+        properties = self._schemas.get(self._function, {}).get("properties")
+        self._schema = properties.get(name) if isinstance(properties, dict) else None
+        self._streams, self._is_told = is_text(self._schema), False
         self._go_on(f"{', ' if self._has_parameters else ''}{json.dumps(name)}: ")
         self._go_on(_QUOTED[self._streams])
         self._has_parameters, self.held, self._take = True, "", self._value
@@ -131,5 +132,4 @@ class XmlCalls(CallText):
             text = json.dumps(value, ensure_ascii=False)[1:-1]
             self._go_on(text + _QUOTED[is_last])
         else:
-            properties = self._schemas[self._function]["properties"]
-            self._go_on(json_of(value, properties[self._parameter]))
+            self._go_on(json_of(value, self._schema))
