@@ -42,6 +42,16 @@ ADAPTERS: dict[str, tuple[str, dict[str, Any]]] = {
             "target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"],
         },
     ),
+    "mixtral-all": (
+        "mixtral",
+        {
+            "r": 2,
+            "lora_alpha": 3,
+            "target_modules": "all-linear",
+            # The router is a parameter for PEFT, so that only the first one names it.
+            "alpha_pattern": {"mlp.gate.weight": 5, "mlp.gate": 7},
+        },
+    ),
     "qwen3-moe-experts": (
         "qwen3-moe-mixed",
         {

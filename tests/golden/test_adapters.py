@@ -22,7 +22,13 @@ STACKS = {
     "gpt-oss-experts": "gpt-oss",
 }
 """With changes of whole stacks of experts."""
-BASES = {"llama-lora": "llama3", "llama-rslora": "llama-biases", "phi3-lora": "phi3", **STACKS}
+BASES = {
+    "llama-lora": "llama3",
+    "llama-rslora": "llama-biases",
+    "mixtral-all": "mixtral",
+    "phi3-lora": "phi3",
+    **STACKS,
+}
 CLOSE = 1e-4
 
 Build = Callable[..., Path]
@@ -63,6 +69,22 @@ def test_a_merged_adapter_computes_what_peft_computes(name: str, merged: Build) 
     with np.load(adapter / "expected.npz") as expected:
         logits = _logits(merged(BASES[name], (adapter, "1")), expected["prompt"])
         assert np.abs(logits - expected["logits"]).max() <= CLOSE
+
+
+def test_adapters_of_older_mixtrals_say_block_sparse_moe(merged: Build, tmp_path: Path) -> None:
+    """Of all but stacks of experts, which only transformers 5 has."""
+    engines = []
+    for place in ("mlp", "block_sparse_moe"):
+        scales = {"target_parameters": [], "alpha_pattern": {f"{place}.gate": 5}}
+        adapter = _copy(tmp_path / place, name="mixtral-all", **scales)
+        file = adapter / "adapter_model.safetensors"
+        tensors = {key: value for key, value in load_file(file).items() if ".experts." not in key}
+        save_file({key.replace(".mlp.", f".{place}."): tensors[key] for key in tensors}, file)
+        engines.append(merged("mixtral", (adapter, "1")))
+    with np.load(DATA / "mixtral" / "expected.npz") as expected:
+        ours, theirs = (_logits(engine, expected["prompt"]) for engine in engines)
+        assert np.abs(ours - expected["logits"]).max() > CLOSE
+    np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +178,7 @@ def test_adapters_are_part_of_the_identity(merged: Build) -> None:
 
 def _copy(tmp_path: Path, name: str = "llama-lora", **config: object) -> Path:
     source, target = DATA / "adapters" / name, tmp_path / "adapter"
-    target.mkdir()
+    target.mkdir(parents=True)
     document = json.loads((source / "adapter_config.json").read_text()) | config
     (target / "adapter_config.json").write_text(json.dumps(document))
     save_file(load_file(source / "adapter_model.safetensors"), target / "adapter_model.safetensors")

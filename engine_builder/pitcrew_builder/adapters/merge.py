@@ -11,6 +11,7 @@ from pitcrew_builder.adapters.peft import (
     Change,
     change_of,
     check_plain,
+    known_as,
     text_tensors,
 )
 from pitcrew_builder.checkpoint.config import parse_as, parse_object
@@ -81,7 +82,7 @@ def merge(graph: Graph, adapters: Sequence[Adapter]) -> Graph:
 
 def check_adapters(graph: Graph, adapters: Sequence[Adapter]) -> None:
     """Refuse adapters for another network. `graph` is the whole one, not yet merged."""
-    refs = {ref.name: ref for weight in graph.weights for ref in weight.tensors}
+    refs = {known_as(ref.name): ref for weight in graph.weights for ref in weight.tensors}
     for adapter in adapters:
         changes = _Changes(adapter)
         if not changes.targets and not changes.stacks:
@@ -111,7 +112,7 @@ def _shared(graph: Graph) -> set[str]:
     """Tensors of weights that several nodes use."""
     uses = Counter(name for node in graph.nodes for name in node.inputs)
     twice = (weight for weight in graph.weights if uses[weight.name] > 1)
-    return {ref.name for weight in twice for ref in weight.tensors}
+    return {known_as(ref.name) for weight in twice for ref in weight.tensors}
 
 
 class _Changes:
@@ -127,7 +128,7 @@ class _Changes:
             if is_stack(name):
                 continue
             change = change_of(name)
-            self.targets.setdefault(change.target, {})[change.role] = (change, info)
+            self.targets.setdefault(known_as(change.target), {})[change.role] = (change, info)
 
     @property
     def replaced(self) -> list[str]:
@@ -140,7 +141,7 @@ class _Changes:
 
     def check(self, ref: TensorRef) -> None:
         """Refuse tensors that lack their counterpart or have another size than `ref` implies."""
-        roles = self.targets[ref.name]
+        roles = self.targets[known_as(ref.name)]
         if ("A" in roles) != ("B" in roles):
             self._refuse(ref, f"has {', '.join(sorted(roles))} where A and B belong together")
         if "whole" in roles and roles["whole"][1].shape != ref.shape:
@@ -201,13 +202,14 @@ class _Changes:
         return self.stacks[name].apply(matrix, place, rank, factor)
 
     def _change(self, ref: TensorRef) -> Source:
-        roles = self.targets.get(ref.name, {})
+        roles = self.targets.get(known_as(ref.name), {})
         base = self._ref(roles["whole"][1]) if "whole" in roles else ref
         if "A" not in roles:
             return base
         (change, first), (_, second) = roles["A"], roles["B"]
         up, down = self._ref(second), self._ref(first)
-        factor = self._adapter.config.scale(ref.name.removesuffix(".weight"), first.shape[0])
+        config = self._adapter.config
+        factor = config.scale(config.known_to_patterns(change.target), first.shape[0])
         scale = factor * self._adapter.weight
         if change.embedding:
             return LowRank(base, Transposed(down), Transposed(up), scale)

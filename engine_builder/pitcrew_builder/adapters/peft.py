@@ -54,6 +54,14 @@ class AdapterConfig(Tolerant):
     use_rslora: bool = False
     rank_pattern: dict[str, int] = Field(default_factory=dict)
     alpha_pattern: dict[str, float] = Field(default_factory=dict)
+    target_parameters: tuple[str, ...] | None = None
+
+    def known_to_patterns(self, tensor: str) -> str:
+        """What patterns call the tensor `<module>.weight`: by its module, or whole where the tensor
+        itself was named as a target, such as a router that is no linear map.
+        """
+        whole = any(f".{tensor}".endswith(f".{name}") for name in self.target_parameters or ())
+        return tensor if whole else tensor.removesuffix(".weight")
 
     def rank(self, module: str) -> int:
         """The stated rank of `module`'s low-rank product, at least 1."""
@@ -70,7 +78,7 @@ class Change:
     """What one tensor of an adapter does."""
 
     target: str
-    """The tensor of the checkpoint that it changes."""
+    """The tensor that it changes, as the adapter calls it."""
     role: str
     """`A` (down) or `B` (up) of a low-rank product, or `whole` for a replacement."""
     embedding: bool = False
@@ -106,6 +114,13 @@ def change_of(tensor: str) -> Change:
     if found is None:
         return Change(bare, "whole")
     return Change(f"{found[1]}.weight", found[3], embedding=found[2] is not None)
+
+
+def known_as(tensor: str) -> str:
+    """One name for a tensor that adapters call by two: transformers 5 has `mlp` for the
+    `block_sparse_moe` of Mixtral's checkpoints and of older adapters.
+    """
+    return tensor.replace(".block_sparse_moe.", ".mlp.")
 
 
 def text_tensors(tensors: Mapping[str, Item]) -> dict[str, Item]:
