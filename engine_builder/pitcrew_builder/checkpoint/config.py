@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from pitcrew_builder.checkpoint.rope import LONGROPE, RopeParameters, rope_document
 from pitcrew_builder.checkpoint.tolerant import Tolerant
 from pitcrew_builder.errors import CheckpointCorrupt
+from pitcrew_builder.validation import problems
 
 
 class Envelope(Tolerant):
@@ -125,8 +126,5 @@ def parse_as(kind: type[Document], raw: dict[str, Any], file: str) -> Document:
     try:
         return kind.model_validate(raw)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, item['loc'])) or 'document'}: {item['msg']}"
-            for item in error.errors(include_url=False)[:5]
-        )
-        raise CheckpointCorrupt(f"{file}: {problems}; compare it with the published one") from None
+        told = problems(error)
+        raise CheckpointCorrupt(f"{file}: {told}; compare it with the published one") from None

@@ -18,6 +18,7 @@ from pitcrew_builder.checkpoint.directory import (
 )
 from pitcrew_builder.checkpoint.scheme import Floats8, Integers, Scheme, refuse, require
 from pitcrew_builder.checkpoint.tolerant import Tolerant
+from pitcrew_builder.errors import CheckpointCorrupt
 from pitcrew_builder.graph.recipe import Packing
 
 
@@ -27,7 +28,8 @@ def read_scheme(
     """The scheme of a checkpoint; None where it is not quantized, or in one of `formats`, which its
     family reads by itself.
 
-    Raises `UnknownArchitecture` for a format that is not read, naming field and value.
+    Raises `UnknownArchitecture` for a format that is not read, naming field and value, and
+    `CheckpointCorrupt` for what is no object.
     """
     where, stated = CONFIG, config.get("quantization_config")
     if not stated and directory.has(GPTQ_CONFIG):
@@ -37,8 +39,13 @@ def read_scheme(
         where = MODELOPT_CONFIG
         document = parse_object(directory.read_small(where), where)
         stated = {"quant_method": "modelopt"} | dict(document.get("quantization") or {})
-    if not isinstance(stated, dict) or not stated:
+    if not stated:
         return None
+    if not isinstance(stated, dict):
+        raise CheckpointCorrupt(
+            f"{where}: quantization_config is {str(stated)[:80]!r}, no object; compare it with the "
+            f"published one"
+        )
     method = str(stated.get("quant_method", "")).lower()
     if method in formats:
         return None

@@ -35,8 +35,7 @@ def rope_document(raw: dict[str, Any], theta: float) -> dict[str, Any]:
 
     transformers 4 wrote `rope_theta` beside `rope_scaling`, whose type was once called `type`.
     """
-    found = raw.get("rope_scaling") or raw.get("rope_parameters")
-    merged = dict(found) if isinstance(found, dict) else {}
+    merged = rope_section(raw, "rope_scaling") or rope_section(raw, "rope_parameters")
     nested = sorted(set(merged) & set(LAYER_KINDS))
     if nested:
         raise ValueError(
@@ -44,6 +43,17 @@ def rope_document(raw: dict[str, Any], theta: float) -> dict[str, Any]:
             f"families than this one"
         )
     return completed(merged, raw, theta)
+
+
+def rope_section(raw: dict[str, Any], key: str) -> dict[str, Any]:
+    """What the config says under one of the keys; nothing where it is missing or null.
+
+    Raises `ValueError` where that is no object.
+    """
+    found = raw.get(key)
+    if found is not None and not isinstance(found, dict):
+        raise ValueError(f"{key} is {str(found)[:80]!r}, no object")
+    return dict(found or {})
 
 
 def completed(rope: dict[str, Any], raw: dict[str, Any], theta: float) -> dict[str, Any]:

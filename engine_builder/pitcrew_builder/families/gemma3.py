@@ -12,7 +12,12 @@ from pitcrew_builder.blocks.causal_lm import Decoder, Frame
 from pitcrew_builder.blocks.decoder_layer import SANDWICH, DecoderLayer
 from pitcrew_builder.blocks.norm import Norm
 from pitcrew_builder.blocks.step import LOCAL, MAIN
-from pitcrew_builder.checkpoint.rope import LONGROPE, RopeParameters, completed
+from pitcrew_builder.checkpoint.rope import (
+    LONGROPE,
+    RopeParameters,
+    completed,
+    rope_section,
+)
 from pitcrew_builder.families.family import Family, decoder, frame
 from pitcrew_builder.families.gemma2 import GemmaConfig, gemma_attention, gemma_frame, gemma_mlp
 from pitcrew_builder.families.refusal import unsupported
@@ -47,14 +52,19 @@ class Gemma3Config(GemmaConfig):
     @classmethod
     def _rope(cls, known: dict[str, Any]) -> dict[str, Any]:
         """The rotation of layers without window; that of the others is added to `known`."""
-        nested = known.get("rope_parameters") or {}
-        stated = {"full_attention": dict(known.get("rope_scaling") or {}), **nested}
+        nested = rope_section(known, "rope_parameters")
+        stated = rope_section(nested, FULL) or rope_section(known, "rope_scaling")
         local = {
             "rope_theta": known.get("rope_local_base_freq") or LOCAL_THETA,
-            **(nested.get(SLIDING) or {}),
+            **rope_section(nested, SLIDING),
         }
-        known["local_rope_parameters"] = completed(local, {}, LOCAL_THETA)
-        return completed(stated.get(FULL) or {}, known, GLOBAL_THETA)
+        known["local_rope_parameters"] = _read(completed(local, {}, LOCAL_THETA))
+        return _read(completed(stated, known, GLOBAL_THETA))
+
+
+def _read(rope: dict[str, Any]) -> dict[str, Any]:
+    """The keys that count: the models' own code does not look for `truncate` of a layer kind."""
+    return {key: value for key, value in rope.items() if key != "truncate"}
 
 
 def draw(config: Gemma3Config, shapes: ResolvedShapes) -> Decoder:

@@ -194,6 +194,19 @@ def test_older_names_of_rotary_keys() -> None:
     assert _config("gpt_oss", {}).rope_parameters.rope_type == "yarn"
 
 
+def test_gemma_3_rounds_the_ends_of_a_ramp_whatever_a_layer_kind_says() -> None:
+    """As transformers, which looks for `truncate` beside the layer kinds."""
+    rope = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+    kinds = {"full_attention": rope, "sliding_attention": rope}
+    exact = {kind: {**rope, "truncate": False} for kind in kinds}
+    tables = [
+        {one.name: one.array for one in _graph("gemma3_text", rope_parameters=given).literals}
+        for given in (kinds, exact)
+    ]
+    for name in ("rope.sin", "local_rope.sin"):
+        np.testing.assert_array_equal(tables[0][Value(name)], tables[1][Value(name)])
+
+
 TYPES = {"layer_types": ["full_attention"] * 3}
 REFUSED: dict[str, tuple[str, dict[str, Any], type[BuildError], str]] = {
     "too few layer types": ("qwen2", TYPES, UnknownArchitecture, "layer_types"),
@@ -201,6 +214,13 @@ REFUSED: dict[str, tuple[str, dict[str, Any], type[BuildError], str]] = {
         "gemma2", {"layer_types": ["linear_attention"] * 4}, UnknownArchitecture, "linear_attention",
     ),
     "layer types of a Ministral": ("mistral", TYPES, UnknownArchitecture, "layer_types"),
+    "rotary keys that are a list": (
+        "llama", {"rope_parameters": [1]}, CheckpointCorrupt, r"rope_parameters is '\[1\]', no object",
+    ),
+    "rotary keys of a layer kind that are a name": (
+        "gemma3_text", {"rope_parameters": {"full_attention": "yarn"}}, CheckpointCorrupt,
+        "full_attention is 'yarn', no object",
+    ),
     "windows without a size": (
         "qwen3", {"layer_types": ["sliding_attention"] * 4}, UnknownArchitecture, "sliding_window",
     ),

@@ -9,7 +9,7 @@ import pytest
 from pitcrew_builder.checkpoint.directory import Directory
 from pitcrew_builder.checkpoint.prequantized import read_scheme
 from pitcrew_builder.checkpoint.scheme import Floats8, Integers, Scheme
-from pitcrew_builder.errors import UnknownArchitecture
+from pitcrew_builder.errors import CheckpointCorrupt, UnknownArchitecture
 from pitcrew_builder.graph.recipe import Packing
 
 
@@ -64,6 +64,12 @@ def test_configs_become_schemes(stated: dict[str, Any], form: object, tmp_path: 
     found = _scheme(tmp_path, stated)
     assert found is not None
     assert found.form == form
+
+
+def test_a_format_that_is_only_named_is_refused(tmp_path: Path) -> None:
+    config = {"quantization_config": "awq"}
+    with pytest.raises(CheckpointCorrupt, match="quantization_config is 'awq', no object"):
+        read_scheme(Directory.of(tmp_path), config)
 
 
 def test_older_places_are_read(tmp_path: Path) -> None:
