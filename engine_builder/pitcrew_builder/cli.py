@@ -11,16 +11,13 @@ from types import FrameType
 
 from pitcrew_builder import __version__
 from pitcrew_builder.console import Style, progress_sink
-from pitcrew_builder.errors import (
-    BuildError,
-    InvalidSpec,
-    as_build_error,
-    exit_code,
-    to_failed,
-)
+from pitcrew_builder.errors import InvalidSpec, as_build_error, exit_code, to_failed
 from pitcrew_builder.flags import add_spec, spec_of
 from pitcrew_builder.manifest import short_id
 from pitcrew_builder.report import Failed, Resolved, Succeeded
+
+_UNREAD = "prompts.jsonl"
+"""A place for prompts that nobody reads."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,9 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         code: int = options.run(options)
-    except BuildError as error:
-        print(f"pitcrew-build: {error}", file=sys.stderr)
-        return exit_code(to_failed(error))
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001
+        failed = to_failed(as_build_error(error))
+        print(f"pitcrew-build: {failed.message}", file=sys.stderr)
+        return exit_code(failed)
     return code
 
 
@@ -108,15 +106,15 @@ def _plan(options: argparse.Namespace) -> int:
     from pitcrew_builder.plan import console
     from pitcrew_builder.plan.advise import answer
     from pitcrew_builder.plan.gpus import gpu_of
-    from pitcrew_builder.plan.spec import checkpoint_of, for_gpu, narrowed
+    from pitcrew_builder.plan.spec import check_product, checkpoint_of, for_gpu
 
-    gpu = gpu_of(options.gpu) if options.gpu else None
-    # Sizes need none of the prompts that a quantized spec must name.
-    weights, options.weights, options.method = options.weights, None, None
-    kv_cache, options.kv_cache = options.kv_cache, None
+    gpu = None if options.gpu is None else gpu_of(options.gpu)
+    if options.spec_json is None and (options.weights or options.kv_cache):
+        # Sizes need none of the prompts that a narrow engine is made and proven with.
+        options.calibration = options.calibration or _UNREAD
     is_open = options.spec_json is None and options.target is None
-    defaults = for_gpu(gpu, options.precision) if gpu and is_open else {}
-    spec = narrowed(spec_of(options, defaults), weights, kv_cache)
+    spec = spec_of(options, for_gpu(gpu, options.precision) if gpu and is_open else {})
+    check_product(spec, gpu)
     predicted = answer(spec, checkpoint_of(spec, _cache(options)), gpu, options.average_length)
     if options.json:
         print(json.dumps(console.document(spec, predicted), indent=2))

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from pitcrew_builder.errors import InvalidSpec
 from pitcrew_builder.s3.address import SCHEME, S3Address
 from pitcrew_builder.spec import BuildSpec
+from pitcrew_builder.validation import problems
 
 _NOTHING: Mapping[str, Any] = {}
 _DEGREES = {
@@ -18,6 +19,27 @@ _DEGREES = {
     "pipeline": "ranges of layers, one after the other (default: 1)",
     "expert": "ranks that share the experts of a mixture (default: 1)",
 }
+SPEC_FLAGS = (
+    "revision",
+    "endpoint",
+    "adapter",
+    "max_loras",
+    "max_lora_rank",
+    "target",
+    "compute_capability",
+    "precision",
+    *(f"{degree}_parallel" for degree in _DEGREES),
+    "weights",
+    "method",
+    "kv_cache",
+    "calibration",
+    "proof",
+    "task",
+    "max_batch_size",
+    "max_sequence_length",
+    "kv_page_size",
+)
+"""Beside a model, what the flags tell of a build, by the names of the options."""
 
 
 def add_spec(parser: argparse.ArgumentParser) -> None:
@@ -72,17 +94,23 @@ def add_spec(parser: argparse.ArgumentParser) -> None:
 
 
 def spec_of(options: argparse.Namespace, defaults: Mapping[str, Any] = _NOTHING) -> BuildSpec:
-    """The spec as one document, or the flags under `defaults`. Raises `InvalidSpec`."""
+    """The spec as one document, or the flags over `defaults`. Raises `InvalidSpec`."""
     try:
         if options.spec_json is not None:
+            _check_alone(options)
             return BuildSpec.model_validate_json(options.spec_json)
-        return BuildSpec.model_validate({**_document(options), **defaults})
+        return BuildSpec.model_validate({**defaults, **_document(options)})
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, item['loc'])) or 'spec'}: {item['msg']}"
-            for item in error.errors(include_url=False)
+        raise InvalidSpec(f"{problems(error)}; correct the spec") from None
+
+
+def _check_alone(options: argparse.Namespace) -> None:
+    """Refuse flags beside a whole document, which would not count."""
+    given = [f"--{name.replace('_', '-')}" for name in SPEC_FLAGS if getattr(options, name)]
+    if given:
+        raise InvalidSpec(
+            f"{', '.join(given)} beside --spec-json, which is the whole spec; put it into the document"
         )
-        raise InvalidSpec(f"{problems}; correct the spec") from None
 
 
 def _document(options: argparse.Namespace) -> dict[str, Any]:

@@ -54,7 +54,9 @@ def answer(
     """
     network = planned(spec, checkpoint)
     longest = network.shapes.max_sequence_length
-    tokens = average or max(1, longest // 2)
+    tokens = max(1, longest // 2) if average is None else average
+    if tokens < 1:
+        raise InvalidSpec(f"average length {tokens} is no number of tokens; give 1 or more")
     if tokens > longest:
         raise InvalidSpec(
             f"average length {tokens} is beyond maxSequenceLength {longest}; lower it, or raise "

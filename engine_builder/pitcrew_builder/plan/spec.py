@@ -1,26 +1,14 @@
 """The spec that a plan is about, where flags leave more open than a build may."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pitcrew_builder.checkpoint.directory import Directory
 from pitcrew_builder.errors import InvalidSpec
 from pitcrew_builder.plan.gpus import Gpu
 from pitcrew_builder.progress import Tracker
 from pitcrew_builder.sources.find import find
-from pitcrew_builder.spec import (
-    BuildSpec,
-    CacheFormat,
-    ComputeCapability,
-    LocalSource,
-    Precision,
-    Quantization,
-    Target,
-    WeightFormat,
-)
-
-Format = TypeVar("Format", bound=StrEnum)
+from pitcrew_builder.spec import BuildSpec, ComputeCapability, LocalSource, Precision, Target
 
 
 def for_gpu(gpu: Gpu, precision: str | None) -> dict[str, Any]:
@@ -33,26 +21,15 @@ def for_gpu(gpu: Gpu, precision: str | None) -> dict[str, Any]:
     }
 
 
-def narrowed(spec: BuildSpec, weights: str | None, kv_cache: str | None) -> BuildSpec:
-    """The spec quantized, without the prompts that a build would ask for: sizes need none.
-
-    Raises `InvalidSpec` for a format that is not known.
-    """
-    if weights is None and kv_cache is None:
-        return spec
-    wanted = Quantization.model_construct(
-        weights=_known(WeightFormat, "weights", weights),
-        kv_cache=_known(CacheFormat, "kvCache", kv_cache),
+def check_product(spec: BuildSpec, gpu: Gpu | None) -> None:
+    """Refuse a plan that is compiled for other GPUs than those it is planned on."""
+    if gpu is None or spec.tensorrt is None or spec.tensorrt.compute_capability is gpu.capability:
+        return
+    raise InvalidSpec(
+        f"tensorrt.computeCapability is {spec.tensorrt.compute_capability}, and {gpu.product} is "
+        f"{gpu.capability}, which does not run that plan; set it to {gpu.capability}, or name "
+        f"another product"
     )
-    return spec.model_copy(update={"quantization": wanted})
-
-
-def _known(formats: type[Format], field: str, name: str | None) -> Format | None:
-    if name is None:
-        return None
-    if name not in set(formats):
-        raise InvalidSpec(f"{field} '{name}' is not known; choose {', '.join(formats)}")
-    return formats(name)
 
 
 def checkpoint_of(spec: BuildSpec, cache: Path) -> Directory:

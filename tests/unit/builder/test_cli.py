@@ -1,3 +1,4 @@
+import argparse
 import json
 import subprocess
 import sys
@@ -5,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pitcrew_builder import flags
 from pitcrew_builder.cli import main
 from pitcrew_builder.report import Phase, Progress, Succeeded, parse_outcome
 from pitcrew_builder.store import open_engine
@@ -50,6 +52,42 @@ def test_a_broken_spec_is_refused(
 ) -> None:
     assert main(["build", "--spec-json", text, "--store", str(tmp_path)]) == 2
     assert "InvalidSpec" in capsys.readouterr().err
+
+
+def test_flags_beside_a_whole_spec_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = {"kind": "local", "path": str(tmp_path), "name": "tiny"}
+    given = [
+        "--spec-json",
+        json.dumps({"source": source}),
+        "--kv-cache",
+        "int8",
+        "--task",
+        "bleu=x",
+    ]
+    assert main(["build", *given, "--store", str(tmp_path)]) == 2
+    assert "--kv-cache, --task beside --spec-json" in capsys.readouterr().err
+
+
+def test_every_flag_of_a_spec_is_known_as_one() -> None:
+    """So that none is overlooked beside a whole document."""
+    parser = argparse.ArgumentParser()
+    flags.add_spec(parser)
+    others = {"help", "model", "spec_json", "cache"}
+    assert {action.dest for action in parser._actions} - others == set(flags.SPEC_FLAGS)
+
+
+def test_errors_of_documents_are_told_in_their_own_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = checkpoints.write(tmp_path / "tiny", num_key_value_heads=3)
+    store = ["--store", str(tmp_path / "store"), "--cache", str(tmp_path / "cache")]
+    assert main(["build", "--model", str(checkpoint), *store]) == 2
+    assert "config.json: num_attention_heads (4) is no multiple of" in capsys.readouterr().err
+    assert main(["build", "--model", str(checkpoint), "--precision", "fp16", *store]) == 2
+    told = capsys.readouterr().err
+    assert "InvalidSpec: precision: target onnxruntime-cpu computes in fp32, not fp16" in told
 
 
 def test_the_manifest_tells_what_a_runtime_needs(tmp_path: Path, run_build: Run) -> None:

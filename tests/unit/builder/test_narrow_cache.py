@@ -18,7 +18,6 @@ from pitcrew_builder.graph.precision import in_half
 from pitcrew_builder.layout import Layout
 from pitcrew_builder.manifest import Placement, QuantizationRecipe, ResolvedShapes
 from pitcrew_builder.plan.advise import answer
-from pitcrew_builder.plan.spec import narrowed
 from pitcrew_builder.quantize.cache import Reach, even_reaches, narrow_cache, steps
 from pitcrew_builder.quantize.grid import Grid
 from pitcrew_builder.report import Succeeded
@@ -176,9 +175,10 @@ def test_a_build_is_what_was_predicted(kind: str, tmp_path: Path, run_build: Run
         {
             "source": {"kind": "local", "path": str(SAMPLE), "name": "tiny-kjv"},
             "shapes": {"maxBatchSize": 1, "maxSequenceLength": 64},
+            "quantization": {"kvCache": kind, "calibration": {"path": str(prompts)}},
         }
     )
-    predicted = answer(narrowed(spec, None, kind), Directory.of(SAMPLE))
+    predicted = answer(spec, Directory.of(SAMPLE))
     sizes_of = {entry["path"]: entry["size"] for entry in manifest["files"]}
     # Matrices are halves on disk, and float32 in memory.
     assert predicted.needs.ranks[0].weights == pytest.approx(

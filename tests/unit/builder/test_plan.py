@@ -13,7 +13,7 @@ from pitcrew_builder.manifest import Manifest
 from pitcrew_builder.pipeline import Places, build
 from pitcrew_builder.plan.advise import Answer, answer
 from pitcrew_builder.plan.gpus import GPUS, gpu_of
-from pitcrew_builder.plan.spec import for_gpu, narrowed
+from pitcrew_builder.plan.spec import for_gpu
 from pitcrew_builder.progress import Tracker
 from pitcrew_builder.spec import BuildSpec
 
@@ -220,11 +220,13 @@ def test_every_product_can_be_planned_for(tmp_path: Path) -> None:
         assert found.capacity.sequences == 32
 
 
-def test_flags_ask_for_narrow_weights_without_prompts() -> None:
-    spec = narrowed(_spec(SAMPLE), "int4", None)
-    plain = answer(_spec(SAMPLE), Directory.of(SAMPLE)).needs
-    narrow = answer(spec, Directory.of(SAMPLE)).needs
-    assert narrow.engine_disk < plain.engine_disk / 2
+def test_flags_ask_for_narrow_weights_without_prompts(capsys: pytest.CaptureFixture[str]) -> None:
+    def engine_disk(*flags: str) -> int:
+        assert main(["plan", "--model", str(SAMPLE), "--json", *flags]) == 0
+        size: int = json.loads(capsys.readouterr().out)["engineDiskBytes"]
+        return size
+
+    assert engine_disk("--weights", "int4") < engine_disk() / 2
 
 
 def test_a_named_target_is_planned_for_and_not_the_gpus_own(
@@ -237,10 +239,29 @@ def test_a_named_target_is_planned_for_and_not_the_gpus_own(
     assert json.loads(capsys.readouterr().out)["kvBytesPerToken"] * 2 == wide == 3072
 
 
-@pytest.mark.parametrize("flags", [["--weights", "int3"], ["--gpu", "K80"]])
-def test_what_is_not_known_is_refused(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--gpu", "K80"], "gpu 'K80' is not known; choose one of T4"),
+        (["--gpu", ""], "gpu '' is not known"),
+        (["--weights", "int3"], "quantization.weights: Input should be 'fp8', 'int8' or 'int4'"),
+        (["--weights", "int8", "--method", "awq"], "method awq makes int4 weights, not int8"),
+        (["--gpu", "T4", "--weights", "fp8"], "weights is fp8, which GPUs of sm75 do not know"),
+        (["--gpu", "A10", "--kv-cache", "fp8"], "kvCache is fp8, which GPUs of sm86 do not know"),
+        (
+            ["--gpu", "H100", "--compute-capability", "sm89"],
+            "computeCapability is sm89, and H100 is sm90, which does not run that plan",
+        ),
+        (["--average-length", "0"], "average length 0 is no number of tokens"),
+        (["--gpu", "H100", "--average-length", "-5"], "average length -5 is no number of tokens"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_no_build_would_take_is_refused(
+    flags: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["plan", "--model", str(SAMPLE), *flags]) == 2
-    assert "is not known; choose" in capsys.readouterr().err
+    assert told in capsys.readouterr().err
 
 
 def test_an_average_beyond_the_limit_is_refused() -> None:
