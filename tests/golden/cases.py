@@ -34,9 +34,15 @@ class Case:
     dtype: str = "bfloat16"
     """What the weights are stored as; the reference computes in float32 with the same values."""
 
+    mixed: bool = False
+    """Store some of the tensors in other types than `dtype`."""
+
     shards: int = 1
     legacy: bool = False
     """Write the rotary keys of `config.json` as transformers 4 did."""
+
+    bare: bool = False
+    """Leave keys that have their default out of `config.json`."""
 
     mxfp4: bool = False
     """Store the experts in MXFP4."""

@@ -4,6 +4,7 @@
 skipped there, so this module may be generous.
 """
 
+from collections.abc import Iterator
 from random import Random
 from typing import Any
 
@@ -33,14 +34,20 @@ def draw(family: str, rng: Random) -> Case:
     if "rope_parameters" not in config:
         config["rope_parameters"] = _rope(rng, config)
     config = {key: value for key, value in config.items() if value is not None or key in _NULLABLE}
+    bare = rng.random() < 0.4
+    if bare:
+        left_out = [key for key in _OPTIONAL if rng.random() < 0.3]
+        config = {key: value for key, value in config.items() if key not in left_out}
     packed = family == "gpt_oss" and config["hidden_size"] % 32 == 0 and rng.random() < 0.5
     return Case(
         family,
         config,
         dtype=rng.choice(["bfloat16", "float16", "float32"]),
+        mixed=not packed and rng.random() < 0.25,
         shards=1 if packed else rng.choice([1, 1, 3]),
         # The older form cannot tell GPT-OSS that it has a plain rotation.
         legacy=not packed and rng.random() < 0.4,
+        bare=bare,
         mxfp4=packed,
         length=config["max_position_embeddings"],
     )
@@ -48,9 +55,92 @@ def draw(family: str, rng: Random) -> Case:
 
 def draw_split(rng: Random) -> Parallelism:
     """How ranks share it, which not every checkpoint allows."""
-    splits = [(1, 1, 1)] * 3 + [(2, 1, 1), (4, 1, 1), (1, 2, 1), (1, 1, 2), (2, 2, 1), (2, 1, 2)]
+    splits = [(1, 1, 1)] * 4 + [(2, 1, 1), (4, 1, 1), (1, 2, 1), (1, 1, 2), (2, 2, 1), (2, 1, 2)]
+    splits += [(3, 1, 1), (1, 3, 1), (1, 1, 3), (2, 3, 1), (1, 2, 2), (2, 2, 2)]
     tensor, pipeline, expert = rng.choice(splits)
     return Parallelism(tensor=tensor, pipeline=pipeline, expert=expert)
+
+
+def draw_adapter(case: Case, rng: Random) -> Config:
+    """Settings of PEFT's `LoraConfig` for that checkpoint."""
+    layers = case.config["num_hidden_layers"]
+    modules = _MODULES.get(case.model_type, _MODULES["llama"])
+    untied = not case.config.get("tie_word_embeddings", True)
+    apart = ["embed_tokens", "lm_head"] if untied else []
+    chosen = rng.sample([*modules, *apart], rng.randint(1, len(modules)))
+    settings: Config = {
+        "r": rng.choice([1, 3, 8]),
+        "lora_alpha": rng.choice([1, 5, 16.5]),
+        "use_rslora": rng.random() < 0.4,
+        "target_modules": "all-linear" if rng.random() < 0.15 else chosen,
+        "bias": rng.choice(["none", "none", "all", "lora_only"]),
+        "rank_pattern": dict(_pattern(rng, modules, layers, (1, 2, 9))),
+        "alpha_pattern": dict(_pattern(rng, modules, layers, (2, 7.5))),
+        "modules_to_save": [name for name in apart if name not in chosen and rng.random() < 0.3],
+    }
+    if layers > 1 and settings["target_modules"] == chosen and rng.random() < 0.2:
+        settings |= {"layers_to_transform": [rng.randrange(layers)], "layers_pattern": "layers"}
+    if case.model_type in _STACKED and not case.mxfp4 and rng.random() < 0.5:
+        names = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+        settings["target_parameters"] = rng.sample(names, rng.randint(1, 2))
+    return {key: value for key, value in settings.items() if value not in ([], {})}
+
+
+def _pattern(
+    rng: Random, modules: tuple[str, ...], layers: int, values: tuple[float, ...]
+) -> Iterator[tuple[str, float]]:
+    """Modules by the end of their names, whole or as expressions."""
+    for _ in range(rng.choice([0, 0, 1, 2])):
+        name, layer = rng.choice(modules), rng.randrange(layers)
+        keys = [
+            name,
+            rf"layers\.{layer}\..*{name}",
+            rf"^model.layers.{layer}.self_attn.{name}",
+            ".*",
+        ]
+        yield rng.choice(keys), rng.choice(values)
+
+
+_MODULES = {
+    "llama": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    "phi3": ("qkv_proj", "o_proj", "gate_up_proj", "down_proj"),
+    "starcoder2": ("q_proj", "k_proj", "v_proj", "o_proj", "c_fc", "c_proj"),
+    "mixtral": ("q_proj", "k_proj", "v_proj", "o_proj"),
+    "qwen3_moe": ("q_proj", "k_proj", "v_proj", "o_proj"),
+    "gpt_oss": ("q_proj", "k_proj", "v_proj", "o_proj"),
+}
+"""What adapters change, by PEFT's names; families that are missing have those of Llama."""
+
+_STACKED = ("mixtral", "qwen3_moe", "gpt_oss")
+
+_OPTIONAL = (
+    "attention_bias",
+    "attn_logit_softcapping",
+    "attention_multiplier",
+    "decoder_sparse_step",
+    "embedding_multiplier",
+    "final_logit_softcapping",
+    "hidden_act",
+    "hidden_activation",
+    "layer_types",
+    "logits_scaling",
+    "max_window_layers",
+    "mlp_bias",
+    "mlp_only_layers",
+    "norm_epsilon",
+    "norm_topk_prob",
+    "num_experts_per_tok",
+    "query_pre_attn_scalar",
+    "residual_multiplier",
+    "rms_norm_eps",
+    "rope_parameters",
+    "sliding_window",
+    "swiglu_limit",
+    "tie_word_embeddings",
+    "use_bias",
+    "use_sliding_window",
+)
+"""Keys that published configurations leave to their family's default."""
 
 
 _NULLABLE = ("sliding_window", "attn_logit_softcapping", "final_logit_softcapping")
@@ -207,13 +297,11 @@ def _gemma(rng: Random) -> Config:
 def _gemma3(rng: Random) -> Config:
     config = _gemma(rng)
     sizes = {"max_position_embeddings": 128, "head_dim": config["head_dim"]}
-    kinds = ("default", "linear", "llama3", "yarn", "longrope")
+    kinds = ("default", "linear", "dynamic", "llama3", "yarn", "proportional", "longrope")
+    local = ("default", "default", *kinds[:-1])
     return config | {
         "max_position_embeddings": 128,
-        "rope_parameters": {
-            FULL: _rope(rng, sizes, kinds),
-            SLIDING: {"rope_type": "default", "rope_theta": rng.choice([1e4, 777.0])},
-        },
+        "rope_parameters": {FULL: _rope(rng, sizes, kinds), SLIDING: _rope(rng, sizes, local)},
     }
 
 

@@ -4,7 +4,9 @@ Runs where torch, transformers and Pitcrew's builder are installed, which the pr
 
     python -m venv reference
     reference/bin/pip install torch transformers==5.23.0 -e '.[builder]'
-    reference/bin/python -m tests.golden.fuzz --seconds 300 [--seed N] [FAMILY ...]
+    reference/bin/python -m tests.golden.fuzz --seconds 300 [--seed N] [--adapters] [FAMILY ...]
+
+With `--adapters` (and `pip install peft`) each checkpoint gets a LoRA adapter, which is merged.
 
 The ground truth is what `from_pretrained` makes of the files that the builder reads. A checkpoint
 that transformers refuses is no case; one that Pitcrew refuses is counted under its message, to be
@@ -12,19 +14,21 @@ judged by a reader. Numbers that differ are a fault, and make the exit code 1.
 """
 
 import argparse
-import json
 import logging
 import random
 import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch  # type: ignore[import-not-found]
@@ -33,13 +37,14 @@ import transformers  # type: ignore[import-not-found]
 from pitcrew_builder.errors import BuildError, InvalidSpec
 from pitcrew_builder.pipeline import Places, build
 from pitcrew_builder.progress import Tracker
-from pitcrew_builder.spec import BuildSpec, LocalSource, Parallelism, Shapes
+from pitcrew_builder.spec import Adapter, BuildSpec, LocalSource, Parallelism, Shapes
 from tests.golden.cases import Case
-from tests.golden.draws import NAMES, draw, draw_split
+from tests.golden.draws import NAMES, draw, draw_adapter, draw_split
 from tests.golden.generate import Floats, make_model, pack_experts, save
 from tests.golden.reference import ReferenceEngine
 
 PROMPT, CONTINUATION = 72, 12
+ADAPTER = "adapter"
 CLOSE, CLEAR = 1e-3, 5e-3
 """The bar for logits, and by how much a choice must be won to be compared."""
 
@@ -66,15 +71,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--cases", type=int, default=1 << 30)
+    parser.add_argument("--adapters", action="store_true", help="merge a LoRA adapter into each")
     args = parser.parse_args(arguments)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     tally, until, seed = Tally(), time.monotonic() + args.seconds, args.seed
     while time.monotonic() < until and seed < args.seed + args.cases:
         family = args.families[seed % len(args.families)]
-        judge(family, seed, tally)
+        judge(family, seed, tally, adapters=args.adapters)
         seed += 1
     print(
         f"{sum(tally.same.values())} cases agree, {tally.split} split, {tally.contiguous} in two forms: {dict(tally.same)}; worst {tally.worst:.1e}"
@@ -86,21 +93,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if tally.faults else 0
 
 
-def judge(family: str, seed: int, tally: Tally) -> None:
+def judge(family: str, seed: int, tally: Tally, *, adapters: bool = False) -> None:
     """One case, into the tally."""
     rng = random.Random(seed)
     case, split = draw(family, rng), draw_split(rng)
+    page = rng.choice([1, 7, 16])
+    adapter = draw_adapter(case, rng) if adapters else None
+    engine = None
     with tempfile.TemporaryDirectory() as directory:
         where = Path(directory)
         try:
-            prompt, logits, greedy, margin = _truth(case, seed, where / "model")
+            prompt, logits, greedy, margin = _truth(case, seed, where, adapter)
         except Exception as error:  # noqa: BLE001 - whatever transformers raises of it
             tally.illegal[f"{family}: {type(error).__name__}: {str(error)[:150]}"] += 1
             return
         try:
-            engine = _engine(case, where, split)
-        except InvalidSpec:
-            engine = _engine(case, where, Parallelism())
+            with suppress(InvalidSpec):
+                engine = _engine(case, where, page, split)
+            if engine is None:
+                engine = _engine(case, where, page, Parallelism())
         except BuildError as error:
             tally.refused[f"{family}: {str(error)[:250]}"] += 1
             return
@@ -116,12 +127,15 @@ def judge(family: str, seed: int, tally: Tally) -> None:
     tally.same[family] += not problem
     tally.split += len(engine.manifest["ranks"]) > 1
     if problem:
-        tally.faults.append(f"{family} seed {seed}: {problem}\n  {json.dumps(case.config)} {case}")
+        tally.faults.append(f"{family} seed {seed}: {problem}\n  {split} {adapter} {case}")
 
 
 @torch.no_grad()
-def _truth(case: Case, seed: int, target: Path) -> tuple[list[int], Floats, list[int], list[float]]:
+def _truth(
+    case: Case, seed: int, where: Path, adapter: dict[str, Any] | None
+) -> tuple[list[int], Floats, list[int], list[float]]:
     """Prompt, its logits, the greedy continuation, and by how much each choice was won."""
+    target = where / "model"
     model = make_model(case, seed)
     packed = pack_experts(model) if case.mxfp4 else {}
     save(deepcopy(model), case, target, packed)
@@ -129,6 +143,8 @@ def _truth(case: Case, seed: int, target: Path) -> tuple[list[int], Floats, list
         model = transformers.AutoModelForCausalLM.from_pretrained(
             target, dtype=torch.float32, attn_implementation="eager", experts_implementation="eager"
         ).eval()
+    if adapter is not None:
+        model = _adapted(model, adapter, where / ADAPTER)
     vocab = case.config["vocab_size"]
     prompt = np.random.default_rng(seed).integers(3, vocab, size=PROMPT).tolist()
     logits = model(torch.tensor([prompt]), use_cache=False).logits[0].numpy()
@@ -143,10 +159,26 @@ def _truth(case: Case, seed: int, target: Path) -> tuple[list[int], Floats, list
     return prompt, logits, greedy, margins
 
 
-def _engine(case: Case, where: Path, split: Parallelism) -> ReferenceEngine:
+def _adapted(model: torch.nn.Module, settings: dict[str, Any], target: Path) -> torch.nn.Module:
+    """The model under an adapter as if it were trained, which is saved; nothing is merged."""
+    import peft  # type: ignore[import-not-found]
+
+    changed = peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", **settings)).eval()
+    for name, value in changed.named_parameters():
+        if value.requires_grad:
+            spread = 0.1 if "lora_" in name else 0.05
+            value.add_(spread * torch.randn_like(value))
+    changed.save_pretrained(target)
+    return changed
+
+
+def _engine(case: Case, where: Path, page: int, split: Parallelism) -> ReferenceEngine:
+    adapter = where / ADAPTER
+    merged = [Adapter(source=LocalSource(path=str(adapter), name=ADAPTER))]
     spec = BuildSpec(
         source=LocalSource(path=str(where / "model"), name="fuzz"),
-        shapes=Shapes(kv_page_size=7, max_sequence_length=case.length, max_batch_size=2),
+        adapters=tuple(merged if adapter.exists() else ()),
+        shapes=Shapes(kv_page_size=page, max_sequence_length=case.length, max_batch_size=2),
         parallelism=split,
     )
     places = Places(where / "store", where / "cache")

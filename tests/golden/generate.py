@@ -28,6 +28,8 @@ Floats: TypeAlias = npt.NDArray[np.float32]
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 
 DATA = Path(__file__).parent / "data"
+_ALWAYS = ("architectures", "model_type")
+"""Keys of every configuration."""
 PROMPT, CONTINUATION, ROWS = 40, 24, 2
 CLEAR = 2e-3
 """The best logit must win by this much, everywhere."""
@@ -94,11 +96,21 @@ def save(model: torch.nn.Module, case: Case, target: Path, packed: dict[str, Any
     model.to(getattr(torch, case.dtype)).save_pretrained(target, max_shard_size=shard)
     if packed:
         _replace_experts(target / "model.safetensors", packed)
+    if case.mixed:
+        _mix_types(target)
     file = target / "config.json"
     config = json.loads(file.read_text()) | case.extra
+    if case.bare:
+        default, kept = type(model.config)().to_dict(), {*case.config, *case.extra, *_ALWAYS}
+        config = {
+            key: value
+            for key, value in config.items()
+            # Layers' types follow from the other keys.
+            if key in kept or (default.get(key) != value and key != "layer_types")
+        }
     if packed:
         config["quantization_config"] = {"quant_method": "mxfp4"}
-    if case.legacy:
+    if case.legacy and "rope_parameters" in config:
         _as_transformers_4(config)
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
@@ -140,6 +152,16 @@ def _mxfp4(matrix: Floats) -> tuple[Bytes, Bytes, Floats]:
     code = (code + 8 * (scaled < 0)).astype(np.uint8)
     blocks = code[..., ::2] | (code[..., 1::2] << 4)
     return blocks, (power[..., 0] + 127).astype(np.uint8), rounded.astype(np.float32)
+
+
+def _mix_types(target: Path) -> None:
+    """Every third tensor in each type."""
+    types = (torch.float32, torch.bfloat16, torch.float16)
+    for file in sorted(target.glob("*.safetensors")):
+        tensors = load_file(file)
+        for index, (name, value) in enumerate(sorted(tensors.items())):
+            tensors[name] = value.to(types[index % len(types)])
+        save_file(tensors, file, metadata={"format": "pt"})
 
 
 def _replace_experts(file: Path, packed: dict[str, Any]) -> None:
