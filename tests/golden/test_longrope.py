@@ -15,6 +15,7 @@ from pitcrew_builder.network import open_network
 from pitcrew_builder.proof.generate import Limits as Length
 from pitcrew_builder.proof.generate import generate as answer
 from pitcrew_builder.proof.prover import paged
+from pitcrew_builder.spec import Parallelism
 from pitcrew_runtime.assembly import Tuning, assemble
 from pitcrew_runtime.core.engine import Engine
 from pitcrew_runtime.drafting import Method, Speculation
@@ -28,6 +29,9 @@ OUTGROWING = {"phi3-outgrowing": 48, "phi3-outgrowing-at-once": 40, "gemma3-long
 MODELS = {**OUTGROWING, "llama-longrope": 52, "phi3-long": 32, "phi3-short": 128}
 PAGE = 7
 COUNT = 24
+CLOSE = 5e-5
+SPLITS = {"pp2": Parallelism(pipeline=2), "tp2-pp2": Parallelism(tensor=2, pipeline=2)}
+"""Every stage looks angles up in a table of its own."""
 
 
 def _expected(model: str) -> tuple[list[list[int]], list[list[int]]]:
@@ -37,7 +41,8 @@ def _expected(model: str) -> tuple[list[list[int]], list[list[int]]]:
 
 @contextmanager
 def _serving(path: Path, tuning: Tuning) -> Iterator[Engine]:
-    engine = assemble(open_engine(path, 1), tuning)
+    ranks = Manifest.model_validate_json((path / "manifest.json").read_text()).world_size
+    engine = assemble(open_engine(path, ranks), tuning)
     try:
         yield engine
     finally:
@@ -70,6 +75,37 @@ def test_served_tokens_are_those_of_transformers(
         assert gauges.counts.outgrown == (6 if 40 <= MODELS[model] < 40 + COUNT - 1 else 0)
         assert gauges.counts.reused_tokens > 0
         assert gauges.pages_used == 0
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("model", [*OUTGROWING, "phi3-long"])
+def test_stages_compute_both_kinds_of_texts(engine_of: EngineOf, model: str, split: str) -> None:
+    """Logits of the prompt, and tokens of an answer beyond short texts, by a driver of its own."""
+    engine = engine_of(DATA / model, PAGE, SPLITS[split])
+    with np.load(DATA / model / "expected.npz") as data:
+        prompts, greedy, expected = data["prompt"].tolist(), data["greedy"].tolist(), data["logits"]
+    batch, whole = engine.batch(2), len(prompts[0])
+    parts = [
+        np.stack(batch.feed([row[start : start + 16] for row in prompts], whole))
+        for start in range(0, whole, 16)
+    ]
+    assert np.abs(np.concatenate(parts, axis=1) - expected).max() <= CLOSE
+    assert engine.batch(2, seed=1).greedy(prompts, COUNT) == greedy
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("model", ["phi3-outgrowing", "gemma3-longrope"])
+def test_served_tokens_of_stages_are_those_of_transformers(
+    engine_of: EngineOf, model: str, split: str
+) -> None:
+    prompts, greedy = _expected(model)
+    tuning = Tuning(max_batch_size=3, max_step_tokens=16, threads=1)
+    with _serving(engine_of(DATA / model, PAGE, SPLITS[split]).path, tuning) as engine:
+        texts = [prompts[0], prompts[1] + greedy[1][:20], prompts[1]]
+        found = generate(engine, texts, 4, lambda: 0.0)
+        assert found == [greedy[0][:4], greedy[1][20:24], greedy[1][:4]]
+        assert generate(engine, prompts, COUNT, lambda: 0.0) == greedy
+        assert engine.gauges().counts.outgrown == 2
 
 
 @pytest.mark.parametrize("model", OUTGROWING)
