@@ -80,7 +80,9 @@ def draw_adapter(case: Case, rng: Random) -> Config:
     }
     if layers > 1 and settings["target_modules"] == chosen and rng.random() < 0.2:
         settings |= {"layers_to_transform": [rng.randrange(layers)], "layers_pattern": "layers"}
-    if case.model_type in _STACKED and not case.mxfp4 and rng.random() < 0.5:
+    experts = case.config.get("num_local_experts", case.config.get("num_experts", 0))
+    # PEFT adds the change of a stack of one expert without turning it round.
+    if experts > 1 and not case.mxfp4 and rng.random() < 0.5:
         names = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
         settings["target_parameters"] = rng.sample(names, rng.randint(1, 2))
     return {key: value for key, value in settings.items() if value not in ([], {})}
@@ -110,8 +112,6 @@ _MODULES = {
     "gpt_oss": ("q_proj", "k_proj", "v_proj", "o_proj"),
 }
 """What adapters change, by PEFT's names; families that are missing have those of Llama."""
-
-_STACKED = ("mixtral", "qwen3_moe", "gpt_oss")
 
 _OPTIONAL = (
     "attention_bias",

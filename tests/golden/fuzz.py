@@ -160,16 +160,18 @@ def _truth(
 
 
 def _adapted(model: torch.nn.Module, settings: dict[str, Any], target: Path) -> torch.nn.Module:
-    """The model under an adapter as if it were trained, which is saved; nothing is merged."""
+    """The model under an adapter as if it were trained, read as it was saved; nothing is merged."""
     import peft  # type: ignore[import-not-found]
 
-    changed = peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", **settings)).eval()
+    # Patterns are saved in another order, and the first one that fits counts.
+    original = deepcopy(model)
+    changed = peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", **settings))
     for name, value in changed.named_parameters():
         if value.requires_grad:
             spread = 0.1 if "lora_" in name else 0.05
             value.add_(spread * torch.randn_like(value))
     changed.save_pretrained(target)
-    return changed
+    return peft.PeftModel.from_pretrained(original, target).eval()
 
 
 def _engine(case: Case, where: Path, page: int, split: Parallelism) -> ReferenceEngine:
