@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from pitcrew_builder.errors import EngineCorrupt, EngineInUse, as_build_error
+from pitcrew_builder.errors import EngineCorrupt, EngineInUse, EngineNotFound, as_build_error
 from pitcrew_builder.manifest import short_id, size_text
 from pitcrew_builder.report import EXIT_RETRY
-from pitcrew_builder.store import EngineStore, Kept
+from pitcrew_builder.store import EngineStore, Kept, Store
 from pitcrew_builder.store.collect import Policy, Verdict, judge
 from pitcrew_builder.store.compare import differences
 from pitcrew_builder.store.lookup import resolve
@@ -21,7 +21,7 @@ _WHOLE = ("id", "size", "published", "state", "verdict")
 
 def ls(store: EngineStore, options: argparse.Namespace) -> int:
     """List the engines, as a table or as JSON."""
-    engines = list(store.engines())
+    engines = _all(store)
     if options.json:
         print(json.dumps([_document(kept) for kept in engines], indent=2))
         return 0
@@ -57,7 +57,7 @@ def verify(store: EngineStore, options: argparse.Namespace) -> int:
     """
     named = [resolve(store, name) for name in options.engine]
     damaged: list[str] = []
-    for where, path in named or [(store, kept.path) for kept in store.engines()]:
+    for where, path in named or [(store, kept.path) for kept in _all(store)]:
         try:
             manifest = where.open(path)
             print(f"{path}: {len(manifest.files)} files agree with {short_id(manifest.engine_id)}")
@@ -102,7 +102,7 @@ def gc(store: EngineStore, options: argparse.Namespace) -> int:
     """
     named = frozenset(options.only_id)
     policy = Policy(tuple(options.keep_id), options.keep_last, options.older_than, named)
-    verdicts = judge(store.engines(), policy, datetime.now(UTC))
+    verdicts = judge(_all(store), policy, datetime.now(UTC))
     going = [verdict for verdict in verdicts if verdict.remove]
     outcomes = {verdict.kept.path: _remove(store, verdict) for verdict in going if options.delete}
     rows = [
@@ -117,6 +117,19 @@ def gc(store: EngineStore, options: argparse.Namespace) -> int:
     elif going:
         print(f"{len(going)} engine(s) would go; run it again with --delete to remove them")
     return EXIT_RETRY if named and any(told != "removed" for told in outcomes.values()) else 0
+
+
+def _all(store: EngineStore) -> list[Kept]:
+    """Every engine. A directory that is not there is rather misspelt than empty.
+
+    Raises `EngineNotFound` for one.
+    """
+    if isinstance(store, Store) and not store.root.is_dir():
+        raise EngineNotFound(
+            f"{store.location} is no directory, so no engine store; name the place of one with "
+            f"--store, and check that its volume is mounted"
+        )
+    return list(store.engines())
 
 
 def _remove(store: EngineStore, verdict: Verdict) -> str:

@@ -172,6 +172,17 @@ def test_refusals_tell_the_remedy(words: tuple[str, ...], told: str, scene: Scen
     assert told in errors
 
 
+@pytest.mark.parametrize("command", ["ls", "verify", "gc"])
+@pytest.mark.parametrize("place", ["nowhere", "a-file"])
+def test_a_misspelt_store_is_not_taken_for_an_empty_one(
+    command: str, place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a-file").touch()
+    assert main([command, "--store", str(tmp_path / place)]) == 2
+    assert f"{place} is no directory, so no engine store" in capsys.readouterr().err
+    assert main([command, "--store", str(tmp_path)]) == 0
+
+
 def test_a_name_that_fits_two_is_refused(scene: Scene) -> None:
     tag = json.loads(scene.tool("ls", "--json")[1])[0]["tag"]
     code, _, errors = scene.tool("show", tag)
