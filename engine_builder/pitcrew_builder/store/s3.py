@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from pitcrew_builder.checkpoint.digests import sha256
 from pitcrew_builder.errors import EngineCorrupt, StorageUnreachable
@@ -61,15 +62,13 @@ class S3Store:
     def clean(self) -> int:
         """Remove what interrupted builds left, here at once, in the store after `GRACE`."""
         before = self._clock() - GRACE
-        return (
-            staging.clean(self._work)
-            + abort_uploads(self.objects, before)
-            + sum(
-                self._sweep(path, before)
-                for path, items in self._tree().items()
-                if _old(items, before)
-            )
-        )
+        removed = staging.clean(self._work) + abort_uploads(self.objects, before)
+        for path, items in self._tree().items():
+            if _old(items, before):
+                removed += self._sweep(path, before)
+            elif _marked(items, before):
+                removed += self._unmark(path, before)
+        return removed
 
     def find(self, identity: Identity, *, digests: bool = False) -> Manifest | None:
         """The published engine of that identity; None where there is none, or a damaged one."""
@@ -84,7 +83,7 @@ class S3Store:
         path = identity.relative_path
         content = (staged / MANIFEST_NAME).read_bytes()
         manifest = parse_manifest(content, str(staged / MANIFEST_NAME))
-        self.objects.put(f"{path}/{UPLOAD}", json.dumps({"engineId": manifest.engine_id}).encode())
+        self._mark(path, {"engineId": manifest.engine_id})
         for _ in range(ATTEMPTS):
             self._upload_files(staged, path, manifest, on_bytes)
             self.objects.put_new(f"{path}/{MANIFEST_NAME}", content)
@@ -144,7 +143,7 @@ class S3Store:
     def remove(self, path: str) -> None:
         """Make an engine invisible; its files follow after `GRACE`."""
         # The mark is written first: it holds off the sweep from readers that have begun.
-        self.objects.put(f"{path}/{UPLOAD}", json.dumps({"removed": True}).encode())
+        self._mark(path, {"removed": True})
         self.objects.delete([f"{path}/{MANIFEST_NAME}"])
 
     def _upload_files(self, staged: Path, path: str, manifest: Manifest, on_bytes: OnBytes) -> None:
@@ -207,6 +206,26 @@ class S3Store:
             return 0
         self.objects.delete(item.path for item in items.values())
         return 1
+
+    def _unmark(self, path: str, before: datetime) -> int:
+        """Delete the mark of an upload that was cut off behind its manifest; returns whether."""
+        if not _marked(self._tree(f"{path}/").get(path, {}), before):
+            return 0
+        self.objects.delete([f"{path}/{UPLOAD}"])
+        if MANIFEST_NAME not in self._tree(f"{path}/").get(path, {}):
+            # Removed in between: its readers count on a fresh mark.
+            self._mark(path, {"removed": True})
+        return 1
+
+    def _mark(self, path: str, why: Mapping[str, Any]) -> None:
+        """Write below a path, which holds a sweep off for `GRACE`."""
+        self.objects.put(f"{path}/{UPLOAD}", json.dumps(why).encode())
+
+
+def _marked(items: Mapping[str, ObjectInfo], before: datetime) -> bool:
+    """Whether an engine is visible beside a mark that nobody will remove any more."""
+    mark = items.get(UPLOAD)
+    return MANIFEST_NAME in items and mark is not None and mark.modified < before
 
 
 def _old(items: Mapping[str, ObjectInfo], before: datetime) -> bool:

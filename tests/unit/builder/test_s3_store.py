@@ -151,6 +151,43 @@ def test_what_a_cut_off_upload_left_is_removed_after_the_grace(
     assert _paths(objects) == []
 
 
+def test_the_mark_of_an_upload_cut_off_behind_its_manifest_is_removed_after_the_grace(
+    engine: Path, s3: S3Server, tmp_path: Path
+) -> None:
+    """A build that finds the engine uploads nothing, and so removes no mark."""
+    objects = s3.bucket()
+    manifest = _publish(_store(objects, tmp_path), engine)
+    path = manifest.identity.relative_path
+    whole = _paths(objects)
+    objects.put(f"{path}/{UPLOAD}", b"{}")
+    assert _store(objects, tmp_path).find(manifest.identity) is not None
+    assert _store(objects, tmp_path).clean() == 0
+    assert _paths(objects) != whole
+    assert _later(objects, tmp_path).clean() == 1
+    assert _paths(objects) == whole
+    _store(objects, tmp_path).open(path)
+
+
+def test_an_engine_that_is_removed_while_its_mark_goes_keeps_one(
+    engine: Path, s3: S3Server, tmp_path: Path
+) -> None:
+    objects = s3.bucket()
+    path = _publish(_store(objects, tmp_path), engine).identity.relative_path
+    objects.put(f"{path}/{UPLOAD}", b"{}")
+    mine, removed = Objects(objects.address), False
+
+    def remove_first(request: AWSPreparedRequest) -> None:
+        nonlocal removed
+        if request.method == "POST" and "delete" in str(request.url) and not removed:
+            removed = True
+            mine.delete([f"{path}/{MANIFEST_NAME}"])
+
+    with watching(objects, remove_first):
+        assert _later(objects, tmp_path).clean() == 1
+    assert removed
+    assert f"{path}/{UPLOAD}" in _paths(objects)
+
+
 def test_a_removed_engine_serves_the_readers_that_had_begun(
     engine: Path, s3: S3Server, tmp_path: Path
 ) -> None:
