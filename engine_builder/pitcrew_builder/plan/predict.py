@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pitcrew_builder.graph.ir import ElementType
 from pitcrew_builder.plan.gpus import Gpu
 from pitcrew_builder.plan.network import Planned, Rank
+from pitcrew_builder.proof.plan import cases, chunk
 from pitcrew_builder.spec import BuildSpec, Precision
 
 PREFILL_CHUNK = 2048
@@ -27,8 +28,16 @@ BASE_RAM = 256 << 20
 """Bytes of a build beside weights: the interpreter, its libraries and the chunks in flight."""
 
 COPIES = 3
-"""Copies of a rank's weights that a plan compiler holds: parsed, chosen kernels' own, the plan.
-And of narrow weights that ONNX Runtime holds when it proves them: read, and packed on two ways."""
+"""Copies of a rank's weights that a plan compiler holds: parsed, chosen kernels' own, the plan."""
+
+PACKED = 2
+"""Copies of narrow weights that ONNX Runtime holds of each form that it proves: read, and packed."""
+
+PROVEN_ON = 128
+"""Tokens of a prompt that a quantized engine is proven on, which a plan does not see."""
+
+LOGITS_HELD = 6
+"""Copies of one step's logits in a proof: both networks', and what they are compared by."""
 
 READ_RATE, WRITE_RATE = 1_000_000_000, 400_000_000
 """Bytes a second of hashing and converting, and of writing durably: an ordinary build volume."""
@@ -105,8 +114,9 @@ def needs(spec: BuildSpec, network: Planned) -> Needs:
     # An encoder, or a transposition, holds one matrix whole.
     held = max(each.widest for each in sizes)
     if network.compares:
-        # A CPU's engine is proven in two forms, each packed.
-        held += (COPIES if plans else COPIES + 1) * sum(each.proof for each in sizes)
+        # A CPU's engine is proven in two forms.
+        held += PACKED * (1 if plans else 2) * sum(each.proof for each in sizes)
+        held += _proof_runs(network, plans=plans)
     if plans:
         held = max(held, COPIES * max(each.data for each in sizes))
     return Needs(
@@ -116,6 +126,24 @@ def needs(spec: BuildSpec, network: Planned) -> Needs:
         build_ram=BASE_RAM + held,
         build_seconds=1 + stored // READ_RATE + (stored + scratch) // WRITE_RATE + compiling,
     )
+
+
+def _proof_runs(network: Planned, *, plans: bool) -> int:
+    """Bytes that a proof takes beside weights: its networks' activations, caches and logits.
+
+    The engine, its form with contexts on a CPU, and what it is compared with run a full batch each,
+    and none gives back what its largest step took. Every shape has a cache of its own (`proof.plan`).
+    """
+    config, shapes, width = network.config, network.shapes, ElementType.FLOAT32.dtype.itemsize
+    batch, longest = shapes.max_batch_size, min(PROVEN_ON, shapes.max_sequence_length)
+    new = chunk(batch, longest, config.vocab_size)
+    each = sum(
+        _step(network, rank, width, (batch, new), longest, fused=False) for rank in network.ranks
+    )
+    cached = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * width
+    caches = (1 + len(cases(shapes, longest))) * batch * longest * cached
+    logits = LOGITS_HELD * batch * new * config.vocab_size * width
+    return (2 if plans else 3) * each + caches + logits
 
 
 def _scratch(network: Planned, *, plans: bool) -> int:
@@ -183,17 +211,18 @@ def _activations(spec: BuildSpec, network: Planned, rank: Rank, width: int) -> i
     chunk = min(spec.tensorrt.prefill_chunk if spec.tensorrt else PREFILL_CHUNK, longest)
     steps = ((1, chunk), (network.shapes.max_batch_size, 1))
     fused = spec.target.compiles_plans
-    return max(_step(network, rank, width, *step, fused=fused) for step in steps)
+    return max(_step(network, rank, width, step, longest, fused=fused) for step in steps)
 
 
 def _step(
-    network: Planned, rank: Rank, width: int, sequences: int, new: int, *, fused: bool
+    network: Planned, rank: Rank, width: int, step: tuple[int, int], longest: int, *, fused: bool
 ) -> int:
     """Rows between blocks, the widest block, a layer's gathered context, the mask, the logits.
 
+    `step` is sequences and their new tokens, `longest` the tokens that each may have behind it.
     Where attention is not fused, the scores of a layer too, before and after their softmax.
     """
-    config, longest = network.config, network.shapes.max_sequence_length
+    config, (sequences, new) = network.config, step
     heads = rank.layout.heads(config.num_attention_heads, config.num_key_value_heads)
     attention = (2 * len(heads.query) + 2 * len(heads.kv)) * config.head_dim
     features = max(len(rank.layout.features(item)) for item in config.feed_forward_widths)

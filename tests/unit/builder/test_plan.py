@@ -229,6 +229,18 @@ def test_flags_ask_for_narrow_weights_without_prompts(capsys: pytest.CaptureFixt
     assert engine_disk("--weights", "int4") < engine_disk() / 2
 
 
+def test_what_a_proof_runs_is_part_of_the_memory_of_a_build() -> None:
+    def memory(batch: int, **fields: object) -> int:
+        spec = _spec(SAMPLE, shapes={"maxBatchSize": batch}, **fields)
+        return answer(spec, Directory.of(SAMPLE)).needs.build_ram
+
+    narrow = {"weights": "int8", "calibration": {"path": "unread"}}
+    # The caches of engine and reference alone, for prompts of 128 tokens.
+    caches = 2 * (64 - 1) * 128 * answer(_spec(SAMPLE), Directory.of(SAMPLE)).needs.kv_per_token
+    assert memory(64, quantization=narrow) - memory(1, quantization=narrow) > caches
+    assert memory(64) == memory(1)
+
+
 def test_a_named_target_is_planned_for_and_not_the_gpus_own(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
