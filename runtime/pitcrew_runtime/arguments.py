@@ -112,7 +112,10 @@ def _add_batches(group: _Group) -> None:
         "KV pool, such as 512Mi (default: 0.8 of what is free, at most what a full batch can use)",
     )
     group.count("--max-batch-size", "default: the engine's")
-    group.count("--max-step-tokens", "new tokens in one step, the longest prompt chunk", 512)
+    group.count(
+        "--max-step-tokens",
+        "new tokens in one step, the longest prompt chunk (default: 512 beside a full batch)",
+    )
     group.count("--max-waiting", "requests that may wait before 429", 256)
     group.add(
         "--policy",

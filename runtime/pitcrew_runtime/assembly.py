@@ -39,6 +39,8 @@ from pitcrew_runtime.speculation.ngram import NgramProposer
 logger = logging.getLogger(__name__)
 
 FREE_MEMORY_FRACTION = 0.8
+PROMPT_TOKENS = 512
+"""Of prompts in a step, where nobody says how many tokens it may have."""
 SMALL_CONTEXTS = 32 << 20
 """Bytes that contexts may have beside the smallest pool: they are of one length, pages are not."""
 
@@ -52,7 +54,8 @@ class Tuning:
     """What the operator of a server may choose; None takes the engine's or the machine's."""
 
     max_batch_size: int | None = None
-    max_step_tokens: int = 512
+    max_step_tokens: int | None = None
+    """None: `PROMPT_TOKENS` beside a full batch."""
     max_waiting: int = 256
     policy: Policy = Policy.SHORTEST_FIRST
     kv_memory: int | None = None
@@ -145,7 +148,7 @@ def limits_for(manifest: Manifest, tuning: Tuning) -> Limits:
     try:
         return Limits(
             max_running=batch,
-            max_step_tokens=tuning.max_step_tokens,
+            max_step_tokens=tuning.max_step_tokens or PROMPT_TOKENS + batch,
             max_waiting=tuning.max_waiting,
             max_sequence_length=shapes.max_sequence_length,
             page_size=shapes.kv_page_size,

@@ -117,13 +117,20 @@ class Planner:
                 adapters = False
                 continue
             start = self._placement.head_start(sequence)
-            if not self._has_room(sequence, start):
+            if self._would_cut(draft, sequence, start) or not self._has_room(sequence, start):
                 return
             self._roster.admit(room.pop(adapters=adapters))
             draft.copies += self._placement.place(sequence, start)
             draft.reused += start.computed
             draft.admitted.append(sequence)
             self._chunk(draft, sequence)
+
+    def _would_cut(self, draft: Draft, sequence: Sequence, start: HeadStart) -> bool:
+        """Only part of its tokens fit, beside prompts that have what they need. In the next step it
+        may fit whole, where its rest would be one more run of the network.
+        """
+        prompts = len(draft.rows) > len(self._roster.decoding)
+        return prompts and sequence.remaining - start.computed > draft.budget
 
     def _has_room(self, sequence: Sequence, start: HeadStart) -> bool:
         """All its known tokens fit, and each running sequence can still cross into a next page."""

@@ -17,6 +17,9 @@ Array = NDArray[Any]
 Session = Any
 """Of onnxruntime, which has no types."""
 
+_AWAKE_US = "50"
+"""Longer than what one thread does alone between two nodes that all of them compute."""
+
 _FLOAT8_E4M3FN = 17
 """The value of ONNX's `TensorProto.DataType`; NumPy has no such type."""
 
@@ -31,9 +34,11 @@ def open_session(graph: Path, threads: int) -> Session:
     options.log_severity_level = 3
     # Shapes change with every step: a plan of the memory for one shape would never be used again.
     options.enable_mem_pattern = False
-    # Spinning threads are a little faster alone, and steal the CPU from the HTTP side and from
-    # every neighbour in the node.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Waking a thread takes longer than most nodes of a small network do, so threads wait awake for
+    # the next node; not for the next run, which would steal the CPU from HTTP and from neighbours.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+    options.add_session_config_entry("session.intra_op.spin_duration_us", _AWAKE_US)
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     # Matrices that are stored as halves are widened here, and not in every run, whatever their size.
     options.add_session_config_entry(
         "optimization.constant_folding_max_output_size_in_bytes", str(1 << 62)

@@ -22,8 +22,8 @@ def request(number: int, prompt: int = 3, tokens: int = 4) -> Request:
     return Request(number, tuple(range(prompt)), tokens, 0.0)
 
 
-def scheduler(pages: int = 32) -> Scheduler:
-    return Scheduler(LIMITS, PageAllocator(pages))
+def scheduler(pages: int = 32, limits: Limits = LIMITS) -> Scheduler:
+    return Scheduler(limits, PageAllocator(pages))
 
 
 def test_decoding_and_prompt_chunks_share_a_step() -> None:
@@ -35,6 +35,16 @@ def test_decoding_and_prompt_chunks_share_a_step() -> None:
     rows = {row.sequence_id: (row.start, len(row.tokens), row.sampling) for row in plan.batch.rows}
     assert rows[1][:2] == (2, 1)
     assert rows[2] == (0, 7, None), "the rest of the budget, and no token yet"
+
+
+def test_a_prompt_is_not_cut_to_fill_up_a_step() -> None:
+    limits = replace(LIMITS, prefix_cache=False)
+    engine = Engine(heart := scheduler(limits=limits), EchoExecutor(32, 4))
+    engine.submit(request(1, prompt=5), request(2, prompt=6))
+    report = engine.step(0.0)
+    assert (report.rows, report.tokens) == (1, 5), "3 of the next prompt would have fitted"
+    rows = {row.sequence_id: (row.start, len(row.tokens)) for row in heart.plan(0.0).batch.rows}
+    assert rows == {1: (5, 1), 2: (0, 6)}
 
 
 @pytest.mark.parametrize(
@@ -240,7 +250,8 @@ def test_the_least_important_pays_for_pages() -> None:
 
 
 def test_a_prompt_that_begins_alike_starts_where_it_differs() -> None:
-    engine = Engine(heart := scheduler(), EchoExecutor(32, 4))
+    limits = replace(LIMITS, max_step_tokens=10)
+    engine = Engine(heart := scheduler(limits=limits), EchoExecutor(32, 4))
     engine.submit(Request(1, tuple(range(10)), 2, 0.0))
     finish(engine)
     for number, tenant in ((2, ""), (3, "other")):
