@@ -18,7 +18,7 @@ from pitcrew_builder.layout import SOLE, Layout, layouts
 from pitcrew_builder.manifest import Placement
 from pitcrew_builder.progress import Tracker
 from pitcrew_builder.report import Phase
-from pitcrew_builder.request import Request, placement_of
+from pitcrew_builder.request import Described, Request, placement_of
 from pitcrew_builder.sources.source import Located
 from pitcrew_builder.targets.target import Backend, Drawn, Network
 
@@ -31,14 +31,15 @@ def draw_network(
     tracker: Tracker,
 ) -> Drawn:
     """The network, proven to need exactly the tensors that are there."""
-    family, identity = request.family, request.identity
+    found, identity = request.network, request.identity
+    family = found.family
     with tracker.phase(Phase.PARSE, "reading tensor headers"):
-        config, tensors = _agreed(request, read_tensors(located.directory))
+        config, tensors = _agreed(found, read_tensors(located.directory))
         check_tokenizer(located.directory)
         adapters = open_adapters(request.identity.adapters, [item.directory for item in merged])
     with tracker.phase(Phase.GRAPH, f"drawing a {family.name}"):
         decoder = family.draw(config, identity.shapes)
-        packer = Packer(request.scheme, tensors) if request.scheme else None
+        packer = Packer(found.scheme, tensors) if found.scheme else None
 
         def draw(place: Layout = SOLE) -> Graph:
             graph = decoder.graph(place)
@@ -68,11 +69,11 @@ def draw_network(
 
 
 def _agreed(
-    request: Request, tensors: dict[str, TensorInfo]
+    found: Described, tensors: dict[str, TensorInfo]
 ) -> tuple[DecoderConfig, dict[str, TensorInfo]]:
     """The config, and the tensors of the language model by its own names; both tied, or neither."""
-    config = request.config
-    if request.wrapped:
+    config = found.config
+    if found.wrapped:
         tensors = language_tensors(tensors)
     if config.tie_word_embeddings:
         tensors = with_embedding(tensors)

@@ -38,17 +38,40 @@ DEFAULT_LENGTH = 8192
 
 
 @dataclass(frozen=True, slots=True)
+class Described:
+    """What the configuration of a checkpoint says of its network."""
+
+    raw: Mapping[str, Any]
+    """The section of the language model."""
+    family: Family[Any]
+    config: DecoderConfig
+    scheme: Scheme | None
+    """Set where the checkpoint comes quantized."""
+    wrapped: bool
+    """Whether the network is the language model of a multimodal checkpoint."""
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """What will be built."""
 
-    family: Family[Any]
-    config: DecoderConfig
-    generation: GenerationConfig
+    network: Described
     identity: Identity
-    scheme: Scheme | None = None
-    """Set where the checkpoint comes quantized."""
-    wrapped: bool = False
-    """Whether the network is the language model of a multimodal checkpoint."""
+    generation: GenerationConfig
+
+
+def describe(spec: BuildSpec, checkpoint: Directory) -> Described:
+    """Read the configuration, and refuse a network that is not known or cannot be split so.
+
+    Raises `CheckpointCorrupt`, `CheckpointUnsafe`, `UnknownArchitecture` and `InvalidSpec`.
+    """
+    whole = parse_object(checkpoint.read_small(CONFIG), CONFIG)
+    raw = language_config(whole)
+    family = family_of(parse_as(Envelope, raw, CONFIG))
+    config: DecoderConfig = parse_as(family.config, raw, CONFIG)
+    check_fit(spec.parallelism, _divisible(config))
+    scheme = read_scheme(checkpoint, raw, family.formats)
+    return Described(raw, family, config, scheme, wrapped=raw is not whole)
 
 
 def plan(
@@ -59,12 +82,7 @@ def plan(
     adapters: Sequence[Located] = (),
 ) -> Request:
     """Read the configuration, decide the shapes, and name the engine as built by `toolchain`."""
-    whole = parse_object(located.directory.read_small(CONFIG), CONFIG)
-    raw = language_config(whole)
-    family = family_of(parse_as(Envelope, raw, CONFIG))
-    config = parse_as(family.config, raw, CONFIG)
-    check_fit(spec.parallelism, divisible(config))
-    scheme = read_scheme(located.directory, raw, family.formats)
+    found = describe(spec, located.directory)
     identity = Identity(
         model=located.model,
         commit=located.commit,
@@ -72,27 +90,27 @@ def plan(
         target=spec.target,
         precision=spec.precision,
         parallelism=spec.parallelism,
-        shapes=resolve_shapes(spec.shapes, config),
+        shapes=resolve_shapes(spec.shapes, found.config),
         adapters=tuple(
             MergedAdapter(
-                model=found.model,
-                commit=found.commit,
-                inputs=dict(sorted(found.inputs.items())),
+                model=adapter.model,
+                commit=adapter.commit,
+                inputs=dict(sorted(adapter.inputs.items())),
                 weight=wanted.weight,
             )
-            for wanted, found in zip(spec.adapters, adapters, strict=True)
+            for wanted, adapter in zip(spec.adapters, adapters, strict=True)
         ),
         lora=spec.lora,
         tensorrt=spec.tensorrt.plan if spec.tensorrt else None,
         toolchain=toolchain,
         builder_version=__version__,
-        quantization=recipe_of(spec, scheme, evidence.calibration_sha256),
+        quantization=recipe_of(spec, found.scheme, evidence.calibration_sha256),
         platform=spec.platform,
         proof_sha256=evidence.proof_sha256,
         tasks_sha256=evidence.tasks_sha256,
     )
     generation = _generation(located.directory)
-    return Request(family, config, generation, identity, scheme, wrapped=raw is not whole)
+    return Request(found, identity, generation)
 
 
 def resolve_shapes(shapes: Shapes, config: DecoderConfig) -> ResolvedShapes:
@@ -113,7 +131,7 @@ def resolve_shapes(shapes: Shapes, config: DecoderConfig) -> ResolvedShapes:
 
 def facts(request: Request, parameters: int) -> ModelFacts:
     """What the runtime is told of the network."""
-    config, generation = request.config, request.generation
+    config, generation = request.network.config, request.generation
     stated = generation.eos_token_id if generation.eos_token_id is not None else config.eos_token_id
     return ModelFacts(
         architecture=config.model_type,
@@ -137,7 +155,7 @@ def _short_texts(config: DecoderConfig, shapes: ResolvedShapes) -> ShortTexts | 
     return ShortTexts(up_to=up_to, first_position=longest) if up_to else None
 
 
-def divisible(config: DecoderConfig) -> Divisible:
+def _divisible(config: DecoderConfig) -> Divisible:
     """What a split deals out to ranks."""
     return Divisible(
         layers=config.num_hidden_layers,

@@ -6,13 +6,9 @@ from typing import Any
 
 from pitcrew_builder import serialize
 from pitcrew_builder.adapters.slots import Slotted, check_targets, with_slots
-from pitcrew_builder.checkpoint.config import DecoderConfig, Envelope, parse_as, parse_object
-from pitcrew_builder.checkpoint.directory import CONFIG, Directory
+from pitcrew_builder.checkpoint.config import DecoderConfig
+from pitcrew_builder.checkpoint.directory import Directory
 from pitcrew_builder.checkpoint.packed import Packer
-from pitcrew_builder.checkpoint.prequantized import read_scheme
-from pitcrew_builder.checkpoint.wrapped import language_config
-from pitcrew_builder.families import family_of
-from pitcrew_builder.fit import check_fit
 from pitcrew_builder.graph.ir import ElementType, Graph, Kinds, Weight
 from pitcrew_builder.graph.precision import in_half
 from pitcrew_builder.graph.proto import to_proto
@@ -24,7 +20,7 @@ from pitcrew_builder.quantize.cache import CODES, even_reaches, narrow_cache
 from pitcrew_builder.quantize.recipe import recipe_of
 from pitcrew_builder.quantize.shapes import stored
 from pitcrew_builder.quantize.sites import kept, packed_sites, sites
-from pitcrew_builder.request import divisible, resolve_shapes
+from pitcrew_builder.request import describe, resolve_shapes
 from pitcrew_builder.spec import BuildSpec, Precision
 from pitcrew_builder.targets import backend_of
 from pitcrew_builder.targets.contiguous import contiguous
@@ -81,14 +77,11 @@ def planned(spec: BuildSpec, checkpoint: Directory) -> Planned:
 
     Raises what a build raises for a network that it cannot draw or split.
     """
-    raw = language_config(parse_object(checkpoint.read_small(CONFIG), CONFIG))
-    family = family_of(parse_as(Envelope, raw, CONFIG))
-    config: DecoderConfig = parse_as(family.config, raw, CONFIG)
-    check_fit(spec.parallelism, divisible(config))
+    found = describe(spec, checkpoint)
+    config, scheme = found.config, found.scheme
     shapes = resolve_shapes(spec.shapes, config)
-    scheme = read_scheme(checkpoint, raw, family.formats)
     recipe = recipe_of(spec, scheme)
-    decoder, backend = family.draw(config, shapes), backend_of(spec)
+    decoder, backend = found.family.draw(config, shapes), backend_of(spec)
     check_targets(decoder.graph(), spec.lora)
     sizes: dict[tuple[int, int], Sizes] = {}
     ranks: list[Rank] = []
@@ -99,7 +92,7 @@ def planned(spec: BuildSpec, checkpoint: Directory) -> Planned:
             graph = decoder.graph(place)
             slotted = with_slots(Packer(scheme).apply(graph) if scheme else graph, spec.lora)
             optimized = replace(slotted, graph=backend.optimize(slotted.graph))
-            sizes[alike] = _sizes(optimized, spec, recipe, _dtype(raw))
+            sizes[alike] = _sizes(optimized, spec, recipe, _dtype(found.raw))
         ranks.append(Rank(place, sizes[alike]))
     compares = recipe is not None and (recipe.imported is None or spec.proof is not None)
     return Planned(config, shapes, tuple(ranks), compares)
