@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pitcrew_builder.chat import find_template
 from pitcrew_builder.manifest import Manifest
 from pitcrew_runtime.adapters.library import AdapterLibrary
 from pitcrew_runtime.adapters.startup import LoraSettings, open_library
@@ -13,7 +14,7 @@ from pitcrew_runtime.core.engine import Engine
 from pitcrew_runtime.engine_directory import EngineDirectory, open_engine
 from pitcrew_runtime.server.translate import Language
 from pitcrew_runtime.text.manner import manner_of
-from pitcrew_runtime.text.template import ChatTemplate, find_template
+from pitcrew_runtime.text.template import ChatTemplate
 from pitcrew_runtime.text.tokenizer import Tokenizer
 
 VERIFYING = "verifying the engine's files"

@@ -1,14 +1,20 @@
 """From prompts to token ids, as the model would see them."""
 
 from collections.abc import Sequence
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
+from pitcrew_builder.checkpoint.config import parse_object
 from pitcrew_builder.checkpoint.directory import Directory
 from pitcrew_builder.errors import CheckpointCorrupt, InvalidSpec
 from pitcrew_builder.manifest import ModelFacts
 from pitcrew_builder.prompts.source import Prompt
 
-TOKENIZER, TEMPLATE = "tokenizer.json", "chat_template.jinja"
+if TYPE_CHECKING:
+    from pitcrew_builder.chat import Template
+
+TOKENIZER, SETTINGS = "tokenizer.json", "tokenizer_config.json"
+TEMPLATE = "chat_template.jinja"
 
 
 class Encoder:
@@ -50,12 +56,27 @@ class Encoder:
 
     def _one(self, prompt: Prompt, *, to_answer: bool = False) -> list[int]:
         if prompt.messages:
-            text = _render(self._checkpoint, prompt, self._tokenizer, self._facts, to_answer)
+            text = self._rendered(prompt, to_answer=to_answer)
             chat: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
             return chat
         ids: list[int] = self._tokenizer.encode(prompt.text).ids
         begin = self._facts.bos_token_id
         return ids if begin is None or ids[:1] == [begin] else [begin, *ids]
+
+    def _rendered(self, prompt: Prompt, *, to_answer: bool) -> str:
+        """A chat as it will be served."""
+        messages, template = [turn.model_dump() for turn in prompt.messages], self._template
+        try:
+            return template.render(messages, to_answer=to_answer)
+        except Exception as error:  # whatever a template does
+            raise InvalidSpec(
+                f"the checkpoint's chat template does not render a prompt's messages: {error}; give "
+                f"texts instead"
+            ) from error
+
+    @cached_property
+    def _template(self) -> "Template":
+        return _template(self._checkpoint)
 
 
 def _tokenizer(checkpoint: Directory) -> Any:  # noqa: ANN401
@@ -68,37 +89,34 @@ def _tokenizer(checkpoint: Directory) -> Any:  # noqa: ANN401
         )
     content = checkpoint.read_small(TOKENIZER)
     try:
-        return Tokenizer.from_buffer(content)
+        found = Tokenizer.from_buffer(content)
     except Exception as error:
         # The library raises bare exceptions.
         raise CheckpointCorrupt(f"{TOKENIZER} cannot be read: {error}; copy it again") from error
+    # A checkpoint may carry the truncation or padding of its training.
+    found.no_truncation()
+    found.no_padding()
+    return found
 
 
-def _render(
-    checkpoint: Directory,
-    prompt: Prompt,
-    tokenizer: Any,  # noqa: ANN401
-    facts: ModelFacts,
-    to_answer: bool,
-) -> str:
+def _template(checkpoint: Directory) -> "Template":
     from jinja2 import TemplateError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    if not checkpoint.has(TEMPLATE):
-        raise InvalidSpec(
-            f"a prompt has messages, and the checkpoint has no {TEMPLATE} to write them by; give "
-            f"texts instead"
-        )
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    ids = {"bos_token": facts.bos_token_id, "eos_token": next(iter(facts.eos_token_ids), None)}
-    special = {
-        name: tokenizer.id_to_token(token) or "" for name, token in ids.items() if token is not None
-    }
-    messages = [turn.model_dump() for turn in prompt.messages]
+    from pitcrew_builder.chat import Template, find_template, special_tokens
+
+    known = checkpoint.has(SETTINGS)
+    settings = parse_object(checkpoint.read_small(SETTINGS), SETTINGS) if known else {}
     try:
-        template = environment.from_string(checkpoint.read_small(TEMPLATE).decode())
-        return template.render(messages=messages, add_generation_prompt=to_answer, **special)
-    except (TemplateError, TypeError, ValueError) as error:
+        file = checkpoint.read_small(TEMPLATE).decode() if checkpoint.has(TEMPLATE) else None
+        source = find_template(settings, file)
+        template = None if source is None else Template(source, special_tokens(settings))
+    except (TemplateError, UnicodeDecodeError, LookupError, TypeError) as error:
         raise InvalidSpec(
-            f"{TEMPLATE} does not render a prompt's messages: {error}; give texts instead"
+            f"the checkpoint's chat template is broken: {error}; give texts instead"
         ) from error
+    if template is None:
+        raise InvalidSpec(
+            f"a prompt has messages, and the checkpoint has no {TEMPLATE} to write them by, nor "
+            f"chat_template in {SETTINGS}; give texts instead"
+        )
+    return template

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from pitcrew_builder.chat import Options
 from pitcrew_runtime.constraints.constraint import Constraint
 from pitcrew_runtime.server.constraint_fields import ConstraintBody
 from pitcrew_runtime.server.fields import (
@@ -27,7 +28,6 @@ from pitcrew_runtime.server.fields import (
 )
 from pitcrew_runtime.server.messages import Message, Tool, ToolChoice
 from pitcrew_runtime.server.tools import forced_call
-from pitcrew_runtime.text.template import Options
 
 _SEED_LIMIT = 1 << 63
 

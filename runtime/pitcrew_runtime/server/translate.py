@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from pitcrew_builder.chat import Options
 from pitcrew_builder.manifest import ModelFacts
 from pitcrew_runtime.constraints.compiler import Compiled, Compiler
 from pitcrew_runtime.errors import InvalidRequest
@@ -15,7 +16,7 @@ from pitcrew_runtime.server.tools import call_reader
 from pitcrew_runtime.text.harmony import HarmonyMessages
 from pitcrew_runtime.text.manner import PLAIN, Manner
 from pitcrew_runtime.text.reading import Reader
-from pitcrew_runtime.text.template import ChatTemplate, Options
+from pitcrew_runtime.text.template import ChatTemplate
 from pitcrew_runtime.text.thoughts import OPEN, Thoughts
 from pitcrew_runtime.text.tokenizer import Tokenizer
 

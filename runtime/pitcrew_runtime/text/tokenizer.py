@@ -16,6 +16,7 @@ from typing import Any
 
 from tokenizers import Tokenizer as Backend
 
+from pitcrew_builder.chat import special_tokens
 from pitcrew_runtime.errors import EngineCorrupt
 from pitcrew_runtime.text.detokenizer import Detokenizer
 
@@ -32,7 +33,7 @@ class Tokenizer:
         self._backend.no_padding()
         self.config = config
         """`tokenizer_config.json` as it is."""
-        self.special_tokens = _special_tokens(config)
+        self.special_tokens = special_tokens(config)
         bos = self.special_tokens.get("bos_token")
         self._bos = backend.token_to_id(bos) if bos and config.get("add_bos_token") else None
         self._byte_level = '"ByteLevel"' in _decoder(backend)
@@ -95,17 +96,6 @@ class Tokenizer:
             return raw.decode()
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
-
-
-def _special_tokens(config: dict[str, Any]) -> dict[str, str]:
-    """`bos_token` and its like by name; older files hold an object with a `content`."""
-    found = {}
-    for name in ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token"):
-        value = config.get(name)
-        content = value.get("content") if isinstance(value, dict) else value
-        if isinstance(content, str):
-            found[name] = content
-    return found
 
 
 def _decoder(backend: Backend) -> str:

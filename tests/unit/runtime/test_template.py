@@ -4,8 +4,9 @@ import itertools
 
 import pytest
 
+from pitcrew_builder.chat import find_template
 from pitcrew_runtime.errors import InvalidRequest
-from pitcrew_runtime.text.template import ChatTemplate, find_template
+from pitcrew_runtime.text.template import ChatTemplate
 
 TURNS = [{"role": "user", "content": "Hail"}, {"role": "assistant", "content": "<Well> & met é"}]
 
