@@ -3,10 +3,11 @@
 #   docker build --target operator -t pitcrew/operator .
 #
 # PYTHON_IMAGE has pip and a shell and serves only to install. BASE_IMAGE is what the product runs
-# on: it needs no more than the same Python at the same path, so it may be a distroless image. For a
-# target with an accelerator, give it an image that holds the accelerator's libraries as well.
+# on: it needs no more than the same Python at the same path, so it may be a distroless image. TENSORRT
+# are packages for target tensorrt, in builder and runtime alike (docs/targets.md); empty: for CPUs.
 ARG PYTHON_IMAGE=python:3.11-slim
 ARG BASE_IMAGE=${PYTHON_IMAGE}
+ARG TENSORRT=
 
 # --- Dependencies: one stage for each image, rebuilt only when its lock changes. -----------------
 FROM ${PYTHON_IMAGE} AS install
@@ -27,19 +28,23 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     && python3 ${COMPILE} -x '/aio/client/(api|models)/' /opt/pitcrew/lib
 
 FROM install AS builder-install
+ARG TENSORRT
 # The S3 client describes every service of its maker, 26 MB; storage and the ways to sign in stay.
 COPY requirements/builder.lock /tmp/lock
 RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m pip --python /opt/pitcrew/bin/python3 install --no-compile --require-hashes -r /tmp/lock \
+    && { [ -z "${TENSORRT}" ] || python3 -m pip --python /opt/pitcrew/bin/python3 install --no-compile ${TENSORRT}; } \
     && find /opt/pitcrew -type d \( -name tests -o -name test \) -prune -exec rm -rf {} + \
     && cd /opt/pitcrew/lib/python3*/site-packages/botocore/data \
     && find . -mindepth 1 -maxdepth 1 -type d ! -name s3 ! -name sts ! -name 'sso*' ! -name signin -exec rm -rf {} + \
     && python3 ${COMPILE} /opt/pitcrew/lib
 
 FROM install AS runtime-install
+ARG TENSORRT
 COPY requirements/runtime.lock /tmp/lock
 RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m pip --python /opt/pitcrew/bin/python3 install --no-compile --require-hashes -r /tmp/lock \
+    && { [ -z "${TENSORRT}" ] || python3 -m pip --python /opt/pitcrew/bin/python3 install --no-compile ${TENSORRT}; } \
     && find /opt/pitcrew -type d \( -name tests -o -name test \) -prune -exec rm -rf {} + \
     && python3 ${COMPILE} /opt/pitcrew/lib
 

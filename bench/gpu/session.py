@@ -1,15 +1,18 @@
-"""Runs a TensorRT plan on the GPU of this machine, for measurements and tests.
+"""Runs any plan on the GPU of this machine, for measurements and tests; engines are run by `served.py`.
 
-Buffers are made anew for each run, unless they are given: it is plain, not fast.
+Over the runtime's `Gpu`. Buffers are made anew for each run, unless they are given: it is plain, not fast.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeAlias
 
 import ml_dtypes
 import numpy as np
 from cuda.bindings import runtime as cuda
+
+from pitcrew_runtime.execution.gpu.device import Gpu
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 Native: TypeAlias = Any
@@ -24,12 +27,18 @@ def check(result: tuple[Native, ...]) -> Native:
     return values[0] if values else None
 
 
+@cache
+def gpu() -> Gpu:
+    """Of this process."""
+    return Gpu()
+
+
 class Buffer:
     """Memory of the GPU, freed with the object."""
 
     def __init__(self, size: int) -> None:
         self.size = max(size, 256)
-        self.address = int(check(cuda.cudaMalloc(self.size)))
+        self.address = gpu().zeros(self.size, "a buffer")
 
     @classmethod
     def of(cls, array: Array) -> "Buffer":
@@ -41,20 +50,20 @@ class Buffer:
     def fill(self, array: Array) -> None:
         """Copy from the host."""
         array = np.ascontiguousarray(array)
-        kind = cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
         if array.nbytes:
-            check(cuda.cudaMemcpy(self.address, array.ctypes.data, array.nbytes, kind))
+            gpu().upload(self.address, array, array.nbytes)
+            gpu().wait()
 
     def read(self, shape: Sequence[int], dtype: Native) -> Array:
         """Copy to the host."""
         array = np.empty(tuple(shape), dtype)
-        kind = cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
         if array.nbytes:
-            check(cuda.cudaMemcpy(array.ctypes.data, self.address, array.nbytes, kind))
+            gpu().download(array, self.address, array.nbytes)
+            gpu().wait()
         return array
 
     def __del__(self) -> None:
-        cuda.cudaFree(self.address)
+        gpu().free(self.address)
 
 
 @dataclass(frozen=True)
@@ -73,7 +82,7 @@ class Session:
         self.engine = self._runtime.deserialize_cuda_engine(plan)
         if self.engine is None:
             raise RuntimeError("the plan cannot be opened here; TensorRT's log says why")
-        self.stream = int(check(cuda.cudaStreamCreate()))
+        self.stream = gpu().stream
         self.context = self.engine.create_execution_context()
         self.use(profile)
         names = [self.engine.get_tensor_name(i) for i in range(self.engine.num_io_tensors)]
@@ -136,7 +145,7 @@ class Session:
 
     def wait(self) -> None:
         """Until the stream is idle."""
-        check(cuda.cudaStreamSynchronize(self.stream))
+        gpu().wait()
 
 
 def milliseconds(session: Session, work: Callable[[], object], repeats: int) -> list[float]:
@@ -157,20 +166,14 @@ class Replay:
 
     def __init__(self, session: Session, enqueue: Callable[[], None] | None = None) -> None:
         """`enqueue` is what to capture, if it is more than the plan."""
-        self._stream = session.stream
-        mode = cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        check(cuda.cudaStreamBeginCapture(self._stream, mode))
-        (enqueue or session.enqueue)()
-        self._graph = check(
-            cuda.cudaGraphInstantiate(check(cuda.cudaStreamEndCapture(self._stream)), 0)
-        )
+        self._graph = gpu().captured(enqueue or session.enqueue)
 
     def __call__(self) -> None:
         """Launch it."""
-        check(cuda.cudaGraphLaunch(self._graph, self._stream))
+        gpu().replay(self._graph)
 
     def __del__(self) -> None:
-        cuda.cudaGraphExecDestroy(self._graph)
+        gpu().drop(self._graph)
 
 
 def _numpy(trt: Native, dtype: Native) -> Native:

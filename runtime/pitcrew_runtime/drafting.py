@@ -52,6 +52,11 @@ def check_draft(target: EngineDirectory, draft: EngineDirectory, limits: Limits)
 def _problems(target: EngineDirectory, draft: EngineDirectory, limits: Limits) -> list[str]:
     shapes, model = draft.manifest.identity.shapes, draft.manifest.model
     problems = []
+    if draft.manifest.identity.target is not target.manifest.identity.target:
+        problems.append(
+            f"it is for target {draft.manifest.identity.target}, the served engine for "
+            f"{target.manifest.identity.target}; build both for one"
+        )
     if model.vocab_size != target.manifest.model.vocab_size:
         problems.append(
             f"its vocabulary has {model.vocab_size} tokens, the served engine's "

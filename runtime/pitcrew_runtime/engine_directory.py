@@ -24,6 +24,7 @@ from pitcrew_runtime.errors import (
     WorldSizeMismatch,
 )
 
+_SERVED = (Target.ONNXRUNTIME_CPU, Target.TENSORRT)
 _REPAIR = "delete the engine directory and build it again"
 
 
@@ -38,6 +39,13 @@ class EngineDirectory:
         """A listed file; None where the manifest lists none of that name."""
         listed = any(entry.path == path for entry in self.manifest.files)
         return self.root / path if listed else None
+
+    def listed(self, path: str) -> Path:
+        """A file that the engine cannot do without. Raises `EngineCorrupt` where it is not listed."""
+        file = self.file(path)
+        if file is None:
+            raise EngineCorrupt(f"the manifest lists no file {path}; build the engine again")
+        return file
 
 
 def open_engine(root: Path, world_size: int | None) -> EngineDirectory:
@@ -105,10 +113,16 @@ def _check_served(manifest: Manifest, world_size: int | None) -> None:
             f"{world_size}: set worldSize (--world-size) to {manifest.world_size}, or build the "
             f"engine with tensor x pipeline x expert = {world_size}"
         )
-    if manifest.identity.target is not Target.ONNXRUNTIME_CPU:
+    target = manifest.identity.target
+    if target not in _SERVED:
         raise EngineIncompatible(
-            f"engine {manifest.tag} is for target {manifest.identity.target}; this runtime serves "
-            f"{Target.ONNXRUNTIME_CPU}: build the engine for it"
+            f"engine {manifest.tag} is for target {target}; this runtime serves "
+            f"{' and '.join(_SERVED)}: build the engine for one of them"
+        )
+    if target is Target.TENSORRT and manifest.world_size > 1:
+        raise EngineIncompatible(
+            f"engine {manifest.tag} is split into {manifest.world_size} plans; this runtime serves "
+            f"split engines of {Target.ONNXRUNTIME_CPU} alone: build it for one rank"
         )
     if manifest.identity.engine_id != manifest.engine_id:
         raise EngineCorrupt(

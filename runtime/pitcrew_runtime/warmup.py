@@ -48,7 +48,7 @@ def check_canary(engine: Engine, canary: Canary, clock: Clock) -> None:
     if tuple(found) != canary.continuation:
         raise CanaryMismatch(
             f"greedy tokens {found} differ from the manifest's {list(canary.continuation)}: this "
-            "machine or ONNX Runtime does not compute what the builder validated; build the engine "
+            "machine or its libraries do not compute what the builder validated; build the engine "
             "with this release of Pitcrew"
         )
 

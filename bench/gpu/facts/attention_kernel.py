@@ -22,7 +22,7 @@ from cuda.bindings import runtime as cuda
 from kernels import Kernel
 from paged_case import Arrays, Heads
 from saying import Fact
-from session import Buffer, check
+from session import Buffer, check, gpu
 
 from pitcrew_builder.targets.trt.attention import launch
 from pitcrew_builder.targets.trt.gpu import compute_capability
@@ -213,14 +213,15 @@ def own_time(heads: Heads, batch: int, new: int, context: int, copies: int) -> f
     causal = np.where(seen, 0.0, -32752.0).astype(np.float16)
     mask = Buffer.of(np.broadcast_to(causal, (batch, new, context + new)))
     out = Buffer(batch * new * heads.width * 2)
-    stream = int(check(cuda.cudaStreamCreate()))
-    mode = cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-    check(cuda.cudaStreamBeginCapture(stream, mode))
-    for turn in range(TURNS):
-        tensors = [*fresh, *pools, tables[turn % copies], mask]
-        attention.run(tensors, out, batch, new, blocks, stream)
-    graph = check(cuda.cudaGraphInstantiate(check(cuda.cudaStreamEndCapture(stream)), 0))
-    return microseconds(lambda: check(cuda.cudaGraphLaunch(graph, stream)), stream)
+    stream = gpu().stream
+
+    def turns() -> None:
+        for turn in range(TURNS):
+            tensors = [*fresh, *pools, tables[turn % copies], mask]
+            attention.run(tensors, out, batch, new, blocks, stream)
+
+    graph = gpu().captured(turns)
+    return microseconds(lambda: gpu().replay(graph), stream)
 
 
 def torch_time(heads: Heads, batch: int, new: int, context: int, copies: int) -> float | None:

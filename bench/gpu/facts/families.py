@@ -1,9 +1,10 @@
-"""Do engines that `pitcrew-build` makes for the goldens compute what transformers does?
+"""Do engines that `pitcrew-build` makes for the goldens, served by the runtime, compute what transformers does?
 
-Each is built by the command, as in a Job, and its plan is run over a noisy pool with shuffled pages:
-the prompts in ragged chunks of up to eight tokens, then decoding by the other profile, eagerly and in
-CUDA graphs. Tokens are held against the float32 reference only where it is sure by more than half
-precision rounds. A sequence alone chooses the tokens that it chooses in a batch.
+Each is built by the command, as in a Job, and opened by the runtime, over a noisy pool with shuffled
+pages: the prompts in ragged chunks, then decoding, eagerly and in CUDA graphs. Then the runtime's engine
+answers the prompts alone and in every company. Tokens are held against the float32 reference, and
+companies against the answer alone, up to where half precision may rightly choose another one: at a lead
+that is smaller than what it rounds.
 """
 
 import argparse
@@ -11,23 +12,25 @@ import json
 import sys
 import tempfile
 import time
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from common import LEVEL, trt
+from common import LEVEL
 from saying import Fact
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
-from executor import Executor, Facts, Pages
-from session import Array
+from served import Logits, Served, Text, differs_at, generated, lead, tokens_of
 
 from pitcrew_builder.manifest import ModelFacts
 from pitcrew_builder.positions import first_positions
+from pitcrew_runtime.core.request import Sampled, Sampling
 from tests.integration.builder.plans import Workshop
 
-PAGE, CHUNK, LENGTH = 16, 8, 128
+PAGE, LENGTH, ANSWER = 16, 128, 40
 FLIPS = 2
-"""Positions of 80, and tokens, that may differ where there are experts."""
+"""Positions of 80, and texts, that may differ where there are experts."""
 
 ROOM = 6
 """Pages of a sequence."""
@@ -48,46 +51,150 @@ def main() -> None:
     fact = Fact(f"families, attention {options.attention}, products {options.products}")
     for checkpoint in options.checkpoints:
         for precision in options.precision:
-            try:
-                told, holds = compare(checkpoint, precision, options)
-            except (RuntimeError, AssertionError) as error:
-                told, holds = str(error)[:400], False
+            with tempfile.TemporaryDirectory() as work:
+                try:
+                    path, seconds = built(Path(work), checkpoint, precision, options)
+                    told, holds = compare(path, checkpoint, precision)
+                    told += f"; built in {seconds:.1f} s"
+                except (RuntimeError, AssertionError) as error:
+                    told, holds = f"{type(error).__name__}: {error}"[:400], False
             fact.check(f"{checkpoint.name:22} {precision}: {told}", holds)
     fact.end()
 
 
-def compare(checkpoint: Path, precision: str, options: argparse.Namespace) -> tuple[str, bool]:
-    """Build one and say how far it is from the reference."""
+def built(
+    work: Path, checkpoint: Path, precision: str, options: argparse.Namespace
+) -> tuple[Path, float]:
+    """A published engine, and the seconds that it took."""
+    spec = {
+        "target": "tensorrt",
+        "precision": precision,
+        "shapes": {"maxBatchSize": 4, "maxSequenceLength": LENGTH, "kvPageSize": PAGE},
+        "tensorrt": {
+            "computeCapability": "sm90",
+            "optimizationLevel": LEVEL,
+            "prefillChunk": 64,
+            "attention": options.attention,
+            "products": options.products,
+        },
+    }
     start = time.perf_counter()
-    plan, facts, model = built(checkpoint, precision, options)
-    seconds = time.perf_counter() - start
+    path, _ = Workshop(work).publish(checkpoint, **spec)
+    return path, time.perf_counter() - start
+
+
+def compare(path: Path, checkpoint: Path, precision: str) -> tuple[str, bool]:
+    """Say how far one is from the reference, and whether company changes anything."""
     with np.load(checkpoint / "expected.npz") as data:
         expected = dict(data)
-    prompts = expected["prompt"].tolist()
-    first = first_position(model, len(prompts[0]), expected["greedy"].shape[1])
-    executor = Executor(trt, plan, facts, 4 * ROOM + 3, 4 * CHUNK)
-    order = np.random.default_rng(1).permutation(4 * ROOM + 3)
-    tables = order[: 4 * ROOM].reshape(4, ROOM).tolist()
-    batch = [Pages(table, first=first) for table in tables[:2]]
-    logits = prefill(executor, batch, prompts)
+    served = Served(path, 4 * ROOM + 3)
+    prompts, greedy = expected["prompt"].tolist(), expected["greedy"].tolist()
     scale = float(np.abs(expected["logits"]).max())
-    distances = np.abs(logits - expected["logits"]).max(-1) / scale
-    distance = float(distances.max())
-    beyond = [tuple(map(int, at)) for at in np.argwhere(distances > BOUNDS[precision])]
-    agreed, sure, same = follow(
-        executor, batch, logits, expected["greedy"], LEADS[precision] * scale
-    )
     # A router in half precision may send a row to other experts where two are nearly alike.
     spared = FLIPS if has_experts(checkpoint) else 0
-    alike = is_alike(executor, tables, prompts, expected["greedy"].shape[1], first)
-    told = (
-        f"logits {distance:.1e} of the largest apart, more than {BOUNDS[precision]} "
-        f"at {beyond} of {distances.size} positions; greedy tokens {agreed} of {sure} sure ones; "
-        f"graphs {'as' if same else 'NOT as'} eager bit for bit; alone {alike} as in a batch; "
-        f"built in {seconds:.1f} s, {len(plan) / 1e6:.1f} MB"
-    )
-    right = len(beyond) <= spared and sure - agreed <= spared
-    return told, right and same and alike == "the same"
+    told, right = [], True
+    if is_of_one_kind(served.manifest.model, len(prompts[0]), len(greedy[0])):
+        logits, same = fed(served, prompts, greedy)
+        distances = np.abs(logits - expected["logits"]).max(-1) / scale
+        beyond = [tuple(map(int, at)) for at in np.argwhere(distances > BOUNDS[precision])]
+        told.append(
+            f"logits {distances.max():.1e} of the largest apart, more than {BOUNDS[precision]} at "
+            f"{beyond} of {distances.size}; graphs {'as' if same else 'NOT as'} eager bit for bit"
+        )
+        right = same and len(beyond) <= spared
+    bound = LEADS[precision] * scale
+    alone = [
+        generated(served.engine(27), [prompt], ANSWER, Sampling(logprobs=2))[0]
+        for prompt in prompts
+    ]
+    agreed = agreement([tokens_of(each)[: len(greedy[0])] for each in alone], greedy, alone, bound)
+    told.append(f"tokens as transformers' {agreed}")
+    right = right and agreed.wrong <= spared
+    for name, found in companies(served, prompts, ANSWER).items():
+        # The same prompts come again and again.
+        own = [alone[index % len(prompts)] for index in range(len(found))]
+        agreed = agreement(found, [tokens_of(each) for each in own], own, bound)
+        told.append(f"{name} as alone {agreed}")
+        right = right and agreed.wrong <= spared
+    served.network.close()
+    return "; ".join(told), right
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How many texts are the same, first differ where a lead is small, or elsewhere."""
+
+    same: int
+    near: int
+    wrong: int
+
+    def __str__(self) -> str:
+        told = f"{self.same} of {self.same + self.near + self.wrong}"
+        told += f", {self.near} first differ at near ties" if self.near else ""
+        return told + (f", {self.wrong} ELSEWHERE" if self.wrong else "")
+
+
+def agreement(
+    found: list[list[int]], wanted: list[list[int]], alone: list[list[Sampled]], bound: float
+) -> Agreement:
+    """Of texts with others; `alone` has the leads."""
+    counts = Counter[str]()
+    for tokens, others, sampled in zip(found, wanted, alone, strict=True):
+        place = differs_at(tokens, others)
+        near = place is not None and lead(sampled[place]) < bound
+        counts["same" if place is None else "near" if near else "wrong"] += 1
+    return Agreement(counts["same"], counts["near"], counts["wrong"])
+
+
+def companies(served: Served, prompts: list[list[int]], count: int) -> dict[str, list[list[int]]]:
+    """The same requests, in other company: tokens of each."""
+    four = [*prompts, *prompts]
+    crowd = [prompts[index % len(prompts)] for index in range(12)]
+    # One after the other: they share the pages.
+    cached, squeezed = served.engine(27), served.engine(ROOM + 1)
+    generated(cached, prompts, count)
+    found = {
+        "prefixes": generated(cached, four, count),
+        "batch": generated(served.engine(27), four, count),
+        "crowd": generated(served.engine(27), crowd, count),
+        "chunks": generated(served.engine(27, step_tokens=7), four, count),
+        "preempted": generated(squeezed, crowd, count),
+        "guesses": generated(served.engine(27, lookahead=4), four, count),
+        "logprobs": generated(served.engine(27), four, count, Sampling(logprobs=0)),
+    }
+    assert cached.gauges().counts.reused_tokens > 0, "no prefix was found"
+    counts = squeezed.gauges().counts
+    assert counts.preemptions + counts.outgrown > 0, "nobody was preempted"
+    return {name: [tokens_of(one) for one in each] for name, each in found.items()}
+
+
+def fed(served: Served, prompts: list[list[int]], greedy: list[list[int]]) -> tuple[Logits, bool]:
+    """Logits after every token of the prompts, in ragged chunks; and whether a step of decoding that
+    is replayed gives what the one before gave, which of a new shape was an eager one.
+    """
+    order = np.random.default_rng(1).permutation(4 * ROOM + 3)
+    texts = [Text(table) for table in order[: 2 * ROOM].reshape(2, ROOM).tolist()]
+    found: list[list[Logits]] = [[] for _ in texts]
+    turn = 0
+    # A text that is long from the beginning.
+    long = not first_positions(served.manifest.model, np.array([len(prompts[0])]))[0]
+    while live := [row for row, text in enumerate(texts) if len(text.tokens) < len(prompts[row])]:
+        sizes = [served.chunk - 5 * (row == turn % 3) for row in live]
+        starts = [len(texts[row].tokens) for row in live]
+        tokens = [
+            prompts[row][at : at + size] for row, at, size in zip(live, starts, sizes, strict=True)
+        ]
+        scores = served.feed([texts[row] for row in live], tokens, long=long)
+        for row, each in zip(live, scores, strict=True):
+            found[row].append(each)
+        turn += 1
+    same = True
+    for step in zip(*greedy, strict=True):
+        again = [Text(text.table, list(text.tokens)) for text in texts]
+        tokens = [[token] for token in step]
+        first, second = (served.feed(each, tokens, long=long) for each in (texts, again))
+        same = same and np.array_equal(first, second)
+    return np.stack([np.concatenate(each) for each in found]), same
 
 
 def has_experts(checkpoint: Path) -> bool:
@@ -96,100 +203,12 @@ def has_experts(checkpoint: Path) -> bool:
     return any(key in config for key in ("num_local_experts", "num_experts"))
 
 
-def first_position(model: ModelFacts, prompt: int, answer: int) -> int:
-    """Of texts of so many tokens. Those that outgrow short ones have to be computed again, which is a
-    scheduler's work: RuntimeError.
+def is_of_one_kind(model: ModelFacts, prompt: int, answer: int) -> bool:
+    """Whether its texts, of so many tokens, do not outgrow short ones on the way: those are computed
+    again, which is a scheduler's work.
     """
     begin, end = map(int, first_positions(model, np.array([prompt, prompt + answer])))
-    if begin != end:
-        raise RuntimeError("its texts outgrow short ones; leave it out")
-    return begin
-
-
-def built(
-    checkpoint: Path, precision: str, options: argparse.Namespace
-) -> tuple[bytes, Facts, ModelFacts]:
-    """The plan of a published engine, and what its manifest tells."""
-    spec = {
-        "target": "tensorrt",
-        "precision": precision,
-        "shapes": {"maxBatchSize": 4, "maxSequenceLength": LENGTH, "kvPageSize": PAGE},
-        "tensorrt": {
-            "computeCapability": "sm90",
-            "optimizationLevel": LEVEL,
-            "prefillChunk": 16,
-            "attention": options.attention,
-            "products": options.products,
-        },
-    }
-    with tempfile.TemporaryDirectory() as work:
-        path, manifest = Workshop(Path(work)).publish(checkpoint, **spec)
-        plan = (path / manifest.ranks[0].graph).read_bytes()
-    model = manifest.model
-    facts = Facts(model.layers, model.kv_heads, model.head_dim, model.vocab_size, PAGE)
-    return plan, facts, model
-
-
-def prefill(
-    executor: Executor, batch: list[Pages], prompts: list[list[int]], *, ragged: bool = True
-) -> Array:
-    """Chunks, until all are through; ragged ones: the sequences take turns at being short."""
-    done, found = [0] * len(batch), [[] for _ in batch]
-    turn = 0
-    while any(at < len(prompt) for at, prompt in zip(done, prompts, strict=True)):
-        short = turn % (len(batch) + 1)
-        sizes = [CHUNK - 5 * (ragged and row == short) for row in range(len(batch))]
-        live = [row for row, at in enumerate(done) if at < len(prompts[row])]
-        tokens = [prompts[row][done[row] : done[row] + sizes[row]] for row in live]
-        results = executor.step([batch[row] for row in live], tokens)
-        for row, fed, scores in zip(live, tokens, results, strict=True):
-            done[row] += len(fed)
-            found[row].append(scores)
-        turn += 1
-    return np.stack([np.concatenate(each) for each in found])
-
-
-def follow(
-    executor: Executor, batch: list[Pages], logits: Array, greedy: Array, lead: float
-) -> tuple[int, int, bool]:
-    """Follow the reference's tokens; how many of those that win clearly are also chosen here, and
-    whether a captured step gives what an eager one does.
-    """
-    scores, agreed, sure, same = logits[:, -1], 0, 0, True
-    for step in range(greedy.shape[1]):
-        for row in range(len(batch)):
-            best = np.sort(scores[row])[-2:]
-            if best[1] - best[0] > lead:
-                sure += 1
-                agreed += int(scores[row].argmax()) == greedy[row, step]
-        fed = [[int(token)] for token in greedy[:, step]]
-        again = [Pages(each.table, each.length, each.first) for each in batch]
-        scores = np.stack([item[-1] for item in executor.step(batch, fed)])
-        replayed = np.stack([item[-1] for item in executor.step(again, fed, graph=True)])
-        same = same and np.array_equal(scores, replayed)
-    return agreed, sure, same
-
-
-def is_alike(
-    executor: Executor, tables: list[list[int]], prompts: list[list[int]], count: int, first: int
-) -> str:
-    """Whether greedy tokens of a sequence alone are those in a batch of four."""
-
-    def greedy(rows: list[int]) -> list[list[int]]:
-        batch = [Pages(tables[row], first=first) for row in rows]
-        chosen = [prompts[row % len(prompts)] for row in rows]
-        scores = prefill(executor, batch, chosen, ragged=False)[:, -1]
-        tokens: list[list[int]] = [[] for _ in rows]
-        for _ in range(count):
-            for each, best in zip(tokens, scores.argmax(-1), strict=True):
-                each.append(int(best))
-            fed = [each[-1:] for each in tokens]
-            scores = np.stack([item[-1] for item in executor.step(batch, fed, graph=True)])
-        return tokens
-
-    together = greedy([0, 1, 2, 3])
-    alone = [greedy([row])[0] for row in range(4)]
-    return "the same" if together == alone else f"{alone} NOT"
+    return begin == end
 
 
 if __name__ == "__main__":

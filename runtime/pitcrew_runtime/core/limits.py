@@ -14,7 +14,7 @@ class Limits:
     max_running: int
     """Sequences in one batch."""
     max_step_tokens: int
-    """New tokens in one step; the longest prompt chunk."""
+    """New tokens in one step."""
     max_waiting: int
     """Requests that may wait beside the running ones."""
     max_sequence_length: int
@@ -27,6 +27,8 @@ class Limits:
     short_length: int = 0
     """Tokens of the longest text that the network computes otherwise than longer ones: a sequence
     that outgrows it is computed again from its first token. 0: all texts are computed alike."""
+    longest_row: int | None = None
+    """New tokens of one sequence in a step, of a prompt; None: all that a step has."""
     lookahead: int = 0
     """Tokens beyond the next one that a decoding sequence may be given in a step: speculation."""
 
@@ -34,6 +36,8 @@ class Limits:
         for name in ("max_running", "max_waiting", "page_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)}; at least 1 is needed")
+        if self.longest_row is not None and self.longest_row < 1:
+            raise ValueError(f"longest_row: {self.longest_row}; at least 1 is needed")
         if self.lookahead < 0:
             raise ValueError(f"lookahead: {self.lookahead}; 0 switches speculation off")
         if self.max_step_tokens <= self.max_running:

@@ -138,8 +138,9 @@ class Planner:
         return cost + self._roster.running <= self._pages.free or not self._roster.running
 
     def _chunk(self, draft: Draft, sequence: Sequence) -> None:
-        """A row of as many of its known tokens as the budget allows."""
-        count = min(sequence.remaining, draft.budget)
+        """A row of as many of its known tokens as the limits allow."""
+        longest = self._limits.longest_row or draft.budget
+        count = min(sequence.remaining, draft.budget, longest)
         draft.rows.append(next_row(sequence, count, self._pages.pages_of(sequence.id)))
         draft.sequences.append(sequence)
         draft.budget -= count

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pitcrew_runtime.core.batch import Row
 from pitcrew_runtime.core.executor import Chosen
 from pitcrew_runtime.core.request import Sampled
-from pitcrew_runtime.execution.sampler import Draw, sample
+from pitcrew_runtime.execution.sampler import Draw, NonFiniteLogits, sample
 
 
 def choose(rows: Sequence[Row], logits: NDArray[np.float32]) -> Sequence[Chosen]:
@@ -37,6 +37,29 @@ def choose(rows: Sequence[Row], logits: NDArray[np.float32]) -> Sequence[Chosen]
         going = [index for index in going if _right(rows[index], place, chosen[index])]
         place += 1
     return chosen
+
+
+def choose_likeliest(rows: Sequence[Row], best: NDArray[np.int64]) -> Sequence[Chosen]:
+    """The same for rows that `are_plain`, from the likeliest tokens [B, K], -1 where there is none.
+
+    Raises `NonFiniteLogits`.
+    """
+    chosen: list[list[Sampled]] = [[] for _ in rows]
+    for row, tokens, found in zip(rows, best.tolist(), chosen, strict=True):
+        if row.sampling is None:
+            continue
+        for place, token in enumerate(tokens):
+            if token < 0:
+                raise NonFiniteLogits("the network produced logits that are not finite")
+            found.append(Sampled(token))
+            if not _right(row, place, found):
+                break
+    return chosen
+
+
+def are_plain(rows: Sequence[Row]) -> bool:
+    """Whether the likeliest tokens are all that the rows' sampling asks for."""
+    return all(row.sampling is None or row.sampling.is_plain for row in rows)
 
 
 def _draw(row: Row, place: int) -> Draw | None:

@@ -1,7 +1,8 @@
 """Computes the rows of a step on a network: lays them side by side and picks what follows."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,11 +10,13 @@ from numpy.typing import NDArray
 from pitcrew_runtime.core.batch import Row, StepBatch
 from pitcrew_runtime.core.executor import Chosen, Work
 from pitcrew_runtime.core.request import Sampled
-from pitcrew_runtime.execution.choosing import choose
+from pitcrew_runtime.execution.choosing import are_plain, choose, choose_likeliest
 from pitcrew_runtime.execution.grouping import group
 from pitcrew_runtime.execution.network import Network
-from pitcrew_runtime.execution.packing import pack
-from pitcrew_runtime.execution.scoring import pieces, scores_of
+from pitcrew_runtime.execution.packing import Packed, pack
+from pitcrew_runtime.execution.scoring import TOGETHER, pieces, scores_of
+
+N = TypeVar("N", bound=np.generic)
 
 
 class NetworkExecutor:
@@ -49,29 +52,35 @@ class NetworkExecutor:
         for places in group([batch.rows[index] for index in plain]):
             indices = [plain[place] for place in places]
             rows = [batch.rows[index] for index in indices]
-            for index, chosen in zip(indices, choose(rows, self._run(rows)), strict=True):
+            for index, chosen in zip(indices, self._chosen(rows), strict=True):
                 results[index] = chosen
         for index, row in enumerate(batch.rows):
             if row.scores:
                 results[index] = self._score(row)
         return results
 
+    def _chosen(self, rows: Sequence[Row]) -> Sequence[Chosen]:
+        """What follows rows of one run."""
+        if are_plain(rows):
+            return choose_likeliest(rows, self._timed(self._network.likeliest, rows))
+        return choose(rows, self._timed(self._network.run, rows))
+
     def _score(self, row: Row) -> Chosen:
         """What follows a row whose tokens are scored, computed by itself."""
         found: list[Sampled] = []
-        for piece in pieces(row):
-            logits = self._run([piece])
+        for piece in pieces(row, min(TOGETHER, self._network.wanted)):
+            logits = self._timed(self._network.run, [piece])
             found += scores_of(piece, logits[0])
         return [*found, *choose([row], logits[:, -1:])[0]]
 
-    def _run(self, rows: Sequence[Row]) -> NDArray[np.float32]:
-        """Logits [B, K, vocabulary], as `pack` asks for them."""
+    def _timed(self, run: Callable[[Packed], NDArray[N]], rows: Sequence[Row]) -> NDArray[N]:
+        """What a run of the network gives, for the positions that `pack` asks for."""
         packed = pack(rows, self._network.page_size, self._short_first)
         begin = time.perf_counter()
-        logits = self._network.run(packed)
+        found = run(packed)
         self._work.seconds += time.perf_counter() - begin
         computed, wanted = packed.inputs["input_ids"].size, len(packed.take)
         self._work.runs += 1
         self._work.positions += computed
         self._work.padding += computed - wanted
-        return logits
+        return found

@@ -17,8 +17,15 @@ from pitcrew_runtime.execution.memory import resident_zeros
 
 Array = NDArray[Any]
 
-STORED_AS = {"float32": np.float32, "int8": np.int8, "float8_e4m3fn": np.int8}
-"""What an element lies in the pools as, by `manifest.GraphInterface.kv_dtype`."""
+STORED_AS = {
+    "float32": np.float32,
+    "float16": np.float16,
+    "bfloat16": np.uint16,
+    "int8": np.int8,
+    "float8_e4m3fn": np.int8,
+}
+"""What an element lies in the pools as, by `manifest.GraphInterface.kv_dtype`: bytes, where NumPy has no
+such type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +50,22 @@ class PoolShape:
     @property
     def nbytes(self) -> int:
         """Bytes of all pools."""
-        elements = self.pages * self.page_size * self.kv_heads * self.head_dim
-        return 2 * self.layers * elements * self.dtype.itemsize
+        return len(self.names) * self.pages * self.page_bytes
+
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of a page in one pool."""
+        return self.page_size * self.token_bytes
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of a token in one pool."""
+        return self.kv_heads * self.head_dim * self.dtype.itemsize
+
+    @property
+    def dims(self) -> tuple[int, int, int, int]:
+        """[pages, page, kv_heads, head_dim] of one pool."""
+        return self.pages, self.page_size, self.kv_heads, self.head_dim
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -61,9 +82,8 @@ class KVPool:
 
     def __init__(self, shape: PoolShape) -> None:
         self.shape = shape
-        dims = (shape.pages, shape.page_size, shape.kv_heads, shape.head_dim)
         try:
-            whole = resident_zeros((len(shape.names), *dims), shape.dtype)
+            whole = resident_zeros((len(shape.names), *shape.dims), shape.dtype)
         except MemoryError as error:
             raise NotEnoughMemory(
                 f"the KV pool ({shape.pages} pages) could not be allocated: lower --kv-memory"

@@ -2,9 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pitcrew_runtime.core.adapters import Adapter
 from pitcrew_runtime.execution.adapter_pool import AdapterPool
 from pitcrew_runtime.execution.kv_pool import KVPool, PoolShape
+from pitcrew_runtime.execution.packing import Packed
+from pitcrew_runtime.execution.sampler import likeliest
+from pitcrew_runtime.execution.scoring import TOGETHER
 
 
 class LocalNetwork:
@@ -26,6 +32,11 @@ class LocalNetwork:
         return self._shape.page_size
 
     @property
+    def wanted(self) -> int:
+        """See `Network`: as many as fit into memory comfortably."""
+        return TOGETHER
+
+    @property
     def fault(self) -> str | None:
         """A session can always be asked again."""
         return None
@@ -41,3 +52,11 @@ class LocalNetwork:
         """See `Network`."""
         if self._adapters is not None:
             self._adapters.hold(adapters)
+
+    def run(self, packed: Packed) -> NDArray[np.float32]:
+        """See `Network`."""
+        raise NotImplementedError
+
+    def likeliest(self, packed: Packed) -> NDArray[np.int64]:
+        """See `Network`."""
+        return likeliest(self.run(packed))

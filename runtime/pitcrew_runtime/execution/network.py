@@ -1,4 +1,5 @@
-"""The network of an engine, as an executor sees it: one session, or ranks in processes of their own."""
+"""The network of an engine, as an executor sees it: a session, a plan on a GPU, or ranks in processes of
+their own."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -24,6 +25,11 @@ class Network(Protocol):
         ...
 
     @property
+    def wanted(self) -> int:
+        """The most positions of a row whose logits one run gives."""
+        ...
+
+    @property
     def fault(self) -> str | None:
         """Why it will never compute anything again; None while it can."""
         ...
@@ -46,5 +52,11 @@ class Network(Protocol):
 
         Raises `ExecutorBroken` where nothing can be computed any more, and anything where only this
         could not be.
+        """
+        ...
+
+    def likeliest(self, packed: Packed) -> NDArray[np.int64]:
+        """The same, of which only the token of the best logit is told, the first of equal ones: [B, K];
+        -1 where the best logit is not finite. Raises as `run`.
         """
         ...

@@ -40,14 +40,21 @@ def sample(logits: Logits, draws: Sequence[Draw]) -> list[Sampled]:
 
     A row's token does not depend on the other rows. Log probabilities are of the logits as they are.
     """
-    best = logits.argmax(axis=-1)
-    # NaN wins every argmax, so the best logit of a row tells whether the row is sound.
-    if not np.isfinite(logits[np.arange(len(best)), best]).all():
-        raise NonFiniteLogits("the graph produced logits that are not finite")
+    best = likeliest(logits)
+    if (best < 0).any():
+        raise NonFiniteLogits("the network produced logits that are not finite")
     return [
         Sampled(token) if draw.sampling.is_plain else _pick(logits[row], token, draw)
         for row, (token, draw) in enumerate(zip(best.tolist(), draws, strict=True))
     ]
+
+
+def likeliest(logits: Logits) -> NDArray[np.int64]:
+    """The best token of each row of `logits` [..., vocabulary]; -1 where its logit is not finite."""
+    best = logits.argmax(axis=-1)
+    # NaN wins every argmax, so the best logit of a row tells whether the row is sound.
+    highest = np.take_along_axis(logits, best[..., None], axis=-1)[..., 0]
+    return np.where(np.isfinite(highest), best, -1)
 
 
 def uniform(seed: int, position: int) -> float:

@@ -18,10 +18,10 @@ TOGETHER = 64
 """Positions whose logits are in memory at once: 33 MB for a vocabulary of 128,000."""
 
 
-def pieces(row: Row) -> Iterator[Row]:
+def pieces(row: Row, together: int = TOGETHER) -> Iterator[Row]:
     """The row cut up; each asks for the logits of all its tokens, as if all but one were guesses."""
-    for begin in range(0, len(row.tokens), TOGETHER):
-        tokens = row.tokens[begin : begin + TOGETHER]
+    for begin in range(0, len(row.tokens), together):
+        tokens = row.tokens[begin : begin + together]
         yield replace(row, tokens=tokens, start=row.start + begin, drafts=len(tokens) - 1)
 
 
@@ -31,7 +31,7 @@ def scores_of(piece: Row, logits: NDArray[np.float32]) -> list[Sampled]:
     Raises `NonFiniteLogits`.
     """
     if not np.isfinite(logits.max(axis=-1)).all():
-        raise NonFiniteLogits("the graph produced logits that are not finite")
+        raise NonFiniteLogits("the network produced logits that are not finite")
     following = piece.history[piece.start + 1 : piece.start + 1 + piece.scores]
     wanted = piece.scored or 0
     return [score(logits[place], token, wanted) for place, token in enumerate(following)]

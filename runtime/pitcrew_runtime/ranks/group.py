@@ -21,6 +21,8 @@ from pitcrew_runtime.core.adapters import Adapter
 from pitcrew_runtime.core.executor import ExecutorBroken
 from pitcrew_runtime.errors import RankFailed
 from pitcrew_runtime.execution.packing import Packed, with_block_tables
+from pitcrew_runtime.execution.sampler import likeliest
+from pitcrew_runtime.execution.scoring import TOGETHER
 from pitcrew_runtime.ranks import wire
 from pitcrew_runtime.ranks.handshake import receive_words
 from pitcrew_runtime.ranks.launch import GroupShape, ending, start
@@ -82,6 +84,11 @@ class RankGroup:
         return self._shape.page_size
 
     @property
+    def wanted(self) -> int:
+        """See `Network`."""
+        return TOGETHER
+
+    @property
     def fault(self) -> str | None:
         """Which rank was lost, and how."""
         return self._fault
@@ -112,6 +119,10 @@ class RankGroup:
             answer.arrays["logits"] for answer in answers if "logits" in answer.arrays
         )
         return logits
+
+    def likeliest(self, packed: Packed) -> NDArray[np.int64]:
+        """See `Network`. Raises as `run`."""
+        return likeliest(self.run(packed))
 
     def close(self) -> None:
         """End all ranks and wait for them."""

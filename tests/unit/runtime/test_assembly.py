@@ -3,18 +3,12 @@ from pathlib import Path
 import pytest
 
 from pitcrew_builder.manifest import FileEntry, Manifest, ShortTexts
-from pitcrew_runtime.assembly import (
-    SMALL_ENGINE,
-    Tuning,
-    context_bytes,
-    decoding_threads,
-    limits_for,
-    pool_pages,
-    within_pool,
-)
+from pitcrew_runtime.assembly import Tuning, limits_for
 from pitcrew_runtime.drafting import check_draft
 from pitcrew_runtime.engine_directory import EngineDirectory
 from pitcrew_runtime.errors import InvalidOption, NotEnoughMemory
+from pitcrew_runtime.networks import SMALL_ENGINE, decoding_threads
+from pitcrew_runtime.sizing import context_bytes, pool_pages, within_pool
 from tests.unit.runtime.test_server import manifest as echo_manifest
 
 MANIFEST: Manifest = echo_manifest()

@@ -47,6 +47,17 @@ def test_a_prompt_is_not_cut_to_fill_up_a_step() -> None:
     assert rows == {1: (5, 1), 2: (0, 6)}
 
 
+def test_no_row_is_longer_than_it_may_be() -> None:
+    limits = replace(LIMITS, longest_row=3)
+    heart = scheduler(limits=limits)
+    engine = Engine(heart, EchoExecutor(32, 4))
+    engine.submit(request(1, prompt=7))
+    lengths = []
+    while not engine.idle:
+        lengths.append(engine.step(0.0).tokens)
+    assert lengths == [3, 3, 1, 1, 1, 1]
+
+
 @pytest.mark.parametrize(
     ("bad", "says"),
     [

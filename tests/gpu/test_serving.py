@@ -1,0 +1,92 @@
+"""`pitcrew-serve` of a plan on a GPU, as clients see it."""
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from pitcrew_builder.targets.trt.gpu import compute_capability
+from pitcrew_builder.targets.trt.library import TENSORRT
+from tests.integration.builder.plans import SAMPLE, Workshop
+from tests.integration.runtime.servers import Server, serving, token_ids, wait_until
+
+GPU = compute_capability()
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.filterwarnings("ignore:invalid escape sequence"),
+    pytest.mark.skipif(GPU is None, reason="no GPU"),
+    pytest.mark.skipif(
+        not any(map(find_spec, TENSORRT.modules)), reason="TensorRT is not installed"
+    ),
+]
+PROMPT = "And it came to pass, "
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    own = {"attention": "kernel", "products": "kernel", "optimizationLevel": 0}
+    path, _ = Workshop(tmp_path_factory.mktemp("plans")).publish(
+        SAMPLE,
+        target="tensorrt",
+        precision="fp16",
+        shapes={"maxBatchSize": 8, "maxSequenceLength": 512, "kvPageSize": 16},
+        tensorrt={"computeCapability": GPU, "prefillChunk": 64, **own},
+    )
+    return path
+
+
+@pytest.fixture(scope="module", params=[(), ("--speculative", "ngram")], ids=["plain", "ngram"])
+def server(
+    request: pytest.FixtureRequest, engine: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """Ready: its canary has been repeated."""
+    with serving(engine, tmp_path_factory.mktemp("server"), *request.param) as server:
+        yield server
+        assert server.terminate() == 0
+
+
+def test_a_stream_says_what_an_answer_says(server: Server) -> None:
+    asked = {"model": server.name, "prompt": PROMPT, "max_tokens": 80, "temperature": 0}
+    whole = server.client.completions.create(**asked)
+    pieces = [
+        chunk.choices[0].text
+        for chunk in server.client.completions.create(**asked, stream=True)
+        if chunk.choices
+    ]
+    assert len(pieces) > 10
+    assert "".join(pieces) == whole.choices[0].text
+
+
+def test_a_seed_repeats_its_text(server: Server) -> None:
+    asked = {"model": server.name, "prompt": PROMPT, "max_tokens": 40, "temperature": 0.9, "n": 3}
+    first, second = (
+        token_ids(
+            server.client.completions.create(**asked, seed=7, extra_body={"return_token_ids": True})
+        )
+        for _ in range(2)
+    )
+    assert first == second
+    assert len({tuple(each) for each in first}) > 1
+
+
+def test_log_probabilities_are_told(server: Server) -> None:
+    answer = server.client.completions.create(
+        model=server.name, prompt=PROMPT, max_tokens=4, logprobs=3, echo=True, temperature=0
+    )
+    told = answer.choices[0].logprobs
+    assert told is not None
+    assert told.token_logprobs is not None
+    assert all(value <= 0 for value in told.token_logprobs[1:])
+
+
+def test_who_leaves_leaves_no_pages(server: Server) -> None:
+    stream = server.client.completions.create(
+        model=server.name, prompt=PROMPT, max_tokens=480, temperature=0.8, stream=True
+    )
+    next(iter(stream))
+    stream.close()
+    wait_until(server.empty, "pages come back")
+    assert server.metric("pitcrew_network_runs_total") > 0
+    assert server.liveness() == ""
