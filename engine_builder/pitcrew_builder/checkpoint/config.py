@@ -15,7 +15,6 @@ class Envelope(Tolerant):
     """What decides whether and how the rest is read."""
 
     model_type: str = ""
-    architectures: tuple[str, ...] | None = None
     auto_map: dict[str, Any] | None = None
 
 
