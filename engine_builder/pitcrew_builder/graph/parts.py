@@ -17,6 +17,8 @@ class Part(StrEnum):
 
 
 _PARTS = (
+    # Rows are looked up wide; what is narrow under that name multiplies, as the LM head.
+    (r"embed_tokens\.weight/(codes|scales)$", Part.HEAD),
     (r"embed_tokens|\bwte\b|embedding", Part.EMBEDDING),
     (r"lm_head", Part.HEAD),
     (r"norm", Part.NORMS),

@@ -35,6 +35,9 @@ def explained(tmp_path: Path, run_build: Run) -> Explained:
     ("name", "part"),
     [
         ("model.embed_tokens.weight", Part.EMBEDDING),
+        ("model.embed_tokens.weight/bfloat16", Part.EMBEDDING),
+        ("model.embed_tokens.weight/codes", Part.HEAD),
+        ("model.embed_tokens.weight/scales", Part.HEAD),
         ("model.layers.3.self_attn.q_proj.weight", Part.ATTENTION),
         ("model.layers.3.self_attn.q_norm.weight", Part.NORMS),
         ("model.layers.3.mlp.gate_proj.weight+model.layers.3.mlp.up_proj.weight", Part.MLP),

@@ -8,10 +8,13 @@ import onnx
 import pytest
 from pydantic import ValidationError
 
+from pitcrew_builder.explain.summary import explain
+from pitcrew_builder.graph.parts import Part
 from pitcrew_builder.network import open_served
 from pitcrew_builder.proof.sequences import InContexts
 from pitcrew_builder.quantize.recipe import recipe_of
 from pitcrew_builder.spec import BuildSpec, WeightFormat
+from pitcrew_builder.store import Store
 from tests.unit.builder.engines import Engine
 
 SAMPLE = Path(__file__).parents[3] / "samples" / "models" / "tiny-kjv"
@@ -66,6 +69,17 @@ def test_a_tied_embedding_is_looked_up_wide_and_multiplied_narrow(
     vocabulary, width = narrow.manifest.model.vocab_size, narrow.manifest.model.hidden_size
     more = narrow.manifest.size_bytes - wide.manifest.size_bytes
     assert more == pytest.approx(vocabulary * (width + 4), rel=0.02)
+
+
+def test_what_multiplies_counts_as_head_and_what_is_looked_up_as_embedding(
+    narrow: Engine, wide: Engine
+) -> None:
+    (head,) = (m for m in narrow.manifest.quantization.matrices if m.name == EMBEDDING)
+    parts = [
+        explain(Store(each.path.parent), each.path.name).bytes_by_part for each in (narrow, wide)
+    ]
+    assert parts[0][Part.HEAD] == head.bytes_after
+    assert parts[0][Part.EMBEDDING] == parts[1][Part.EMBEDDING]
 
 
 @pytest.mark.parametrize("form", ["graph", "contiguous"])
