@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.conftest import devcluster
+from tests.e2e.conftest import Cluster, devcluster
+from tests.e2e.load import CLIENTS, Load, load
 
 Tool = Callable[..., Any]
 REPO = Path(__file__).resolve().parents[2]
@@ -136,3 +137,31 @@ def deployment(name: str, engine_name: str, **spec: object) -> dict[str, Any]:
             **spec,
         },
     }
+
+
+@contextmanager
+def served(
+    cluster: Cluster, kubectl: Tool, name: str, namespace: str, **spec: object
+) -> Iterator[str]:
+    """A namespace where two replicas of the sample engine `tiny` are to serve as `name`; gone after it."""
+    kubectl("create", "namespace", namespace)
+    cluster.volume("tiny", MODEL.parent, namespace)
+    apply(kubectl, namespace, engine("tiny", "tiny", MODEL.name))
+    apply(kubectl, namespace, deployment(name, "tiny", replicas=2, **spec))
+    yield namespace
+    kubectl("delete", "namespace", namespace, "--wait=false")
+
+
+@contextmanager
+def asked(
+    kubectl: Tool,
+    eventually: Tool,
+    namespace: str,
+    name: str,
+    seconds: float,
+    clients: int = CLIENTS,
+) -> Iterator[Load]:
+    """Clients of a deployment, who never stop asking once it is Ready."""
+    eventually(lambda: ready(kubectl, namespace, "llmdeployment", name), seconds=seconds)
+    with service(namespace, name) as url, load(url, MODEL.name, clients=clients) as client:
+        yield client

@@ -13,19 +13,16 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import Cluster, devcluster
-from tests.e2e.load import Load, load
+from tests.e2e.load import Load
 from tests.e2e.product import (
-    MODEL,
     Tool,
-    apply,
+    asked,
     condition,
-    deployment,
-    engine,
     fetched,
     patch,
     pods,
     ready,
-    service,
+    served,
     stalled,
     stored,
     weights,
@@ -39,20 +36,14 @@ PATIENCE = 300
 @pytest.fixture(scope="module")
 def space(cluster: Cluster, pitcrew: None, kubectl: Tool) -> Iterator[str]:
     """Two replicas of the sample engine."""
-    name = "e2e-bad-versions"
-    kubectl("create", "namespace", name)
-    cluster.volume("tiny", MODEL.parent, name)
-    apply(kubectl, name, engine("tiny", "tiny", MODEL.name))
     rollout = {"progressDeadlineSeconds": PATIENCE}
-    apply(kubectl, name, deployment(NAME, "tiny", replicas=2, rollout=rollout))
-    yield name
-    kubectl("delete", "namespace", name, "--wait=false")
+    with served(cluster, kubectl, NAME, "e2e-bad-versions", rollout=rollout) as name:
+        yield name
 
 
 @pytest.fixture(scope="module")
 def client(space: str, kubectl: Tool, eventually: Tool) -> Iterator[Load]:
-    eventually(lambda: ready(kubectl, space, "llmdeployment", NAME), seconds=PATIENCE)
-    with service(space, NAME) as url, load(url, MODEL.name) as client:
+    with asked(kubectl, eventually, space, NAME, PATIENCE) as client:
         yield client
 
 

@@ -8,11 +8,12 @@ from openai import OpenAI
 
 from tests.certificates import Authority
 from tests.e2e.conftest import Cluster, devcluster
-from tests.e2e.load import Load, load
+from tests.e2e.load import Load
 from tests.e2e.product import (
     MODEL,
     Tool,
     apply,
+    asked,
     deployment,
     engine,
     evict,
@@ -149,8 +150,7 @@ def client(group: str, space: str, kubectl: Tool, eventually: Tool) -> Iterator[
     """A client of two groups that never stops asking."""
     rollout = {"progressDeadlineSeconds": PATIENCE}
     patch(kubectl, space, "llmdeployment", group, replicas=2, rollout=rollout)
-    eventually(lambda: ready(kubectl, space, "llmdeployment", group), seconds=PATIENCE)
-    with service(space, group) as url, load(url, MODEL.name, clients=4) as client:
+    with asked(kubectl, eventually, space, group, PATIENCE, clients=4) as client:
         yield client
 
 

@@ -8,20 +8,17 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import Cluster
-from tests.e2e.load import Load, load
+from tests.e2e.load import Load
 from tests.e2e.product import (
-    MODEL,
     Tool,
-    apply,
+    asked,
     condition,
-    deployment,
-    engine,
     evict,
     fetched,
     patch,
     pods,
     ready,
-    service,
+    served,
     stalled,
 )
 
@@ -43,22 +40,13 @@ ROLLOUT: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def space(cluster: Cluster, pitcrew: None, kubectl: Tool) -> Iterator[str]:
     """Two replicas of the sample engine."""
-    name = "e2e-rollouts"
-    kubectl("create", "namespace", name)
-    cluster.volume("tiny", MODEL.parent, name)
-    for document in (
-        engine("tiny", "tiny", MODEL.name),
-        deployment(NAME, "tiny", replicas=2, rollout=ROLLOUT),
-    ):
-        apply(kubectl, name, document)
-    yield name
-    kubectl("delete", "namespace", name, "--wait=false")
+    with served(cluster, kubectl, NAME, "e2e-rollouts", rollout=ROLLOUT) as name:
+        yield name
 
 
 @pytest.fixture(scope="module")
 def client(space: str, kubectl: Tool, eventually: Tool) -> Iterator[Load]:
-    eventually(lambda: ready(kubectl, space, "llmdeployment", NAME), seconds=PATIENCE)
-    with service(space, NAME) as url, load(url, MODEL.name) as client:
+    with asked(kubectl, eventually, space, NAME, PATIENCE) as client:
         yield client
 
 
