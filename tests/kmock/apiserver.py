@@ -11,7 +11,7 @@ from typing import Any
 import kmock
 
 from pitcrew_operator.errors import Rejected, Unavailable
-from pitcrew_operator.kinds import EVENT, LEASE, NODE, WATCHED, Kind
+from pitcrew_operator.kinds import EVENT, JOB, LEASE, NODE, WATCHED, Kind
 from pitcrew_operator.views import meta_of
 from tests.property.operator.simulation import Object, SimulatedCluster
 
@@ -129,8 +129,17 @@ class ApiServer:
             if (LEASE, request.data["metadata"]["name"]) in self.cluster.objects:
                 raise kmock.KubernetesError(status=409, message="there is one")
             return self.cluster.create(LEASE, request.data)
+        assert request.params["fieldManager"] == "pitcrew"
+        if self._kind(request) is JOB:
+            return await self._made(request.data)
         await self.cluster.create_event(request.data)
         return dict(request.data)
+
+    async def _made(self, manifest: Object) -> dict[str, Any]:
+        try:
+            return dict(await self.cluster.apply(manifest))
+        except Unavailable as error:
+            raise kmock.KubernetesError(status=409, message=str(error)) from error
 
     async def _update(self, request: kmock.Request) -> dict[str, Any]:
         kind = self._kind(request)

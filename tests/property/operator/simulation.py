@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
-from pitcrew_operator.errors import Gone, Rejected, Unavailable
+from pitcrew_operator.errors import Conflict, Gone, Unavailable
 from pitcrew_operator.kinds import JOB, POD, SERVICE, WORKLOAD, Kind, Raw, kind_of
 from pitcrew_operator.views import COMPONENT_LABEL, JOB_NAME_LABEL, Meta
 
@@ -56,8 +56,8 @@ class SimulatedCluster:
             created = self.create(kind, manifest)
             self._collect(kind, created)
             return created
-        if kind is JOB and known["spec"]["template"] != manifest["spec"]["template"]:
-            raise Rejected(422, "spec.template: field is immutable")
+        if kind is JOB:
+            raise Conflict("409: there is one")
         merged = {
             key: known["metadata"].get(key, {}) | manifest["metadata"].get(key, {})
             for key in ("labels", "annotations")
