@@ -36,7 +36,7 @@ class Cluster(Protocol):
         """Objects by label selector, read live; of all namespaces for None."""
 
     async def apply(self, manifest: Raw) -> Raw:
-        """Server-side apply; the object as it is now. A Job is made anew, and a namesake is a Conflict."""
+        """Server-side apply; the object as it is now. A Job that is there already is left as it is."""
 
     async def apply_status(self, manifest: Raw) -> Raw:
         """Server-side apply of the status subresource. Raises Gone for a deleted object."""
@@ -100,12 +100,18 @@ class KubeCluster:
     async def apply(self, manifest: Raw) -> Raw:
         """See Cluster."""
         kind = kind_of(manifest)
-        if kind is JOB:
-            # Nobody could apply it again: its template is immutable. To make it takes the API server
-            # half as long.
-            path = kind.path(manifest["metadata"]["namespace"])
-            return await self._write("POST", kind, path, manifest, _AS_OURS)
-        return await self._apply(manifest, "")
+        return await (self._create(kind, manifest) if kind is JOB else self._apply(manifest, ""))
+
+    async def _create(self, kind: Kind, manifest: Raw) -> Raw:
+        """Cheaper than to apply what nobody could apply again: a Job's template is immutable."""
+        namespace, name = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
+        try:
+            return await self._write("POST", kind, kind.path(namespace), manifest, _AS_OURS)
+        except Conflict:
+            known = await self.get(kind, namespace, name)
+            if known is None:
+                raise
+            return known
 
     async def apply_status(self, manifest: Raw) -> Raw:
         """See Cluster."""

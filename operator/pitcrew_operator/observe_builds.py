@@ -16,7 +16,6 @@ from pitcrew_operator.manifests import store as stores
 from pitcrew_operator.manifests.builder_job import BUILD, COLLECT
 from pitcrew_operator.manifests.names import store_label
 from pitcrew_operator.order import Order
-from pitcrew_operator.plan.book import Book
 from pitcrew_operator.plan.building import Turn
 from pitcrew_operator.plan.course import Work
 from pitcrew_operator.plan.looking import look
@@ -40,7 +39,7 @@ async def see_work(
     jobs = [job for job in found if job.meta.is_owned_by(engine.meta.uid)]
     pods = await _pods(namespace, jobs, store, cluster)
     answer = _answer(order, jobs, pods, now) if order is not None else None
-    wanted = await _wanted(order, answer, jobs, store, cluster) if order and answer else None
+    wanted = _wanted(order, answer, jobs, store) if order and answer else None
     if wanted is not None:
         jobs.append(wanted)
         pods += await _pods(namespace, [wanted], store, cluster)
@@ -53,17 +52,14 @@ async def see_work(
     )
 
 
-async def _wanted(
-    order: Order, answer: Answer, jobs: list[Job], store: Store, cluster: Cluster
-) -> Job | None:
-    """The build Job that other engines made, or one that the watches have not told of yet."""
-    name, namespace = order.job_name(answer), order.engine.meta.namespace
+def _wanted(order: Order, answer: Answer, jobs: list[Job], store: Store) -> Job | None:
+    """The build Job that other engines made. One that the watches have not told of yet comes into view
+    when it is to be made, and is left as it is.
+    """
+    name = order.job_name(answer)
     if any(job.meta.name == name for job in jobs):
         return None
-    raw = store.get(JOB, namespace, name)
-    version = Book.of(order.engine.status).find(order.key(answer))
-    if raw is None and (version is None or version.phase is Phase.BUILDING):
-        raw = await cluster.get(JOB, namespace, name)
+    raw = store.get(JOB, order.engine.meta.namespace, name)
     return job_of(raw) if raw is not None else None
 
 

@@ -1,4 +1,4 @@
-"""What can wait while there is more to do: the first word about what is on its way, and tidying up.
+"""What can wait while there is more to do: the first word about what is on its way.
 
 When a thousand resources come at once, each word about one of them keeps the children of another
 waiting. So while many passes are under way, actions that can wait are put off, and resources whose

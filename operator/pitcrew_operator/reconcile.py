@@ -130,7 +130,7 @@ class Reconciler:
         decisions: list[str],
     ) -> float | None:
         """Perform; where the API server refuses a write, the user reads why in the conditions."""
-        deletes = any(isinstance(a, Delete) and not a.can_wait for a in actions)
+        deletes = any(isinstance(action, Delete) for action in actions)
         if deletes and not await self._is_newest(kind, meta):
             return _AT_ONCE
         try:

@@ -9,7 +9,7 @@ import asyncio
 import itertools
 from typing import Any
 
-from pitcrew_operator.kinds import POD
+from pitcrew_operator.kinds import NODE, POD
 from pitcrew_operator.manifests.builder_job import BUILD, RESOLVE
 from pitcrew_operator.views import COMPONENT_LABEL
 from tests.controlplane.api import MERGE, Admin, Object, Refused
@@ -17,6 +17,7 @@ from tests.property.operator.fake_builder import FakeBuilder
 
 _SELECTOR = "app.kubernetes.io/managed-by=pitcrew"
 _STARTED = "2026-11-01T12:00:00Z"
+_NODE = "simulated"
 
 
 class Kubelet:
@@ -31,12 +32,22 @@ class Kubelet:
 
     async def run(self) -> None:
         """Follow the pods until cancelled."""
+        await self._join()
         while True:
             async for change, pod in self._admin.watch(POD, None, _SELECTOR):
                 if change == "DELETED":
                     self._done.pop(pod["metadata"]["uid"], None)
                 elif (step := self._next(pod)) is not None:
                     self._begin(pod, step)
+
+    async def _join(self) -> None:
+        """The one node of all pods: what is said to be on none gets no EndpointSlice."""
+        node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": _NODE}}
+        try:
+            await self._admin.call("POST", NODE.path(None), node)
+        except Refused as error:
+            if error.status != 409:
+                raise
 
     def _next(self, pod: Object) -> str | None:
         """What to do with it; None where that was done already."""
@@ -59,7 +70,7 @@ class Kubelet:
             "apiVersion": "v1",
             "kind": "Binding",
             "metadata": {"name": name},
-            "target": {"apiVersion": "v1", "kind": "Node", "name": "simulated"},
+            "target": {"apiVersion": "v1", "kind": "Node", "name": _NODE},
         }
         path = POD.path(namespace, name)
         async with self._slots:

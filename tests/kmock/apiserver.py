@@ -131,15 +131,14 @@ class ApiServer:
             return self.cluster.create(LEASE, request.data)
         assert request.params["fieldManager"] == "pitcrew"
         if self._kind(request) is JOB:
-            return await self._made(request.data)
+            return await self._make(request.data)
         await self.cluster.create_event(request.data)
         return dict(request.data)
 
-    async def _made(self, manifest: Object) -> dict[str, Any]:
-        try:
-            return dict(await self.cluster.apply(manifest))
-        except Unavailable as error:
-            raise kmock.KubernetesError(status=409, message=str(error)) from error
+    async def _make(self, job: Object) -> dict[str, Any]:
+        if (JOB, job["metadata"]["name"]) in self.cluster.objects:
+            raise kmock.KubernetesError(status=409, message="there is one")
+        return dict(await self.cluster.apply(job))
 
     async def _update(self, request: kmock.Request) -> dict[str, Any]:
         kind = self._kind(request)

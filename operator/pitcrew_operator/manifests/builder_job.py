@@ -25,10 +25,12 @@ class Frame:
     """The first reference to an owner."""
     labels: Mapping[str, str] = field(default_factory=dict)
     suspended: bool = False
+    kept_seconds: int | None = None
+    """After its end, until the cluster removes it; None: until the operator does."""
 
 
 def job(frame: Frame) -> dict[str, Any]:
-    """The Job. It owns no lifetime of its own: the operator deletes it when it is of no more use."""
+    """The Job."""
     meta = frame.task.engine.meta
     own = {names.ENGINE_LABEL: meta.name, **frame.labels}
     labels = names.labels(frame.component, meta.name, own)
@@ -43,6 +45,11 @@ def job(frame: Frame) -> dict[str, Any]:
         },
         "spec": {
             **({"suspend": True} if frame.suspended else {}),
+            **(
+                {}
+                if frame.kept_seconds is None
+                else {"ttlSecondsAfterFinished": frame.kept_seconds}
+            ),
             "backoffLimit": BACKOFF_LIMIT,
             "activeDeadlineSeconds": frame.task.engine.spec.build.active_deadline_seconds,
             "podFailurePolicy": _FAILURE_POLICY,

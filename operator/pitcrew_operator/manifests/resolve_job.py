@@ -2,6 +2,8 @@
 
 A Job rather than a request of the operator's own: it needs the repository's token, the volume and
 the builder's versions, and the operator may read no Secret. It takes no GPU and no engine store.
+Once its answer is recorded it is of no more use, and the cluster itself removes it after a while. Where
+that comes before anybody has read it, it is asked again.
 """
 
 from typing import Any, Final
@@ -10,6 +12,7 @@ from pitcrew_operator.manifests import builder_job
 from pitcrew_operator.manifests.builder_pod import Task
 from pitcrew_operator.order import Order
 
+_KEPT_SECONDS: Final = 300
 _RESOURCES: Final = {
     "requests": {"cpu": "100m", "memory": "256Mi"},
     "limits": {"memory": "1Gi"},
@@ -31,6 +34,7 @@ def resolve_job(order: Order) -> dict[str, Any]:
             component=builder_job.RESOLVE,
             task=task,
             owner=builder_job.own_reference(task),
+            kept_seconds=_KEPT_SECONDS,
         )
     )
 

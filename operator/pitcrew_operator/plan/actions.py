@@ -54,7 +54,7 @@ class Delete:
     namespace: str
     name: str
     uid: str
-    can_wait: bool = False
+    can_wait: ClassVar[bool] = False
 
     @property
     def decision(self) -> str:

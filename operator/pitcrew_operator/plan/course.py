@@ -32,7 +32,7 @@ class Work:
     """Newest progress by Job name."""
     turn: Turn = field(default_factory=Turn)
     sought: str | None = None
-    """The build Job that was looked for, live where the view lacks it."""
+    """The build Job that was looked for."""
 
     def job(self, name: str) -> Job | None:
         """The Job of that name."""
@@ -145,9 +145,8 @@ def sweep(order: Order, book: Book, jobs: Sequence[Job], now: datetime) -> tuple
     for job in jobs:
         if job.meta.deleting or not job.meta.is_owned_by(order.engine.meta.uid):
             continue
-        if job.component == RESOLVE and (job.meta.name != order.look_name or job.meta.uid == read):
-            is_read = job.meta.uid == read
-            actions.append(Delete(JOB, job.meta.namespace, job.meta.name, job.meta.uid, is_read))
+        if job.component == RESOLVE and job.meta.name != order.look_name and job.meta.uid != read:
+            actions.append(Delete(JOB, job.meta.namespace, job.meta.name, job.meta.uid))
         elif job.component == BUILD:
             actions += _swept(order, book, job, now)
     return tuple(actions)

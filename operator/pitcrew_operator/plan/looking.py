@@ -52,8 +52,9 @@ def look(order: Order, jobs: Sequence[Job], pods: Sequence[Pod], now: datetime) 
     job = next((job for job in jobs if job.meta.name == order.look_name), None)
     if job is None:
         return _begin(order, answer)
-    is_read = recorded is not None and recorded.job_uid == job.meta.uid
-    if is_read or job.meta.deleting or not job.ended:
+    if recorded is not None and recorded.job_uid == job.meta.uid and not job.meta.deleting:
+        return _make_room(order, answer, job)
+    if job.meta.deleting or not job.ended:
         return Look(answer, None if answer else _going(order, job, pods))
     return _ended(order, known, job, pods, now)
 
@@ -92,6 +93,12 @@ def _begin(order: Order, answer: Answer | None) -> Look:
         return Look(answer, None if answer else absent, again)
     told = None if answer else _asks(order)
     return Look(answer, told, (Apply(resolve_job(order)),))
+
+
+def _make_room(order: Order, answer: Answer | None, job: Job) -> Look:
+    """The Job of the look before this one still bears its name."""
+    gone = Delete(JOB, job.meta.namespace, job.meta.name, job.meta.uid)
+    return Look(answer, None if answer else _asks(order), (gone,))
 
 
 def _asks(order: Order) -> Situation:

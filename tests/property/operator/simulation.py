@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
-from pitcrew_operator.errors import Conflict, Gone, Unavailable
+from pitcrew_operator.errors import Gone, Unavailable
 from pitcrew_operator.kinds import JOB, POD, SERVICE, WORKLOAD, Kind, Raw, kind_of
 from pitcrew_operator.views import COMPONENT_LABEL, JOB_NAME_LABEL, Meta
 
@@ -57,7 +57,7 @@ class SimulatedCluster:
             self._collect(kind, created)
             return created
         if kind is JOB:
-            raise Conflict("409: there is one")
+            return _copy(known)
         merged = {
             key: known["metadata"].get(key, {}) | manifest["metadata"].get(key, {})
             for key in ("labels", "annotations")
@@ -125,6 +125,8 @@ class SimulatedCluster:
         found["metadata"]["resourceVersion"] = str(next(self._numbers))
         self._tell("DELETED", kind, found)
         for child_kind, child in list(self.objects):
+            if (child_kind, child) not in self.objects:
+                continue  # it went with a child before it
             owners = self.objects[child_kind, child]["metadata"].get("ownerReferences", ())
             left = [owner for owner in owners if owner["uid"] != found["metadata"]["uid"]]
             if len(left) == len(owners):

@@ -173,14 +173,25 @@ def test_sources_are_looked_at_before_anything_is_built() -> None:
     assert not status_of(actions).versions
 
 
-def test_the_answer_is_recorded_and_its_job_goes_afterwards() -> None:
+def test_the_answer_is_recorded_and_the_cluster_removes_its_job() -> None:
     subject = looked()
     resolution = subject.status.resolution
     assert resolution is not None
     assert resolution.answer == answer()
     read = job(look_name(subject), "Complete", component="resolve")
     actions = plan(subject, seen_jobs(read))
+    assert not of_type(actions, Delete)
+
+
+def test_the_job_of_the_last_look_makes_room_for_the_next() -> None:
+    subject = looked({"rebuildPolicy": {"pollSeconds": 60}})
+    read = job(look_name(subject), "Complete", component="resolve")
+    later = NOW + timedelta(minutes=2)
+    actions = plan_engine(subject, seen_jobs(read), later, CONFIG)
     assert [gone.name for gone in of_type(actions, Delete)] == [look_name(subject)]
+    asked = of_type(plan_engine(subject, seen_jobs(), later, CONFIG), Apply)[0]
+    assert asked.manifest["metadata"]["name"] == look_name(subject)
+    assert asked.manifest["spec"]["ttlSecondsAfterFinished"] > 0
 
 
 LOOKS: list[tuple[str, str, dict[str, Any] | None, Health, str]] = [

@@ -188,7 +188,6 @@ async def test_in_a_crowd_children_come_first_and_words_later() -> None:
     assert bench.heard == {ENGINE_KEY, DEPLOYMENT_KEY}
     for key in (ENGINE_KEY, DEPLOYMENT_KEY):
         await bench.reconcile(key)
-    assert bench.cluster.jobs("resolve") == []
     assert bench.ready(DEPLOYMENT_KEY)[1] == reasons.ENGINE_NOT_READY
 
 
@@ -268,7 +267,7 @@ async def test_a_build_that_a_stale_status_does_not_tell_of_is_left_alone() -> N
     stale = await bench.cluster.get(ENGINE, NAMESPACE, "tiny")
     assert stale is not None
     await bench.begin_build()
-    assert [len(bench.cluster.jobs(each)) for each in ("build", "resolve")] == [1, 0]
+    assert len(bench.cluster.jobs("build")) == 1
     behind = Bench(bench.cluster)
     behind.store.put(ENGINE, stale)
     for kind in WATCHED:
