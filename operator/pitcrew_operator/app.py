@@ -32,6 +32,7 @@ from pitcrew_operator.listing import Listings
 from pitcrew_operator.metrics import Metrics
 from pitcrew_operator.patience import Patience
 from pitcrew_operator.reconcile import Key, Reconciler, utc_now
+from pitcrew_operator.recorder import Recorder
 from pitcrew_operator.store import Store
 from pitcrew_operator.streams import Streams
 from pitcrew_operator.transport import Transport
@@ -70,6 +71,7 @@ class Operator:
         self.asker = PodAsker(http, SecretKeys(cluster.get), self._answered)
         self.gpus = GpuUsage(cluster, http, config, self._measured)
         self.patience = Patience[Key](_BUSY * config.workers, self._again)
+        self.recorder = Recorder(cluster, lambda: self.patience.is_busy)
         reconciler = Reconciler(
             cluster,
             self._store,
@@ -78,6 +80,7 @@ class Operator:
             self.asker,
             gpus=lambda: self.gpus.usage,
             patience=self.patience,
+            record=self.recorder.record,
         )
         self._queue: WorkQueue[Key] = WorkQueue(reconciler.reconcile, metrics.queue_seconds.observe)
         metrics.queue_depth.set_function(lambda: self._queue.depth)
@@ -201,6 +204,7 @@ async def run(
             operator.follow_others(watching),
             operator.gpus.run(),
             operator.patience.run(),
+            operator.recorder.run(),
         )
         for work in works:
             await stack.enter_async_context(_going(work, stop))

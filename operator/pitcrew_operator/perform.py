@@ -3,12 +3,12 @@
 import hashlib
 import logging
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from pitcrew_operator.api.common import API_VERSION
 from pitcrew_operator.cluster import Cluster
-from pitcrew_operator.errors import ClusterError, Gone
+from pitcrew_operator.errors import Gone
 from pitcrew_operator.kinds import EVENT, Kind, Raw, kind_of
 from pitcrew_operator.plan.actions import (
     Action,
@@ -30,7 +30,11 @@ logger = logging.getLogger(__name__)
 
 
 async def perform(
-    actions: Sequence[Action], cluster: Cluster, store: Store, ask: Callable[[Ask], None]
+    actions: Sequence[Action],
+    cluster: Cluster,
+    store: Store,
+    ask: Callable[[Ask], None],
+    record: Callable[[Raw], Awaitable[None]],
 ) -> float | None:
     """Carry the actions out in order; the least requeue time is returned, if any was asked.
 
@@ -48,7 +52,7 @@ async def perform(
             case WriteStatus():
                 await _write_status(action, cluster, store)
             case Emit():
-                await _emit(action, cluster)
+                await _emit(action, record)
             case Ask():
                 ask(action)
             case Requeue():
@@ -81,15 +85,11 @@ async def _write_status(action: WriteStatus, cluster: Cluster, store: Store) -> 
         logger.debug("%s %s is gone", action.kind.kind, action.meta.name)
 
 
-async def _emit(action: Emit, cluster: Cluster) -> None:
-    """Events are courtesy: one that cannot be written is logged and never repeated."""
+async def _emit(action: Emit, record: Callable[[Raw], Awaitable[None]]) -> None:
     text = "%s %s/%s: %s: %s"
     meta = action.meta
     logger.info(text, action.kind.kind, meta.namespace, meta.name, action.reason, action.message)
-    try:
-        await cluster.create_event(event_manifest(action))
-    except ClusterError as error:
-        logger.warning("cannot record an event: %s", error)
+    await record(event_manifest(action))
 
 
 def event_manifest(action: Emit) -> Raw:

@@ -1,8 +1,9 @@
 """Observe, plan, perform: one pass over one resource. May be repeated at any moment."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final, NamedTuple, TypeVar
 
 from pitcrew_operator.ask.asker import Asker
@@ -22,6 +23,7 @@ from pitcrew_operator.plan.actions import Action, Ask, Delete
 from pitcrew_operator.plan.deployment import plan_deployment
 from pitcrew_operator.plan.engine import plan_engine
 from pitcrew_operator.plan.problem import OwnStatus
+from pitcrew_operator.recorder import record_now
 from pitcrew_operator.store import Store
 from pitcrew_operator.telemetry import count_builds, decisions_of, watched_pass
 from pitcrew_operator.views import InvalidResource, Meta, deployment_of, engine_of
@@ -61,10 +63,12 @@ class Reconciler:
         now: Callable[[], datetime] = utc_now,
         gpus: Callable[[], Mapping[PodName, Sequence[float]]] = dict,
         patience: Patience[Key] | None = None,
+        record: Callable[[Raw], Awaitable[None]] | None = None,
     ) -> None:
         self._patience = patience or Patience(math.inf, lambda key: None)
         self._cluster, self._store, self._config = cluster, store, config
         self._asker, self._gpus = asker, gpus
+        self._record = record or partial(record_now, cluster)
         self._metrics, self._now = metrics, now
         self._readers = Readers(
             LogTails(cluster, config.log_poll_seconds, now), ConfigMaps(cluster, now)
@@ -163,7 +167,7 @@ class Reconciler:
 
     async def _perform(self, actions: list[Action], decisions: list[str]) -> float | None:
         decisions += decisions_of(actions)
-        return await perform(actions, self._cluster, self._store, self._ask)
+        return await perform(actions, self._cluster, self._store, self._ask, self._record)
 
     def _ask(self, action: Ask) -> None:
         meta = action.meta
