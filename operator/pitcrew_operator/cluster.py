@@ -23,11 +23,24 @@ _MERGE: Final = {"Content-Type": "application/merge-patch+json"}
 _AS_OURS: Final = {"fieldManager": MANAGER, "fieldValidation": "Ignore"}
 
 
+Known = Callable[[Raw], Raw]
+
+
+def as_it_is(raw: Raw) -> Raw:
+    """Where nothing is known of any object."""
+    return raw
+
+
 class Cluster(Protocol):
     """What reconciliation needs of a cluster. Every method may raise a ClusterError."""
 
-    async def list_all(self, kind: Kind, namespace: str | None) -> tuple[list[Raw], str]:
-        """Every object of the kind that concerns us, and the list's resource version."""
+    async def list_all(
+        self, kind: Kind, namespace: str | None, known: Known = as_it_is
+    ) -> tuple[list[Raw], str]:
+        """Every object of the kind that concerns us, and the list's resource version.
+
+        `known` gives what is held of an object already, so that thousands are not held twice meanwhile.
+        """
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Raw | None:
         """One object, read live; None where there is none."""
@@ -66,7 +79,9 @@ class KubeCluster:
     ) -> None:
         self._transport, self._permitted = transport, permitted
 
-    async def list_all(self, kind: Kind, namespace: str | None) -> tuple[list[Raw], str]:
+    async def list_all(
+        self, kind: Kind, namespace: str | None, known: Known = as_it_is
+    ) -> tuple[list[Raw], str]:
         """See Cluster."""
         items: list[Raw] = []
         first = {"limit": str(_PAGE)} | ({"labelSelector": kind.selector} if kind.selector else {})
@@ -79,7 +94,7 @@ class KubeCluster:
                     raise
                 items, query = [], first  # the pages before this one are too old to go on from
                 continue
-            items += [_typed(kind, item) for item in page.get("items") or ()]
+            items += [known(_typed(kind, item)) for item in page.get("items") or ()]
             metadata = page.get("metadata") or {}
             if not metadata.get("continue"):
                 return items, metadata.get("resourceVersion") or ""

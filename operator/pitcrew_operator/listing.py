@@ -7,6 +7,7 @@ deleted meanwhile. A listing does, because the view forgets what a newer listing
 import asyncio
 import logging
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Final
 
 from pitcrew_operator.cluster import Cluster
@@ -66,7 +67,8 @@ class Listings:
 
         Raises ClusterError.
         """
-        items, version = await self._cluster.list_all(kind, namespace)
+        known = partial(self._store.known, kind)
+        items, version = await self._cluster.list_all(kind, namespace, known)
         self._store.replace(kind, items, version, namespace)
         self._metrics.objects.labels(kind.kind).set(self._store.count(kind))
         self._versions[kind, namespace] = version

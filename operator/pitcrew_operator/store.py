@@ -32,6 +32,11 @@ class Store:
         """One object."""
         return self._objects[kind].get((namespace, name))
 
+    def known(self, kind: Kind, raw: Raw) -> Raw:
+        """What is held of this very version of an object, else the object itself."""
+        held = self.get(kind, *_key(raw))
+        return held if held is not None and _version(held) == _version(raw) else raw
+
     def all(self, kind: Kind) -> Iterator[Raw]:
         """Every object of a kind."""
         return iter(tuple(self._objects[kind].values()))
@@ -148,6 +153,10 @@ _NAMED: Final = (
 
 def _key(raw: Raw) -> tuple[str, str]:
     return raw["metadata"].get("namespace") or "", raw["metadata"]["name"]
+
+
+def _version(raw: Raw) -> tuple[str | None, str | None]:
+    return raw["metadata"].get("uid"), raw["metadata"].get("resourceVersion")
 
 
 def _is_newer(raw: Raw, known: Raw) -> bool:

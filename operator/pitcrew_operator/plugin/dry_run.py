@@ -10,6 +10,7 @@ from datetime import datetime
 
 from pitcrew_builder.manifest import size_text
 from pitcrew_operator.ask.asker import SilentAsker
+from pitcrew_operator.cluster import Known, as_it_is
 from pitcrew_operator.config import PREFIX, Config
 from pitcrew_operator.kinds import DEPLOYMENT, ENGINE, NODE, OPTIONAL, Kind, Raw, kind_of
 from pitcrew_operator.metrics import Metrics
@@ -31,7 +32,9 @@ class DryCluster:
     told: list[str] = field(default_factory=list)
     """Situations that the status would tell."""
 
-    async def list_all(self, kind: Kind, namespace: str | None) -> tuple[list[Raw], str]:
+    async def list_all(
+        self, kind: Kind, namespace: str | None, known: Known = as_it_is
+    ) -> tuple[list[Raw], str]:
         """See Cluster."""
         return self.kubectl.list(kind, kind.selector), "0"
 

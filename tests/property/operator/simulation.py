@@ -11,6 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
+from pitcrew_operator.cluster import Known, as_it_is
 from pitcrew_operator.errors import Gone, Unavailable
 from pitcrew_operator.kinds import JOB, POD, SERVICE, WORKLOAD, Kind, Raw, kind_of
 from pitcrew_operator.views import COMPONENT_LABEL, JOB_NAME_LABEL, Meta
@@ -36,9 +37,11 @@ class SimulatedCluster:
 
     # What the operator uses.
 
-    async def list_all(self, kind: Kind, namespace: str | None) -> tuple[list[Raw], str]:
+    async def list_all(
+        self, kind: Kind, namespace: str | None, known: Known = as_it_is
+    ) -> tuple[list[Raw], str]:
         found = [_copy(o) for (k, _), o in self.objects.items() if k is kind]
-        return list(found), str(next(self._numbers))
+        return [known(raw) for raw in found], str(next(self._numbers))
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Raw | None:
         return _copy(self.objects.get((kind, name)))

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
+from pitcrew_operator.cluster import Known, as_it_is
 from pitcrew_operator.errors import ClusterError, Gone, Rejected, Unavailable
 from pitcrew_operator.kinds import LEADER_WORKER_SET, WATCHED, Kind, Raw
 from pitcrew_operator.latecomers import Latecomers
@@ -19,11 +20,13 @@ class Changing(SimulatedCluster):
         super().__init__()
         self.ends = list(ends)
 
-    async def list_all(self, kind: Kind, namespace: str | None) -> tuple[list[Raw], str]:
+    async def list_all(
+        self, kind: Kind, namespace: str | None, known: Known = as_it_is
+    ) -> tuple[list[Raw], str]:
         end = self.ends.pop(0)
         if end is not None:
             raise end
-        return await super().list_all(kind, namespace)
+        return await super().list_all(kind, namespace, known)
 
 
 def looked(*ends: ClusterError | None) -> tuple[list[bool], int]:

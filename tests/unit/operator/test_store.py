@@ -99,6 +99,13 @@ def test_listing_of_one_namespace_leaves_the_others(heard: Heard) -> None:
     assert heard.store.count(JOB) == 1
 
 
+def test_what_is_held_already_stands_for_its_equals(heard: Heard) -> None:
+    heard.store.put(JOB, job("a", 5))
+    assert heard.store.known(JOB, job("a", 5)) is heard.store.get(JOB, NAMESPACE, "a")
+    for other in (job("a", 6), job("a", 5, uid="other"), job("b", 5)):
+        assert heard.store.known(JOB, other) is other
+
+
 def owned(raw: Raw, *engines: str) -> Raw:
     """A Job that belongs to these LLMEngines."""
     owners = [{"kind": "LLMEngine", "name": name, "uid": f"uid-{name}"} for name in engines]
