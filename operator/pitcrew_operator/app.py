@@ -43,6 +43,7 @@ from pitcrew_operator.workqueue import WorkQueue
 _LEASE_CONNECTIONS: Final = 2
 _UNLIMITED: Final = 0
 _GRACE_SECONDS: Final = 3.0
+_EVENT_SECONDS: Final = 1.0
 _WATCH_AGAIN_SECONDS: Final = 1.0
 _BUSY: Final = 0.25
 """Share of the workers that have something to do, from which on some actions wait."""
@@ -106,6 +107,7 @@ class Operator:
         self.leads = False
         self._metrics.leader.set(0)
         await self._queue.close(_GRACE_SECONDS)
+        await self.recorder.end(_EVENT_SECONDS)
 
     async def follow(self) -> None:
         """See Listings.follow."""

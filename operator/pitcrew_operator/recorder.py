@@ -1,10 +1,11 @@
 """Events are written when there is time, and nothing waits for them.
 
 They are courtesy: whatever they tell stands in the conditions too. So none is written twice, one that cannot
-be written is logged, and those that still wait when the process ends are lost.
+be written is logged, and those that still wait when a process is killed are lost.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -55,6 +56,14 @@ class Recorder:
         """Those that there is time for, the oldest first."""
         while self._waiting and self._has_time():
             await record_now(self._cluster, self._waiting.popleft()[1])
+
+    async def end(self, seconds: float) -> None:
+        """Write what waits for as long as that takes, or so many seconds; drop the rest."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._waiting:
+                    await record_now(self._cluster, self._waiting.popleft()[1])
+        self._waiting.clear()
 
     def _has_time(self) -> bool:
         return not self._is_busy() or self._clock() - self._waiting[0][0] >= LONGEST_SECONDS

@@ -49,6 +49,26 @@ async def test_events_wait_while_there_is_much_to_do_and_for_a_minute_at_most() 
     assert desk.told == ["Building", "Ready"]
 
 
+async def test_what_waits_at_the_end_is_written_without_waiting_for_time() -> None:
+    desk = Desk()
+    desk.is_busy = True
+    await desk.tell("Building", "Ready")
+    await desk.recorder.end(5.0)
+    assert desk.told == ["Building", "Ready"]
+
+
+async def test_an_end_takes_no_longer_than_it_may() -> None:
+    class Silent(SimulatedCluster):
+        async def create_event(self, event: Raw) -> None:
+            await asyncio.Event().wait()
+
+    desk = Desk(Silent())
+    await desk.tell("Building", "Ready")
+    await desk.recorder.end(0.01)
+    await desk.recorder.write()
+    assert desk.told == []
+
+
 async def test_an_event_that_cannot_be_written_keeps_no_other_waiting() -> None:
     class Away(SimulatedCluster):
         async def create_event(self, event: Raw) -> None:
