@@ -45,6 +45,7 @@ _UNLIMITED: Final = 0
 _GRACE_SECONDS: Final = 3.0
 _EVENT_SECONDS: Final = 1.0
 _WATCH_AGAIN_SECONDS: Final = 1.0
+_TOGETHER_SECONDS: Final = 0.3
 _BUSY: Final = 0.25
 """Share of the workers that have something to do, from which on some actions wait."""
 
@@ -157,8 +158,10 @@ class Operator:
         self.problem = problem
 
     def _changed(self, kind: Kind, raw: Raw) -> None:
+        # Where there is much to do, what comes together of one resource is looked at in one pass.
+        seconds = _TOGETHER_SECONDS if self.patience.is_busy else 0.0
         for key in concerned(kind, raw, self._store, self._config):
-            self._queue.add(key)
+            self._queue.add_after(key, seconds)
 
     def _again(self, key: Key) -> None:
         self._queue.add(key)

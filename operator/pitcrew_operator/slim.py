@@ -11,7 +11,8 @@ from typing import Final
 from pitcrew_operator.kinds import CLAIM, JOB, LEADER_WORKER_SET, NODE, POD, WORKLOAD, Kind, Raw
 
 _ENDS: Final = ("Complete", "Failed")
-_POD_CONDITIONS: Final = ("Ready", "PodScheduled")
+_POD_CONDITIONS: Final = (("Ready", "True"), ("PodScheduled", "False"))
+"""What conditions of pods tell: any other status of theirs means the same as none."""
 
 
 def slim(kind: Kind, raw: Raw) -> Raw:
@@ -55,7 +56,8 @@ def _pod(raw: Raw) -> Raw:
     spec, status = raw.get("spec") or {}, raw.get("status") or {}
     containers = [_pick(each, "name", "image") for each in spec.get("containers") or ()]
     steps = [_pick(s, "name", "restartPolicy") for s in spec.get("initContainers") or ()]
-    told = [c for c in status.get("conditions") or () if c.get("type") in _POD_CONDITIONS]
+    conditions = status.get("conditions") or ()
+    told = [c for c in conditions if (c.get("type"), c.get("status")) in _POD_CONDITIONS]
     kept = _pick(status, "podIP", "containerStatuses", "initContainerStatuses")
     return {
         **raw,

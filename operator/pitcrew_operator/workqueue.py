@@ -64,6 +64,9 @@ class WorkQueue(Generic[K]):
 
     def add_after(self, key: K, seconds: float) -> None:
         """Have the key worked on in so many seconds, or earlier where that was asked before."""
+        if seconds <= 0:
+            self.add(key)
+            return
         loop = asyncio.get_running_loop()
         due, timer = loop.time() + seconds, self._timers.get(key)
         if timer is not None:

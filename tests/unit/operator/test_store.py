@@ -125,12 +125,15 @@ def test_a_node_that_only_reports_is_no_news(heard: Heard) -> None:
     assert heard.names == ["n", "n"]
 
 
+BOUND = {"type": "PodScheduled", "status": "True"}
+
+
 @pytest.mark.parametrize(
     ("kind", "before", "after"),
     [
         (JOB, {"status": {}}, {"status": {"active": 1, "uncountedTerminatedPods": {}}}),
         (JOB, {"status": {}}, {"status": {"conditions": [{"type": "SuccessCriteriaMet"}]}}),
-        (POD, {"spec": {}}, {"spec": {"nodeName": "n"}, "status": {"startTime": "then"}}),
+        (POD, {"spec": {}}, {"spec": {"nodeName": "n"}, "status": {"conditions": [BOUND]}}),
         (WORKLOAD, {"status": {}}, {"status": {"conditions": [{"type": "Progressing"}]}}),
     ],
     ids=["active job", "job about to complete", "bound pod", "progressing workload"],
@@ -150,6 +153,7 @@ def test_what_is_never_read_is_no_news(heard: Heard, kind: Kind, before: Raw, af
         (JOB, {"status": {"conditions": [{"type": "Complete", "status": "True"}]}}),
         (JOB, {"spec": {"suspend": True}}),
         (POD, {"status": {"conditions": [{"type": "Ready", "status": "True"}]}}),
+        (POD, {"status": {"conditions": [{"type": "PodScheduled", "status": "False"}]}}),
         (POD, {"status": {"containerStatuses": [{"name": "c", "restartCount": 1}]}}),
         (WORKLOAD, {"status": {"availableReplicas": 1}}),
         (WORKLOAD, {"spec": {"replicas": 2}}),

@@ -114,6 +114,22 @@ async def test_asked_patience_is_kept() -> None:
     assert tries[1] - tries[0] == pytest.approx(20)
 
 
+async def test_what_comes_within_a_delay_is_worked_on_once() -> None:
+    times: list[float] = []
+
+    async def work(key: str) -> None:
+        times.append(now())
+
+    async with running(work) as queue:
+        began = now()
+        for _ in range(5):
+            queue.add_after("a", 3)
+            await asyncio.sleep(0.5)
+        queue.add_after("b", 0)
+        await asyncio.sleep(10)
+    assert [round(t - began, 1) for t in times] == [2.5, 3]
+
+
 async def test_work_may_ask_to_be_repeated_and_the_earliest_date_counts() -> None:
     tries: list[float] = []
 
