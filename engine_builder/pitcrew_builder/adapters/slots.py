@@ -74,7 +74,7 @@ class Slotted:
     def elements(self, wanted: Lora) -> int:
         """Numbers in the stacks of a runtime that has every slot."""
         across = sum(target.inputs + target.outputs for target in self.targets)
-        return (1 + wanted.max_adapters) * wanted.max_rank * across
+        return wanted.numbers * across
 
 
 def with_slots(graph: Graph, wanted: Lora | None) -> Slotted:

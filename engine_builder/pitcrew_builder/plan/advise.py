@@ -9,7 +9,7 @@ from pitcrew_builder.checkpoint.directory import Directory
 from pitcrew_builder.errors import InvalidSpec
 from pitcrew_builder.manifest import ResolvedShapes
 from pitcrew_builder.plan.gpus import Gpu
-from pitcrew_builder.plan.network import Planned, planned
+from pitcrew_builder.plan.network import Planned, Rank, planned
 from pitcrew_builder.plan.predict import Capacity, Needs, capacity, needs
 from pitcrew_builder.request import resolve_shapes
 from pitcrew_builder.spec import (
@@ -79,6 +79,7 @@ def _advice(spec: BuildSpec, network: Planned, checkpoint: Directory, gpu: Gpu) 
     redrawn = partial(_redrawn, checkpoint=checkpoint)
     directions = (
         (_shapes(spec, network.shapes), partial(_reshaped, network)),
+        (_fewer_adapters(spec), partial(_with_less_room, spec, network)),
         (_narrower(spec), redrawn),
         (_narrower_cache(spec), redrawn),
         (_wider(spec), redrawn),
@@ -98,6 +99,18 @@ def _advice(spec: BuildSpec, network: Planned, checkpoint: Directory, gpu: Gpu) 
 def _reshaped(network: Planned, spec: BuildSpec) -> Planned:
     """The same graphs: shapes change nothing of them but the length of their tables."""
     return replace(network, shapes=resolve_shapes(spec.shapes, network.config))
+
+
+def _with_less_room(before: BuildSpec, network: Planned, spec: BuildSpec) -> Planned:
+    """The same graphs but for the slots of their adapters."""
+    assert before.lora is not None
+    assert spec.lora is not None
+    old, new = before.lora.numbers, spec.lora.numbers
+
+    def fewer(rank: Rank) -> Rank:
+        return replace(rank, sizes=replace(rank.sizes, adapters=rank.sizes.adapters // old * new))
+
+    return replace(network, ranks=tuple(fewer(rank) for rank in network.ranks))
 
 
 def _redrawn(spec: BuildSpec, checkpoint: Directory) -> Planned | None:
@@ -121,6 +134,18 @@ def _shapes(spec: BuildSpec, shapes: ResolvedShapes) -> Iterator[Change]:
         told = f"shapes.maxBatchSize: 1, shapes.maxSequenceLength: {length}"
         shorter = spec.shapes.model_copy(update=update)
         yield told, spec.model_copy(update={"shapes": shorter})
+
+
+def _fewer_adapters(spec: BuildSpec) -> Iterator[Change]:
+    """Fewer at once first: a rank decides which adapters can be served at all."""
+    if spec.lora is None:
+        return
+    lora = spec.lora
+    while lora.max_adapters > 1 or lora.max_rank > 1:
+        field = "max_adapters" if lora.max_adapters > 1 else "max_rank"
+        lora = lora.model_copy(update={field: getattr(lora, field) // 2})
+        told = f"lora.maxAdapters: {lora.max_adapters}, lora.maxRank: {lora.max_rank}"
+        yield told, spec.model_copy(update={"lora": lora})
 
 
 def _narrower(spec: BuildSpec) -> Iterator[Change]:

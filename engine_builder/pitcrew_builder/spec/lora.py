@@ -28,3 +28,8 @@ class Lora(Model):
         description="Linear maps of the layers that adapters may change, by PEFT's names, such as "
         "q_proj. Default: all of them, but for routers and experts.",
     )
+
+    @property
+    def numbers(self) -> int:
+        """In the slots of a runtime, the one of zeros included, for each input and output of a target."""
+        return (1 + self.max_adapters) * self.max_rank

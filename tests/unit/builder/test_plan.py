@@ -1,6 +1,7 @@
 """Predictions from a configuration alone, beside what engines turn out to be."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -239,6 +240,25 @@ def test_what_a_proof_runs_is_part_of_the_memory_of_a_build() -> None:
     caches = 2 * (64 - 1) * 128 * answer(_spec(SAMPLE), Directory.of(SAMPLE)).needs.kv_per_token
     assert memory(64, quantization=narrow) - memory(1, quantization=narrow) > caches
     assert memory(64) == memory(1)
+
+
+def test_slots_that_do_not_fit_are_advised_to_be_fewer(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_70B))
+    checkpoint, h100 = Directory.of(tmp_path), gpu_of("H100")
+
+    def planned(adapters: int, rank: int) -> Answer:
+        fields = for_gpu(h100, None) | {"parallelism": {"tensor": 4}}
+        room = {"maxAdapters": adapters, "maxRank": rank}
+        return answer(_spec(tmp_path, **fields, lora=room), checkpoint, h100)
+
+    refused = planned(200, 64)
+    assert not refused.fits
+    (told,) = (each for each in refused.advice if each.startswith("lora."))
+    found = re.match(r"lora.maxAdapters: (\d+), lora.maxRank: (\d+) \(", told)
+    assert found is not None
+    adapters, rank = int(found[1]), int(found[2])
+    assert planned(adapters, rank).fits
+    assert not planned(2 * adapters, rank).fits
 
 
 def test_a_named_target_is_planned_for_and_not_the_gpus_own(
