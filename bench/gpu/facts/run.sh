@@ -30,8 +30,10 @@ own=(--attention kernel --products kernel)
 fact families families.py "${all[@]/#/$golden/}"
 fact families-own families.py "${all[@]/#/$golden/}" "${own[@]}"
 fact sample sample.py
+fact serving serving.py
 fact speed speed.py
 fact speed-own speed.py "${own[@]}"
 fact products product_kernel.py
 fact kernel attention_kernel.py
 fact kernel-in-plan attention_alone.py
+fact nccl nccl.py

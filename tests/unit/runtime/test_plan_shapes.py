@@ -1,22 +1,26 @@
 """What is arithmetic about running a plan on a GPU: shapes, the arena of inputs, graphs kept, fits."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pitcrew_builder.manifest import Manifest, PlanProfile, PlanReport
-from pitcrew_builder.spec import ComputeCapability, Target, TensorRtPlan
+from pitcrew_builder.manifest import MANIFEST_NAME, Manifest, PlanProfile, PlanReport
+from pitcrew_builder.spec import ComputeCapability, Lora, Target, TensorRtPlan
+from pitcrew_builder.targets.trt.gpu import compute_capability
 from pitcrew_runtime.assembly import Tuning, limits_for
 from pitcrew_runtime.core.batch import Row
 from pitcrew_runtime.core.limits import Limits
 from pitcrew_runtime.core.request import GREEDY
 from pitcrew_runtime.drafting import Method, Speculation
+from pitcrew_runtime.engine_directory import open_engine
 from pitcrew_runtime.errors import EngineIncompatible, InvalidOption
 from pitcrew_runtime.execution.gpu.graphs import GraphCache
 from pitcrew_runtime.execution.gpu.kernels import tokens_of
+from pitcrew_runtime.execution.gpu.opening import open_plan
 from pitcrew_runtime.execution.gpu.plan import check_fits
 from pitcrew_runtime.execution.gpu.shapes import (
     NOWHERE,
@@ -35,6 +39,7 @@ from pitcrew_runtime.execution.gpu.shapes import (
     usual_shapes,
 )
 from pitcrew_runtime.execution.grouping import group
+from pitcrew_runtime.execution.kv_pool import PoolShape
 from pitcrew_runtime.execution.packing import pack, with_block_tables
 from tests.unit.runtime.test_server import manifest as echo_manifest
 
@@ -213,3 +218,30 @@ def test_guesses_are_no_more_than_the_plan_checks() -> None:
     more = replace(tuning, speculation=Speculation(Method.NGRAM, tokens=5))
     with pytest.raises(InvalidOption, match="--speculative-tokens 5: a plan checks 4 guesses"):
         limits_for(planned(), more)
+
+
+def opened(manifest: Manifest, kv_heads: int = 2) -> None:
+    pool = PoolShape(1, 0, PAGE, kv_heads, 4, "float16")
+    open_plan(Path("none.plan"), manifest, limits_for(planned(), Tuning()), pool)
+
+
+@pytest.mark.skipif(compute_capability() is not None, reason="there is a GPU")
+def test_without_a_gpu_the_remedy_is_told() -> None:
+    with pytest.raises(EngineIncompatible, match=r"none can be used here .*nvidia.com/gpu"):
+        opened(planned())
+
+
+def test_what_a_gpu_does_not_serve_is_refused_before_it_is_asked_for() -> None:
+    with pytest.raises(
+        EngineIncompatible, match="takes adapters, which this runtime serves on CPUs"
+    ):
+        opened(planned(lora=Lora(max_rank=4)))
+    with pytest.raises(EngineIncompatible, match="a token takes 24 bytes of a layer's pool"):
+        opened(planned(), kv_heads=3)
+
+
+def test_a_split_plan_is_refused_by_name(tmp_path: Path) -> None:
+    split = planned().model_copy(update={"ranks": planned().ranks * 2})
+    (tmp_path / MANIFEST_NAME).write_text(split.to_json())
+    with pytest.raises(EngineIncompatible, match="is split into 2 plans"):
+        open_engine(tmp_path, 2)
