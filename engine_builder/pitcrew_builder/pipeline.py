@@ -12,7 +12,7 @@ from pitcrew_builder.proof.gate import check, check_served, check_tasks
 from pitcrew_builder.report import Phase, ProofSummary, Succeeded, TaskSummary
 from pitcrew_builder.request import Request, plan
 from pitcrew_builder.sources.find import find
-from pitcrew_builder.sources.source import Located
+from pitcrew_builder.sources.source import Located, together
 from pitcrew_builder.spec import BuildSpec, Proof
 from pitcrew_builder.store.address import StoreAddress, open_store
 from pitcrew_builder.targets import backend_of
@@ -48,10 +48,12 @@ def build(spec: BuildSpec, places: Places, tracker: Tracker) -> Succeeded:
     from pitcrew_builder.trial import prepare
 
     drawn = draw_network(request, located, merged, backend, tracker)
+    pinned = together(located, merged)
     with store.staging() as directory:
         site = _site(directory, places, request, tracker)
-        drawn, trial = prepare(drawn, request, evidence, located.directory, spec.proof, site)
+        drawn, trial = prepare(drawn, request, evidence, pinned, spec.proof, site)
         manifest = stage(site, backend, request, located.directory, drawn, trial)
+        pinned.check_unchanged()
         with tracker.phase(Phase.PUBLISH, "publishing"):
             count = tracker.counter(manifest.size_bytes, "publishing")
             published = store.publish(site.engine, request.identity, count)

@@ -9,7 +9,7 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,8 +24,11 @@ from pitcrew_builder.targets.target import Network, Proof, Site
 FOLDER = "unquantized"
 
 
-def write_reference(network: Network, site: Site) -> Proof:
-    """Put the network into `site.scratch`, whence it vanishes with the build. Raises as a write."""
+def write_reference(network: Network, site: Site, check_unchanged: Callable[[], None]) -> Proof:
+    """Put the network into `site.scratch`, whence it vanishes with the build. Raises as a write.
+
+    What others shall find is kept under the digests of the checkpoint, and so not if that changed.
+    """
     extents = serialize.place(network.graph)
     kept = site.cache / FOLDER / _key(network, extents, site.identity)
     folder = site.scratch / FOLDER
@@ -35,6 +38,7 @@ def write_reference(network: Network, site: Site) -> Proof:
     except OSError:
         shutil.rmtree(folder, ignore_errors=True)
         write_onnx(site.scratch, FOLDER, network, site.metadata, site.tracker, passing=True)
+        check_unchanged()
         _keep(names, folder, kept)
     return Proof(site.scratch, GraphInterface(graph=f"{FOLDER}/{GRAPH}"))
 

@@ -24,6 +24,7 @@ from pitcrew_builder.quantize.observe import Calibration
 from pitcrew_builder.reference import write_reference
 from pitcrew_builder.report import Phase
 from pitcrew_builder.request import Request, facts
+from pitcrew_builder.sources.source import Located
 from pitcrew_builder.spec import Proof as Thresholds
 from pitcrew_builder.targets.target import Drawn, Proof, Site
 
@@ -89,11 +90,12 @@ def prepare(
     drawn: Drawn,
     request: Request,
     evidence: Evidence,
-    checkpoint: Directory,
+    located: Located,
     thresholds: Thresholds | None,
     site: Site,
 ) -> tuple[Drawn, Trial]:
     """The network as it will be written, and the trial that it will have to stand."""
+    checkpoint = located.directory
     shapes, known = request.identity.shapes, facts(request, drawn.parameters)
     recipe = request.identity.quantization
     texts = Texts.of(evidence, checkpoint, known, shapes.max_sequence_length)
@@ -106,7 +108,7 @@ def prepare(
     if recipe is None:
         return drawn, trial
     with site.tracker.phase(Phase.QUANTIZE, "writing the unquantized network"):
-        reference = write_reference(drawn.whole, site)
+        reference = write_reference(drawn.whole, site, located.check_unchanged)
         calibration = Calibration(
             drawn.whole.graph,
             (reference.root / reference.interface.graph).parent,

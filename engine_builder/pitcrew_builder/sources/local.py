@@ -3,9 +3,11 @@
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from pitcrew_builder.checkpoint.digests import DigestCache
 from pitcrew_builder.checkpoint.directory import MODEL, Directory, Kind, weight_files
+from pitcrew_builder.errors import CheckpointCorrupt
 from pitcrew_builder.progress import Tracker
 from pitcrew_builder.sources.source import Located
 from pitcrew_builder.spec import LocalSource
@@ -19,10 +21,33 @@ def locate(
     directory.file(kind.config)
     names = sorted({*directory.small_files(kind), *weight_files(directory, kind)})
     paths = {name: directory.file(name) for name in names}
-    total = sum(path.stat().st_size for path in paths.values())
+    before = {name: _stamp(path) for name, path in paths.items()}
+    total = sum(stamp.size for stamp in before.values())
     count = tracker.counter(total, f"hashing {source.name}")
     inputs = digests.all(paths, count)
-    return Located(source.name, commit_of(inputs), inputs, directory, lambda: None)
+
+    def check_unchanged() -> None:
+        for name, path in paths.items():
+            if not path.exists() or _stamp(path) != before[name]:
+                raise CheckpointCorrupt(
+                    f"{name} was written or removed while the build read it, so its digest is another "
+                    f"file's; build again when nobody changes {directory.path}"
+                )
+
+    return Located(source.name, commit_of(inputs), inputs, directory, lambda: None, check_unchanged)
+
+
+class _Stamp(NamedTuple):
+    """What a file that is written to or replaced does not keep."""
+
+    inode: int
+    size: int
+    modified: int
+
+
+def _stamp(path: Path) -> _Stamp:
+    found = path.stat()
+    return _Stamp(found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 def survey(source: LocalSource, digests: DigestCache, kind: Kind = MODEL) -> Located:

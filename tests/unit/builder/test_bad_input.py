@@ -12,7 +12,12 @@ import numpy.typing as npt
 import pytest
 from safetensors.numpy import save_file
 
-from pitcrew_builder.report import EXIT_REFUSED, FailureReason
+from pitcrew_builder.errors import CheckpointCorrupt, CheckpointNotFound
+from pitcrew_builder.pipeline import Places, build
+from pitcrew_builder.progress import Tracker
+from pitcrew_builder.report import EXIT_REFUSED, FailureReason, Phase, Progress
+from pitcrew_builder.spec import BuildSpec, LocalSource
+from pitcrew_builder.store import STAGING, Store
 from tests.unit.builder import checkpoints
 from tests.unit.builder.conftest import Run
 
@@ -243,3 +248,34 @@ def test_bf16_infinity_is_found(tmp_path: Path, run_build: Run) -> None:
     weights["lm_head.weight"][0, 0] = float("inf")
     build = run_build(checkpoints.write(tmp_path / "tiny", weights))
     assert "'lm_head.weight' holds NaN or infinity" in build.failed.message
+
+
+@pytest.mark.parametrize("phase", [Phase.PARSE, Phase.SERIALIZE, Phase.VALIDATE])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda file: file.unlink(),
+        lambda file: save_file(dict(reversed(checkpoints.tensors(seed=8).items())), file),
+    ],
+    ids=["removed", "replaced"],
+)
+def test_a_checkpoint_that_changes_while_it_is_read_is_no_engine(
+    phase: Phase, change: Break, tmp_path: Path
+) -> None:
+    """What was hashed names the engine; what was read may have been something else."""
+    checkpoint = checkpoints.write(tmp_path / "tiny")
+    changed = False
+
+    def sink(progress: Progress) -> None:
+        nonlocal changed
+        if progress.phase is phase and not changed:
+            changed = True
+            change(checkpoint / WEIGHTS)
+
+    spec = BuildSpec(source=LocalSource(path=str(checkpoint), name="tiny"))
+    places = Places(tmp_path / "store", tmp_path / "cache")
+    with pytest.raises((CheckpointCorrupt, CheckpointNotFound, FileNotFoundError)):
+        build(spec, places, Tracker(sink))
+    assert changed
+    assert list(Store(tmp_path / "store").engines()) == []
+    assert list((tmp_path / "store" / STAGING).glob("*")) == []

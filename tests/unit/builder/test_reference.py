@@ -7,6 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from pitcrew_builder.checkpoint.safetensors import read_header
+from pitcrew_builder.errors import CheckpointCorrupt
 from pitcrew_builder.graph.ir import ElementType, Graph, Node, Port, Value, Weight
 from pitcrew_builder.graph.recipe import Plus, Source, TensorRef
 from pitcrew_builder.manifest import Identity, ResolvedShapes
@@ -16,6 +17,10 @@ from pitcrew_builder.spec import Parallelism, Precision, Target
 from pitcrew_builder.targets.target import Network, Site
 
 PLAIN = TensorRef("w", (64, 32))
+
+
+def _write(network: Network, site: Site) -> None:
+    write_reference(network, site, lambda: None)
 
 
 def _network(file: Path, part: Source = PLAIN) -> Network:
@@ -54,9 +59,9 @@ def test_another_recipe_needs_no_checkpoint(tmp_path: Path) -> None:
     checkpoint = tmp_path / "model.safetensors"
     first, second = _site(tmp_path / "first"), _site(tmp_path / "second")
     network = _network(checkpoint)
-    write_reference(network, first)
+    _write(network, first)
     checkpoint.unlink()
-    write_reference(network, second)
+    _write(network, second)
     assert _content(first) == _content(second)
 
 
@@ -64,15 +69,15 @@ def test_another_recipe_needs_no_checkpoint(tmp_path: Path) -> None:
 def test_other_weights_are_read_and_only_the_last_are_kept(differs: str, tmp_path: Path) -> None:
     checkpoint = tmp_path / "model.safetensors"
     first = _site(tmp_path / "first")
-    write_reference(_network(checkpoint), first)
+    _write(_network(checkpoint), first)
     part = Plus(PLAIN, 1.0) if differs == "recipe" else PLAIN
     digest = ("1" if differs == "inputs" else "0") * 64
     other = _network(checkpoint, part)
     checkpoint.unlink()
     with pytest.raises(FileNotFoundError):
-        write_reference(other, _site(tmp_path / "second", digest))
+        _write(other, _site(tmp_path / "second", digest))
     third = _site(tmp_path / "third", digest)
-    write_reference(_network(checkpoint, part), third)
+    _write(_network(checkpoint, part), third)
     kept = list((tmp_path / "cache" / FOLDER).iterdir())
     assert len(kept) == 1
     assert {file.name: file.read_bytes() for file in kept[0].iterdir()} == _content(third)
@@ -81,8 +86,18 @@ def test_other_weights_are_read_and_only_the_last_are_kept(differs: str, tmp_pat
 def test_a_kept_network_that_is_not_whole_is_written_again(tmp_path: Path) -> None:
     network = _network(tmp_path / "model.safetensors")
     first, second = _site(tmp_path / "first"), _site(tmp_path / "second")
-    write_reference(network, first)
+    _write(network, first)
     (kept,) = (tmp_path / "cache" / FOLDER).iterdir()
     (kept / "model.onnx.data").unlink()
-    write_reference(network, second)
+    _write(network, second)
     assert _content(first) == _content(second)
+
+
+def test_nothing_is_kept_of_a_checkpoint_that_changed(tmp_path: Path) -> None:
+    def check_unchanged() -> None:
+        raise CheckpointCorrupt("changed")
+
+    network, site = _network(tmp_path / "model.safetensors"), _site(tmp_path / "first")
+    with pytest.raises(CheckpointCorrupt):
+        write_reference(network, site, check_unchanged)
+    assert not (tmp_path / "cache" / FOLDER).exists()
