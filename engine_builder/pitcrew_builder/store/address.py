@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import TypeAlias
 
+from pitcrew_builder.errors import InvalidSpec
 from pitcrew_builder.s3.address import SCHEME, S3Address
 from pitcrew_builder.store.local import Store
 from pitcrew_builder.store.protocol import EngineStore
@@ -17,6 +18,8 @@ _PREFIX = "PITCREW_STORE_"
 
 def parse_store(text: str, endpoint: str | None = None, region: str | None = None) -> StoreAddress:
     """Read a directory or `s3://bucket/prefix`. Raises `InvalidSpec`."""
+    if not text:
+        raise InvalidSpec("--store is empty; name a directory or s3://bucket/prefix")
     return S3Address.parse(text, endpoint, region) if text.startswith(SCHEME) else Path(text)
 
 

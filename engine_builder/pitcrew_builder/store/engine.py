@@ -8,6 +8,7 @@ from pitcrew_builder.checkpoint.digests import sha256
 from pitcrew_builder.errors import EngineCorrupt
 from pitcrew_builder.manifest import MANIFEST_NAME, SCHEMA_VERSION, FileEntry, Manifest
 from pitcrew_builder.threads import at_once
+from pitcrew_builder.validation import problems
 
 
 def open_engine(path: Path, *, digests: bool = True) -> Manifest:
@@ -42,7 +43,9 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
     try:
         manifest = Manifest.model_validate_json(content)
     except ValidationError as error:
-        raise EngineCorrupt(f"{where} cannot be read ({error}); build the engine again") from None
+        raise EngineCorrupt(
+            f"{where} cannot be read ({problems(error)}); build the engine again"
+        ) from None
     if manifest.schema_version != SCHEMA_VERSION:
         raise EngineCorrupt(
             f"{where} has schema version {manifest.schema_version} and this version reads "

@@ -172,6 +172,28 @@ def test_refusals_tell_the_remedy(words: tuple[str, ...], told: str, scene: Scen
     assert told in errors
 
 
+@pytest.mark.parametrize(
+    ("manifest", "told"),
+    [("{", "Invalid JSON"), ('{"engineId": 7}', "engineId: Input should be a valid string; ")],
+)
+def test_a_broken_manifest_is_told_on_one_line(
+    manifest: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / MANIFEST_NAME).write_text(manifest)
+    assert main(["show", str(tmp_path)]) == 2
+    errors = capsys.readouterr().err
+    assert told in errors
+    assert errors.endswith("; build the engine again\n")
+    assert "\n" not in errors.strip()
+    assert "http" not in errors
+
+
+def test_an_empty_address_is_no_store(capsys: pytest.CaptureFixture[str]) -> None:
+    """Such as a variable that a shell does not know."""
+    assert main(["ls", "--store", ""]) == 2
+    assert "--store is empty" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["ls", "verify", "gc"])
 @pytest.mark.parametrize("place", ["nowhere", "a-file"])
 def test_a_misspelt_store_is_not_taken_for_an_empty_one(
