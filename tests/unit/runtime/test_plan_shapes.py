@@ -18,21 +18,18 @@ from pitcrew_runtime.core.request import GREEDY
 from pitcrew_runtime.drafting import Method, Speculation
 from pitcrew_runtime.engine_directory import open_engine
 from pitcrew_runtime.errors import EngineIncompatible, InvalidOption
+from pitcrew_runtime.execution.gpu.arena import NOWHERE, SLOTS, Arena, layout
 from pitcrew_runtime.execution.gpu.graphs import GraphCache
 from pitcrew_runtime.execution.gpu.kernels import tokens_of
 from pitcrew_runtime.execution.gpu.opening import open_plan
 from pitcrew_runtime.execution.gpu.plan import check_fits
 from pitcrew_runtime.execution.gpu.shapes import (
-    NOWHERE,
-    SLOTS,
     STEP,
     Bounds,
     Capacity,
     Shape,
     bounds_of,
     doubled,
-    fill,
-    layout,
     nobodys,
     shape_of,
     stepped,
@@ -87,7 +84,7 @@ def test_usual_shapes_are_met_before_they_are_asked_for() -> None:
         packed = nobodys(shape, PAGE)
         assert shape_of(packed, PAGE, BOUNDS) == shape
         arena = np.zeros(layout(shape)[1] // 8, np.int64)
-        fill(arena, packed, shape, PAGE)
+        Arena(arena, PAGE).fill(packed, shape)
         place = layout(shape)[0][SLOTS]
         assert (arena[place.offset // 8 :][: place.shape[0]] == NOWHERE).all()
 
@@ -101,7 +98,7 @@ def test_the_arena_has_every_row_as_it_was_packed_and_nothing_of_the_run_before(
         shape = shape_of(packed, PAGE, BOUNDS)
         places_of, nbytes = layout(shape)
         arena = np.full(nbytes // 8 + 3, -77, np.int64)
-        fill(arena, packed, shape, PAGE)
+        Arena(arena, PAGE).fill(packed, shape)
         assert (arena[nbytes // 8 :] == -77).all()
         views = {
             name: arena[place.offset // 8 :][: int(np.prod(place.shape))].reshape(place.shape)

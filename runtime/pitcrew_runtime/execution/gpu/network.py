@@ -15,18 +15,16 @@ from numpy.typing import NDArray
 
 from pitcrew_runtime.core.adapters import Adapter
 from pitcrew_runtime.core.executor import ExecutorBroken
+from pitcrew_runtime.execution.gpu.arena import SLOTS, Arena, layout
 from pitcrew_runtime.execution.gpu.device import Gpu, GpuFailed, Graph
 from pitcrew_runtime.execution.gpu.graphs import GraphCache
 from pitcrew_runtime.execution.gpu.kernels import Kernels, tokens_of
 from pitcrew_runtime.execution.gpu.plan import DECODE, PREFILL, Plan
 from pitcrew_runtime.execution.gpu.shapes import (
-    SLOTS,
     Bounds,
     Capacity,
     Shape,
     aligned,
-    fill,
-    layout,
     nobodys,
     shape_of,
 )
@@ -72,6 +70,7 @@ class PlanNetwork:
         self._stride = aligned(pool.pages * pool.page_bytes)
         self._pools = gpu.zeros(len(pool.names) * self._stride, "the KV pool")
         self._graphs: GraphCache[Graph] = GraphCache(gpu.drop)
+        self._given = Arena(scratch.given, pool.page_size)
         self._fault: str | None = None
         self._lock = threading.Lock()
         self._bind()
@@ -169,7 +168,7 @@ class PlanNetwork:
         """Everything up to the tokens, not waited for."""
         shape = shape_of(packed, self.page_size, self._bounds)
         self._scratch.capacity.check(shape)
-        fill(self._scratch.given, packed, shape, self.page_size)
+        self._given.fill(packed, shape)
         graph = self._graphs.get(shape)
         if graph is not None:
             self._gpu.replay(graph)

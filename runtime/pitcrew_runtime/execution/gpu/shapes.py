@@ -1,13 +1,11 @@
-"""The shapes that a plan is run with, and where its small inputs lie side by side: arithmetic alone.
+"""The shapes that a plan is run with: arithmetic alone.
 
 B sequences, S new tokens of each, P block-table entries, K positions whose logits are wanted, as in
 `manifest.GraphInterface`. Runs are replayed from CUDA graphs, which are of one shape each. So B, S and P
 are rounded up: P to powers of two, and B too where rows are decoding (S = 1), which cost little; else B
-and S to four steps from one power of two to the next, which is a quarter of padding at most. Rows and
-tokens that are nobody's write nowhere.
+and S to four steps from one power of two to the next, which is a quarter of padding at most.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,17 +19,13 @@ from pitcrew_runtime.execution.packing import BLOCK_TABLES, Packed
 
 Integers = NDArray[np.int64]
 
-SLOTS = "slots"
-"""Beside the plan's inputs: int64 [B x S], each token's place in the pools; negative: nowhere."""
-
-NOWHERE = -1
 STEP = 1.25
 """What `stepped` makes of a number at most, times it."""
 
 ALIGNMENT = 256
 """Bytes, of every tensor's address."""
 
-_ITEM = np.dtype(np.int64).itemsize
+ITEM = np.dtype(np.int64).itemsize
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +96,7 @@ class Capacity:
         tokens = int((limits.max_step_tokens + extra) * (1 + PADDING_TOLERATED) * STEP**2)
         logits = max(decoding, int(extra * STEP), bounds.wanted)
         items = 3 * tokens + decoding * (bounds.blocks + 1) + logits
-        return cls(tokens, logits, items * _ITEM + 6 * ALIGNMENT)
+        return cls(tokens, logits, items * ITEM + 6 * ALIGNMENT)
 
     def check(self, shape: "Shape") -> None:
         """Raise `ValueError` where a run needs more."""
@@ -157,49 +151,3 @@ def nobodys(shape: Shape, page_size: int) -> Packed:
     inputs["context_lengths"] += shape.blocks * page_size
     none = np.zeros(0, np.int64)
     return Packed(inputs, none, none, pages=[[0] * shape.blocks] * shape.batch)
-
-
-class Place(NamedTuple):
-    """Of a tensor in the arena."""
-
-    offset: int
-    """Bytes."""
-    shape: tuple[int, ...]
-
-
-def layout(shape: Shape) -> tuple[Mapping[str, Place], int]:
-    """Where each small input and the slots lie, one after the other; the bytes of all."""
-    places, end = {}, 0
-    for name, dims in (*shape.inputs.items(), (SLOTS, (shape.batch * shape.new,))):
-        places[name] = Place(end, dims)
-        end += aligned(int(np.prod(dims)) * _ITEM)
-    return places, end
-
-
-def fill(arena: Integers, packed: Packed, shape: Shape, page_size: int) -> None:
-    """Write the inputs of a run to `arena` [bytes / 8]. Rows and blocks beyond its own are page 0
-    and token 0, without context.
-    """
-    places, _ = layout(shape)
-    views = {name: _view(arena, place) for name, place in places.items()}
-    batch = len(packed.pages)
-    new = packed.inputs["input_ids"].shape[1]
-    for name in shape.inputs:
-        views[name][:] = 0
-    for name in ("input_ids", "positions"):
-        views[name][:batch, :new] = packed.inputs[name]
-    for name in ("context_lengths", "logit_indices"):
-        views[name][:batch] = packed.inputs[name]
-    tables = views[BLOCK_TABLES]
-    counts = -(-packed.inputs["context_lengths"] // page_size)
-    for table, pages, count in zip(tables, packed.pages, counts.tolist(), strict=False):
-        table[:count] = pages[:count]
-    # The run's tokens are counted by its own width.
-    row, place = np.divmod(packed.take, new)
-    views[SLOTS][:] = NOWHERE
-    views[SLOTS][row * shape.new + place] = packed.slots
-
-
-def _view(arena: Integers, place: Place) -> Integers:
-    start = place.offset // _ITEM
-    return arena[start : start + int(np.prod(place.shape))].reshape(place.shape)
