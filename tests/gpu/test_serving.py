@@ -37,13 +37,19 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module", params=[(), ("--speculative", "ngram")], ids=["plain", "ngram"])
+@pytest.fixture(scope="module", params=["plain", "ngram", "draft"])
 def server(
     request: pytest.FixtureRequest, engine: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
-    """Ready: its canary has been repeated."""
-    with serving(engine, tmp_path_factory.mktemp("server"), *request.param) as server:
+    """Ready: its canary has been repeated. Guesses, if any, are the engine's own or of its text."""
+    options = {
+        "plain": (),
+        "ngram": ("--speculative", "ngram"),
+        "draft": ("--speculative", "draft", "--draft-engine", str(engine)),
+    }[request.param]
+    with serving(engine, tmp_path_factory.mktemp("server"), *options) as server:
         yield server
+        assert server.metric("pitcrew_speculative_accepted_tokens_total") > 0 or not options
         assert server.terminate() == 0
 
 
