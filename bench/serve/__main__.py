@@ -33,6 +33,9 @@ from rivals import CONTENDERS, HTTP, OWN, Answer, Contender
 GOALS = {1: 0.8, 8: 1.0, 32: 1.0}
 """By clients: tokens a second, as a part of the best rival's."""
 Rounds = Mapping[str, Sequence[Round]]
+_REST = 0.3
+"""Seconds between rounds: threads of a contender that spin go on for a while, and would take a core
+from the next one."""
 
 
 def main() -> None:
@@ -96,6 +99,7 @@ def rounds(answers: Mapping[str, Answer], shape: Shape, clients: int, repeats: i
     found: dict[str, list[Round]] = defaultdict(list)
     for repeat in range(repeats + 1):
         for name, answer in answers.items():
+            time.sleep(_REST)
             one = answer(shape.prompts(clients, seed=1000 * clients + repeat), shape.output)
             one.check(shape)
             if repeat:
