@@ -243,13 +243,12 @@ def test_what_a_proof_runs_is_part_of_the_memory_of_a_build() -> None:
 
 
 def test_slots_that_do_not_fit_are_advised_to_be_fewer(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(LLAMA_70B))
-    checkpoint, h100 = Directory.of(tmp_path), gpu_of("H100")
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_70B | {"num_hidden_layers": 4}))
+    checkpoint, t4 = Directory.of(tmp_path), gpu_of("T4")
 
     def planned(adapters: int, rank: int) -> Answer:
-        fields = for_gpu(h100, None) | {"parallelism": {"tensor": 4}}
         room = {"maxAdapters": adapters, "maxRank": rank}
-        return answer(_spec(tmp_path, **fields, lora=room), checkpoint, h100)
+        return answer(_spec(tmp_path, **for_gpu(t4, None), lora=room), checkpoint, t4)
 
     refused = planned(200, 64)
     assert not refused.fits
