@@ -46,6 +46,13 @@ def rolled_out(kubectl: Tool, namespace: str, name: str) -> None:
     kubectl("-n", namespace, *words)
 
 
+def answers(url: str) -> bool:
+    """Whether every node leads there by now: a Service with endpoints may be ahead of its rules."""
+    with contextlib.suppress(httpx.HTTPError):
+        return httpx.get(f"{url}/v1/models").status_code == 200
+    return False
+
+
 @pytest.fixture(scope="module")
 def replicas(pool: str, kubectl: Tool) -> set[str]:
     """Their addresses."""
@@ -65,13 +72,8 @@ def busy(pool: str, kubectl: Tool, eventually: Tool) -> Iterator[tuple[str, str]
     }
     apply(kubectl, pool, door)
 
-    def leads() -> bool:
-        label = "kubernetes.io/service-name=busy"
-        found = kubectl("-n", pool, "get", "endpointslices", "-l", label, "-o", "json")
-        return any(piece.get("endpoints") for piece in found["items"])
-
-    eventually(leads, seconds=60)
     with service(pool, "busy") as url:
+        eventually(lambda: answers(url), seconds=60)
         yield f"{pod['status']['podIP']}:8000", url
 
 
@@ -82,13 +84,7 @@ def gateway(pool: str, cluster: Cluster, kubectl: Tool, eventually: Tool) -> Ite
     apply(kubectl, pool, envoy.manifests("envoy", cluster.images["operator"], PICKER))
     rolled_out(kubectl, pool, envoy.NAME)
     with service(pool, envoy.NAME) as url:
-
-        def answers() -> bool:
-            with contextlib.suppress(httpx.HTTPError):
-                return httpx.get(f"{url}/v1/models").status_code == 200
-            return False
-
-        eventually(answers, seconds=60)
+        eventually(lambda: answers(url), seconds=60)
         yield url
 
 
@@ -121,12 +117,12 @@ def test_requests_through_a_gateway_reach_the_replica_that_was_picked(
             assert answer.parse().choices[0].text
             return str(answer.headers[envoy.SERVED_BY])
 
-        def answers() -> set[str]:
+        def servers() -> set[str]:
             return {served_by() for _ in range(LOOKS)}
 
-        eventually(lambda: answers() == replicas, seconds=60)
+        eventually(lambda: servers() == replicas, seconds=60)
         with load(url, NAME, clients=16, tokens=64) as crowd:
-            eventually(lambda: answers() == replicas - {address}, seconds=60)
+            eventually(lambda: servers() == replicas - {address}, seconds=60)
         assert crowd.failed == []
         chat = client.chat.completions.create(
             model=NAME, messages=[{"role": "user", "content": "Who art thou?"}], stream=True

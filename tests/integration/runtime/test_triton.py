@@ -196,7 +196,8 @@ def test_ranks_under_triton_and_a_shutdown_that_drains(
     answers: list[str] = []
 
     def ask() -> None:
-        answer = generate(server, model="two", max_tokens=200, ignore_eos=True)
+        # Triton is told the metrics once a second: the answer has to take longer than that.
+        answer = generate(server, model="two", max_tokens=900, ignore_eos=True)
         answers.append(answer.json()["text_output"])
 
     with tritonserver(tmp_path / "repository", "two", tmp_path) as server:
