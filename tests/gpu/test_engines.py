@@ -2,24 +2,16 @@
 
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from pitcrew_builder.targets.trt.gpu import compute_capability
-from pitcrew_builder.targets.trt.library import TENSORRT
+from tests.gpu.needs import PLANS
 from tests.integration.builder.plans import GOLDENS
 
 SCRIPT = Path(__file__).parents[2] / "bench/gpu/facts/families.py"
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(compute_capability() is None, reason="no GPU"),
-    pytest.mark.skipif(
-        not any(map(find_spec, TENSORRT.modules)), reason="TensorRT is not installed"
-    ),
-]
+pytestmark = PLANS
 
 
 @pytest.mark.parametrize(

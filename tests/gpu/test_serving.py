@@ -1,26 +1,15 @@
 """`pitcrew-serve` of a plan on a GPU, as clients see it."""
 
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from pitcrew_builder.targets.trt.gpu import compute_capability
-from pitcrew_builder.targets.trt.library import TENSORRT
+from tests.gpu.needs import GPU, PLANS
 from tests.integration.builder.plans import SAMPLE, Workshop
 from tests.integration.runtime.servers import Server, serving, token_ids, wait_until
 
-GPU = compute_capability()
-
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.filterwarnings("ignore:invalid escape sequence"),
-    pytest.mark.skipif(GPU is None, reason="no GPU"),
-    pytest.mark.skipif(
-        not any(map(find_spec, TENSORRT.modules)), reason="TensorRT is not installed"
-    ),
-]
+pytestmark = PLANS
 PROMPT = "And it came to pass, "
 
 

@@ -1,28 +1,17 @@
 """Target `tensorrt` on a GPU: the plan is built, opened by the driver, and is what it should be."""
 
 import json
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pitcrew_builder.report import Failed, FailureReason
-from pitcrew_builder.targets.trt.gpu import compute_capability
 from pitcrew_builder.targets.trt.library import TENSORRT
+from tests.gpu.needs import GPU, PLANS
 from tests.integration.builder.plans import GOLDENS, Workshop
 
-GPU = compute_capability()
-
-pytestmark = [
-    pytest.mark.gpu,
-    # Of TensorRT's own module for plugins.
-    pytest.mark.filterwarnings("ignore:invalid escape sequence"),
-    pytest.mark.skipif(GPU is None, reason="no GPU"),
-    pytest.mark.skipif(
-        not any(map(find_spec, TENSORRT.modules)), reason="TensorRT is not installed"
-    ),
-]
+pytestmark = PLANS
 
 
 def _spec(
