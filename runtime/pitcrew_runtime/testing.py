@@ -49,7 +49,7 @@ def score_of(before: Sequence[int], token: int) -> Sampled:
     return Sampled(token, -1.0 - next_token(before))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class NamedAdapter:
     """An adapter without weights."""
 
