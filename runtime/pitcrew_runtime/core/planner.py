@@ -1,12 +1,15 @@
 """Which tokens the next step computes: continuous batching over a bounded pool of pages.
 
-Every step mixes decoding sequences with prompt chunks under one token budget. When pages run out,
+Every step mixes decoding sequences with prompt chunks under one token budget. A prompt of many
+chunks leaves half of the budget to shorter ones that come while it is computed. When pages run out,
 the sequence of the least priority, among equals the one admitted last, gives its own back and waits
 to be computed again; the first can always go on, and every accepted request fits into the pool
 alone, so the whole always makes progress.
 """
 
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
+from functools import partial
 
 from pitcrew_runtime.core.adapters import AdapterSlots
 from pitcrew_runtime.core.batch import Row, StepBatch
@@ -18,6 +21,9 @@ from pitcrew_runtime.core.request import Update
 from pitcrew_runtime.core.roster import Roster
 from pitcrew_runtime.core.sequence import Sequence, State
 from pitcrew_runtime.errors import InvariantViolated
+
+_Gate = Callable[[Sequence, HeadStart], bool]
+"""Whether one that waits may be computed from this step on."""
 
 _ENTRIES_INSPECTED = 64
 """Of the page table in each step, beside the pages that are written."""
@@ -52,7 +58,7 @@ class Planner:
             self._begin_outgrown_anew()
         self._continue_decoding(draft)
         self._continue_prefilling(draft)
-        self._admit(draft)
+        self._admit(draft, partial(self._is_not_cut, draft))
         if self._limits.lookahead:
             self._look_ahead(draft)
         self._check_books(draft)
@@ -97,13 +103,26 @@ class Planner:
         draft.reserved.append((sequence, 1))
 
     def _continue_prefilling(self, draft: Draft) -> None:
-        """Further chunks. Their pages were reserved at admission."""
-        for sequence in self._roster.prefilling:
+        """Further chunks, whose pages were reserved at admission.
+
+        The one that was admitted first has half of the budget, as far as it needs so much. In the
+        other half shorter ones are computed: those that wait, then those that were admitted later.
+        """
+        under_way = self._roster.prefilling.copy()
+        if not under_way:
+            return
+        first, *later = under_way
+        kept = min(first.remaining, draft.budget - draft.budget // 2)
+        draft.budget -= kept
+        self._admit(draft, partial(_goes_before, under_way))
+        for sequence in later:
             if draft.budget:
                 self._chunk(draft, sequence)
+        draft.budget += kept
+        self._chunk(draft, first)
 
-    def _admit(self, draft: Draft) -> None:
-        """The next ones, as long as there is room for them.
+    def _admit(self, draft: Draft, may_begin: _Gate) -> None:
+        """The next ones, as long as there is room for them and they `may_begin`.
 
         Those that need no adapter may pass one that waits for a slot. Those that need one may not:
         they could pin the slots for ever.
@@ -117,7 +136,7 @@ class Planner:
                 adapters = False
                 continue
             start = self._placement.head_start(sequence)
-            if self._would_cut(draft, sequence, start) or not self._has_room(sequence, start):
+            if not may_begin(sequence, start) or not self._has_room(sequence, start):
                 return
             self._roster.admit(room.pop(adapters=adapters))
             draft.copies += self._placement.place(sequence, start)
@@ -125,12 +144,12 @@ class Planner:
             draft.admitted.append(sequence)
             self._chunk(draft, sequence)
 
-    def _would_cut(self, draft: Draft, sequence: Sequence, start: HeadStart) -> bool:
-        """Only part of its tokens fit, beside prompts that have what they need. In the next step it
-        may fit whole, where its rest would be one more run of the network.
+    def _is_not_cut(self, draft: Draft, sequence: Sequence, start: HeadStart) -> bool:
+        """All its tokens fit, or there are no other prompts in the step. In the next step it may fit
+        whole, where its rest would be one more run of the network.
         """
         prompts = len(draft.rows) > len(self._roster.decoding)
-        return prompts and sequence.remaining - start.computed > draft.budget
+        return not prompts or sequence.remaining - start.computed <= draft.budget
 
     def _has_room(self, sequence: Sequence, start: HeadStart) -> bool:
         """All its known tokens fit, and each running sequence can still cross into a next page."""
@@ -172,6 +191,12 @@ class Planner:
                 f"{len(self._pages.owners)} owners hold pages, {self._roster.running} sequences run"
             )
         self._pages.check_books(_ENTRIES_INSPECTED)
+
+
+def _goes_before(under_way: Seq[Sequence], sequence: Sequence, start: HeadStart) -> bool:
+    """It takes less than what is left of any prompt that is under way, and is no less important."""
+    tokens, priority = sequence.remaining - start.computed, sequence.request.priority
+    return all(tokens < one.remaining and priority <= one.request.priority for one in under_way)
 
 
 def next_row(sequence: Sequence, count: int, pages: Seq[int]) -> Row:

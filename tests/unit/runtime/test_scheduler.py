@@ -1,7 +1,10 @@
+import gc
+import weakref
 from dataclasses import replace
 
 import pytest
 
+from pitcrew_runtime.core.adapters import AdapterSlots
 from pitcrew_runtime.core.batch import StepBatch
 from pitcrew_runtime.core.engine import Engine, ExecutorBroken
 from pitcrew_runtime.core.executor import Chosen
@@ -11,7 +14,7 @@ from pitcrew_runtime.core.prefix import KeyChain, root_key
 from pitcrew_runtime.core.request import Finish, Request, Update
 from pitcrew_runtime.core.scheduler import Scheduler
 from pitcrew_runtime.errors import InvalidRequest, InvariantViolated, QueueFull
-from pitcrew_runtime.testing import EchoExecutor, NullExecutor, continuation
+from pitcrew_runtime.testing import EchoExecutor, NamedAdapter, NullExecutor, continuation
 
 LIMITS = Limits(
     max_running=4, max_step_tokens=8, max_waiting=3, max_sequence_length=64, page_size=4
@@ -45,6 +48,55 @@ def test_a_prompt_is_not_cut_to_fill_up_a_step() -> None:
     assert (report.rows, report.tokens) == (1, 5), "3 of the next prompt would have fitted"
     rows = {row.sequence_id: (row.start, len(row.tokens)) for row in heart.plan(0.0).batch.rows}
     assert rows == {1: (5, 1), 2: (0, 6)}
+
+
+def test_short_prompts_do_not_wait_for_a_long_one_that_is_under_way() -> None:
+    limits = replace(LIMITS, max_step_tokens=20, max_sequence_length=256, prefix_cache=False)
+    engine = Engine(heart := scheduler(80, limits), EchoExecutor(80, 4))
+    engine.submit(request(1, prompt=200, tokens=1))
+    engine.step(0.0)
+    engine.submit(request(2, prompt=4, tokens=1), request(3, prompt=5, tokens=1))
+    engine.submit(request(4, prompt=190, tokens=1))
+    rows = {row.sequence_id: len(row.tokens) for row in heart.plan(0.0).batch.rows}
+    assert rows == {1: 11, 2: 4, 3: 5}, "half for the long one, and what the short ones leave"
+
+
+def test_a_long_prompt_keeps_half_of_the_budget_under_any_load_of_short_ones() -> None:
+    limits = replace(LIMITS, max_step_tokens=20, max_sequence_length=256)
+    engine = Engine(scheduler(80, limits), EchoExecutor(80, 4))
+    engine.submit(request(0, prompt=200, tokens=1))
+    ended: dict[int, int] = {}
+    for step in range(1, 40):
+        for number in (2 * step, 2 * step + 1):
+            if engine.gauges().waiting < limits.max_waiting:
+                engine.submit(Request(number, (step,) * 8, 1, float(step)))
+        ended |= {one.request_id: step for one in engine.step(step).updates if one.finish}
+    assert ended[0] <= 20, "of 10 steps alone"
+    assert min(ended[number] for number in ended if number) == 2
+
+
+@pytest.mark.parametrize(
+    ("prompt", "priority"), [(181, 0), (4, 1)], ids=["longer", "less important"]
+)
+def test_who_should_wait_for_a_prompt_under_way_does(prompt: int, priority: int) -> None:
+    limits = replace(LIMITS, max_step_tokens=20, max_sequence_length=256, prefix_cache=False)
+    engine = Engine(heart := scheduler(80, limits), EchoExecutor(80, 4))
+    engine.submit(request(1, prompt=200))
+    engine.step(0.0)
+    engine.submit(replace(request(2, prompt=prompt), priority=priority))
+    rows = {row.sequence_id: len(row.tokens) for row in heart.plan(0.0).batch.rows}
+    assert rows == {1: 20}
+
+
+def test_prompts_of_several_chunks_share_what_the_first_leaves() -> None:
+    limits = replace(LIMITS, max_step_tokens=20, max_sequence_length=256, prefix_cache=False)
+    engine = Engine(heart := scheduler(120, limits), EchoExecutor(120, 4))
+    for number, prompt in ((1, 200), (2, 60), (3, 4)):
+        engine.submit(request(number, prompt=prompt))
+        if number < 3:
+            engine.step(0.0)
+    rows = {row.sequence_id: len(row.tokens) for row in heart.plan(0.0).batch.rows}
+    assert rows == {1: 10, 2: 6, 3: 4}
 
 
 def test_no_row_is_longer_than_it_may_be() -> None:
@@ -226,6 +278,19 @@ def finish(engine: Engine) -> list[Update]:
     while not engine.idle:
         updates += engine.step(0.0).updates
     return updates
+
+
+def test_nothing_refers_to_a_request_that_has_ended() -> None:
+    """An adapter's memory, and a prompt's, is free when the last request has ended that had it."""
+    engine = Engine(Scheduler(LIMITS, PageAllocator(32), AdapterSlots(1)), EchoExecutor(32, 4))
+    adapter = NamedAdapter("a")
+    alive = weakref.ref(adapter)
+    engine.submit(*(replace(request(n), adapter=adapter, deadline=1e9) for n in (1, 2, 3)))
+    engine.cancel(3)
+    finish(engine)
+    del adapter
+    gc.collect()
+    assert alive() is None
 
 
 def test_queue_time_is_told_once() -> None:
