@@ -117,6 +117,11 @@ def limits_for(manifest: Manifest, tuning: Tuning) -> Limits:
             f"--max-batch-size {batch}: the engine was built for {shapes.max_batch_size}; lower it "
             "or build with a larger shapes.maxBatchSize"
         )
+    if tuning.max_step_tokens is not None and tuning.max_step_tokens <= batch:
+        raise InvalidOption(
+            f"--max-step-tokens {tuning.max_step_tokens}: a full batch takes {batch} of them, and "
+            f"prompts need some too; give at least {batch + 1}, or a smaller --max-batch-size"
+        )
     lookahead = tuning.speculation.tokens if tuning.speculation else 0
     if most is not None and lookahead >= most.wanted:
         raise InvalidOption(

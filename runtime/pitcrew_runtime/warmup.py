@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 
 from pitcrew_builder.manifest import Canary
 from pitcrew_runtime.core.engine import Engine
-from pitcrew_runtime.core.request import Finish, Request
-from pitcrew_runtime.errors import CanaryMismatch, InvalidRequest, NotEnoughMemory, QueueFull
+from pitcrew_runtime.core.request import Finish, Request, Update
+from pitcrew_runtime.errors import CanaryMismatch, InvalidRequest, NotEnoughMemory
 
 logger = logging.getLogger(__name__)
 
@@ -20,12 +20,11 @@ Clock = Callable[[], float]
 def warm_up(engine: Engine, canary: Canary, clock: Clock) -> None:
     """Run the buckets and the canary; raises `CanaryMismatch`."""
     started = clock()
-    prompt = canary.prompt[:1] or (0,)
     for bucket in buckets(engine):
         try:
-            generate(engine, [prompt] * bucket, 2, clock)
-        except (InvalidRequest, QueueFull):
-            break  # a pool or queue too small for this bucket never sees it in service either
+            decode_together(engine, bucket, canary.prompt[:1] or (0,), clock)
+        except InvalidRequest:
+            break  # sequences so short that hardly ever so many of them are decoded together
     check_canary(engine, canary, clock)
     logger.info("Warm after %.2f s", clock() - started)
 
@@ -35,6 +34,21 @@ def buckets(engine: Engine) -> list[int]:
     largest = engine.limits.max_running
     powers = [1 << exponent for exponent in range(largest.bit_length())]
     return sorted({*powers, largest})
+
+
+def decode_together(engine: Engine, count: int, prompt: Sequence[int], clock: Clock) -> None:
+    """Run a step in which so many sequences of that prompt decode, if there are pages for them.
+
+    They come in waves where fewer may wait, and earlier ones go on until the last has come. Raises
+    `InvalidRequest` where sequences may not be that long.
+    """
+    firsts = range(0, count, engine.limits.max_waiting)
+    for steps, first in zip(range(len(firsts), 0, -1), firsts, strict=True):
+        wave = range(first, min(first + engine.limits.max_waiting, count))
+        engine.submit(*(Request(-1 - one, tuple(prompt), 1 + steps, clock()) for one in wave))
+        _step(engine, clock)
+    while not engine.idle:
+        _step(engine, clock)
 
 
 def check_canary(engine: Engine, canary: Canary, clock: Clock) -> None:
@@ -61,9 +75,14 @@ def generate(
     for request_id, prompt in zip(tokens, prompts, strict=True):
         engine.submit(Request(request_id, tuple(prompt), count, clock()))
     while not engine.idle:
-        for update in engine.step(clock()).updates:
+        for update in _step(engine, clock):
             if update.sampled is not None:
                 tokens[update.request_id].append(update.sampled.token)
-            if update.finish is Finish.ERROR:
-                raise CanaryMismatch("the engine failed in its warm-up; see the log above")
     return list(tokens.values())
+
+
+def _step(engine: Engine, clock: Clock) -> Sequence[Update]:
+    updates = engine.step(clock()).updates
+    if any(update.finish is Finish.ERROR for update in updates):
+        raise CanaryMismatch("the engine failed in its warm-up; see the log above")
+    return updates

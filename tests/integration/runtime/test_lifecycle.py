@@ -290,7 +290,7 @@ def test_a_canary_that_sings_another_song(copy: Path, tmp_path: Path) -> None:
         (("--what",), "InvalidOption: unrecognized arguments: --what"),
         (("--port", "70000"), "InvalidOption: argument --port: 70000 is not a TCP port"),
         (("--max-batch-size", "64"), "InvalidOption: --max-batch-size 64: the engine was built"),
-        (("--max-step-tokens", "32"), "InvalidOption: max_step_tokens: 32"),
+        (("--max-step-tokens", "32"), "InvalidOption: --max-step-tokens 32: a full batch takes 32"),
         (("--api-key-file", "/nowhere"), "InvalidOption: --api-key-file /nowhere"),
         (("--host", "256.0.0.1"), "InvalidOption: --host 256.0.0.1"),
     ],

@@ -66,6 +66,14 @@ def test_the_batch_is_no_larger_than_the_engine() -> None:
         limits_for(MANIFEST, Tuning(max_batch_size=5))
 
 
+def test_a_step_has_room_for_prompts_beside_a_full_batch() -> None:
+    assert limits_for(MANIFEST, Tuning(max_step_tokens=5)).max_step_tokens == 5
+    with pytest.raises(
+        InvalidOption, match=r"--max-step-tokens 4: .* give at least 5, or a smaller"
+    ):
+        limits_for(MANIFEST, Tuning(max_step_tokens=4))
+
+
 def test_one_thread_decodes_a_small_engine() -> None:
     file = FileEntry(path="rank0/model.onnx.data", size=SMALL_ENGINE, sha256="0" * 64)
     small = MANIFEST.model_copy(update={"files": (file,)})

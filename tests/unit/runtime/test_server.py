@@ -5,7 +5,7 @@ import json
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -458,18 +458,40 @@ async def test_text_cannot_be_asked_of_an_engine_without_tokenizer() -> None:
         assert "no chat template" in answer.json()["error"]["message"]
 
 
+class Watching(EchoExecutor):
+    """Remembers how many rows it was given in each step."""
+
+    def __init__(self) -> None:
+        super().__init__(32, 4)
+        self.sizes: list[int] = []
+
+    def execute(self, batch: StepBatch) -> list[Chosen]:
+        self.sizes.append(len(batch.rows))
+        return super().execute(batch)
+
+
 def test_the_warm_up_runs_every_bucket_and_the_canary() -> None:
-    sizes: list[int] = []
-
-    class Watching(EchoExecutor):
-        def execute(self, batch: StepBatch) -> list[Chosen]:
-            sizes.append(len(batch.rows))
-            return super().execute(batch)
-
-    engine = Engine(Scheduler(LIMITS, PageAllocator(32)), Watching(32, 4))
+    executor = Watching()
+    engine = Engine(Scheduler(LIMITS, PageAllocator(32)), executor)
     warm_up(engine, manifest().canary, Clock())
-    assert sizes == [1, 1, 2, 2, 4, 4, *[1] * 8]
+    assert executor.sizes == [1, 1, 2, 2, 4, 4, *[1] * 8]
     assert engine.idle
+
+
+def test_a_short_queue_keeps_no_bucket_cold() -> None:
+    executor = Watching()
+    limits = replace(LIMITS, max_waiting=1)
+    engine = Engine(Scheduler(limits, PageAllocator(32)), executor)
+    warm_up(engine, manifest().canary, Clock())
+    assert executor.sizes == [1, 1, 1, 2, 2, 1, 2, 3, 4, 4, *[1] * 8]
+
+
+def test_sequences_too_short_for_a_bucket_keep_nobody_from_starting() -> None:
+    executor = Watching()
+    limits = replace(LIMITS, max_waiting=1, max_sequence_length=4)
+    engine = Engine(Scheduler(limits, PageAllocator(32)), executor)
+    warm_up(engine, Canary(prompt=(1,), continuation=tuple(continuation([1], 2))), Clock())
+    assert executor.sizes == [1, 1, 1, 2, 2, 1, 1]
 
 
 def test_a_canary_that_differs_is_told_with_both_songs() -> None:
