@@ -62,13 +62,13 @@ class Sampling:
     @property
     def shapes_logits(self) -> bool:
         """Whether logits are changed before a token is picked from them."""
+        return bool(self.penalizes or self.logit_bias or self.min_tokens or self.guide)
+
+    @property
+    def penalizes(self) -> bool:
+        """Whether a token's logit depends on how often it stands in the text already."""
         return bool(
-            self.presence_penalty
-            or self.frequency_penalty
-            or self.repetition_penalty != 1.0
-            or self.logit_bias
-            or self.min_tokens
-            or self.guide
+            self.presence_penalty or self.frequency_penalty or self.repetition_penalty != 1.0
         )
 
 

@@ -17,19 +17,25 @@ from numpy.typing import NDArray
 from pitcrew_runtime.core.batch import Row
 from pitcrew_runtime.core.executor import Chosen
 from pitcrew_runtime.core.request import Sampled
+from pitcrew_runtime.execution.said import Sayings
 from pitcrew_runtime.execution.sampler import Draw, NonFiniteLogits, sample
 
 
-def choose(rows: Sequence[Row], logits: NDArray[np.float32]) -> Sequence[Chosen]:
+def choose(
+    rows: Sequence[Row], logits: NDArray[np.float32], sayings: Sayings | None = None
+) -> Sequence[Chosen]:
     """The tokens of each row from `logits` [B, K, vocabulary], laid out as `pack` asks for them.
 
-    Raises `NonFiniteLogits`.
+    `sayings` may know the rows' texts from the step before. Raises `NonFiniteLogits`.
     """
+    sayings = sayings or Sayings()
     chosen: list[list[Sampled]] = [[] for _ in rows]
     going = [index for index, row in enumerate(rows) if row.sampling is not None]
     place = 0
     while going:
-        draws = [draw for index in going if (draw := _draw(rows[index], place)) is not None]
+        draws = [
+            draw for index in going if (draw := _draw(rows[index], place, sayings)) is not None
+        ]
         # A copy of many vocabularies takes longer than all that is done with them.
         these = logits[:, place] if len(going) == len(rows) else logits[going, place]
         for index, sampled in zip(going, sample(these, draws), strict=True):
@@ -62,14 +68,19 @@ def are_plain(rows: Sequence[Row]) -> bool:
     return all(row.sampling is None or row.sampling.is_plain for row in rows)
 
 
-def _draw(row: Row, place: int) -> Draw | None:
+def _draw(row: Row, place: int, sayings: Sayings) -> Draw | None:
     """What decides the token after the first `place` guesses of a row."""
     if row.sampling is None:
         return None
-    history = row.history
-    if place and row.sampling.shapes_logits:
-        history = [*history, *_guesses(row)[:place]]
-    return Draw(row.sampling, row.end - row.drafts + place, history, row.prompt_length)
+    position = row.end - row.drafts + place
+    if not row.sampling.shapes_logits:
+        return Draw(row.sampling, position)
+    said = sayings.of(row) if row.sampling.penalizes else None
+    if not place:
+        return Draw(row.sampling, position, row.history, row.prompt_length, said)
+    right = _guesses(row)[:place]
+    said = said.beyond(right) if said is not None else None
+    return Draw(row.sampling, position, [*row.history, *right], row.prompt_length, said)
 
 
 def _right(row: Row, place: int, chosen: Sequence[Sampled]) -> bool:

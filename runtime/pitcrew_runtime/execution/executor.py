@@ -14,6 +14,7 @@ from pitcrew_runtime.execution.choosing import are_plain, choose, choose_likelie
 from pitcrew_runtime.execution.grouping import group
 from pitcrew_runtime.execution.network import Network
 from pitcrew_runtime.execution.packing import Packed, pack
+from pitcrew_runtime.execution.said import Sayings
 from pitcrew_runtime.execution.scoring import TOGETHER, pieces, scores_of
 
 N = TypeVar("N", bound=np.generic)
@@ -27,6 +28,7 @@ class NetworkExecutor:
         self._network = network
         self._short_first = short_first
         self._work = Work()
+        self._sayings = Sayings()
 
     @property
     def pages(self) -> int:
@@ -57,13 +59,14 @@ class NetworkExecutor:
         for index, row in enumerate(batch.rows):
             if row.scores:
                 results[index] = self._score(row)
+        self._sayings.keep(batch.rows)
         return results
 
     def _chosen(self, rows: Sequence[Row]) -> Sequence[Chosen]:
         """What follows rows of one run."""
         if are_plain(rows):
             return choose_likeliest(rows, self._timed(self._network.likeliest, rows))
-        return choose(rows, self._timed(self._network.run, rows))
+        return choose(rows, self._timed(self._network.run, rows), self._sayings)
 
     def _score(self, row: Row) -> Chosen:
         """What follows a row whose tokens are scored, computed by itself."""
@@ -71,7 +74,7 @@ class NetworkExecutor:
         for piece in pieces(row, min(TOGETHER, self._network.wanted)):
             logits = self._timed(self._network.run, [piece])
             found += scores_of(piece, logits[0])
-        return [*found, *choose([row], logits[:, -1:])[0]]
+        return [*found, *choose([row], logits[:, -1:], self._sayings)[0]]
 
     def _timed(self, run: Callable[[Packed], NDArray[N]], rows: Sequence[Row]) -> NDArray[N]:
         """What a run of the network gives, for the positions that `pack` asks for."""

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pitcrew_runtime.core.request import Sampled, Sampling
+from pitcrew_runtime.execution.said import Said
 from pitcrew_runtime.execution.shaping import shaped
 
 Logits = NDArray[np.float32]
@@ -33,6 +34,8 @@ class Draw(NamedTuple):
     """All tokens before it."""
     prompt_length: int = 0
     """How many of these are the prompt."""
+    said: Said | None = None
+    """How often each of them is there; None: it is counted where that is needed."""
 
 
 def sample(logits: Logits, draws: Sequence[Draw]) -> list[Sampled]:
@@ -86,7 +89,7 @@ def _pick(logits: Logits, best: int, draw: Draw) -> Sampled:
     sampling = draw.sampling
     changed = logits
     if sampling.shapes_logits:
-        changed = shaped(logits, sampling, draw.history, draw.prompt_length)
+        changed = shaped(logits, sampling, draw.history, draw.prompt_length, draw.said)
         best = int(changed.argmax())
     token = best if sampling.is_greedy else _draw(changed, sampling, draw.position)
     if sampling.logprobs is None:

@@ -1,8 +1,6 @@
 """Changes logits before a token is picked: bias, constraint, penalties.
 
-In the order of vLLM: what may not be picked at all, the caller's bias, then the penalties. The
-penalties look at the sequence's tokens each time and keep nothing, so there is nothing that a retry
-or a preemption could leave wrong.
+In the order of vLLM: what may not be picked at all, the caller's bias, then the penalties.
 """
 
 from collections.abc import Sequence
@@ -12,31 +10,33 @@ from numpy.typing import NDArray
 
 from pitcrew_runtime.core.guide import Guide
 from pitcrew_runtime.core.request import Sampling
+from pitcrew_runtime.execution.said import Said, Tally
 
 Logits = NDArray[np.float32]
 
 
 def shaped(
-    logits: Logits, sampling: Sampling, history: Sequence[int], prompt_length: int
+    logits: Logits,
+    sampling: Sampling,
+    history: Sequence[int],
+    prompt_length: int,
+    said: Said | None = None,
 ) -> Logits:
     """A changed copy of `logits` [vocabulary]; -inf where a token may not be picked.
 
-    `history` is the prompt, of `prompt_length` tokens, and what was generated after it. At least one
-    token stays possible: a guide always allows one, and tokens are withheld only beside others.
+    `history` is the prompt, of `prompt_length` tokens, and what was generated after it; `said` are
+    its tallies, where somebody keeps them. At least one token stays possible: a guide always allows
+    one, and tokens are withheld only beside others.
     """
-    generated = history[prompt_length:]
     changed = logits.copy()
     if sampling.guide is not None:
-        _keep_allowed(changed, sampling.guide, generated)
-    if len(generated) < sampling.min_tokens:
+        _keep_allowed(changed, sampling.guide, history[prompt_length:])
+    if len(history) - prompt_length < sampling.min_tokens:
         _withhold(changed, sampling.withheld)
     for token, bias in sampling.logit_bias:
         changed[token] += bias
-    if sampling.repetition_penalty != 1.0:
-        _penalize_repetition(changed, sampling.repetition_penalty, history)
-    if generated and (sampling.presence_penalty or sampling.frequency_penalty):
-        tokens, counts = np.unique(np.asarray(generated, np.int64), return_counts=True)
-        changed[tokens] -= sampling.presence_penalty + sampling.frequency_penalty * counts
+    if sampling.penalizes:
+        _penalize(changed, sampling, said or Said(history, prompt_length))
     return changed
 
 
@@ -55,7 +55,15 @@ def _withhold(logits: Logits, tokens: Sequence[int]) -> None:
         logits[list(tokens)] = kept
 
 
-def _penalize_repetition(logits: Logits, penalty: float, history: Sequence[int]) -> None:
-    seen = np.unique(np.asarray(history, np.int64))
-    values = logits[seen]
-    logits[seen] = np.where(values > 0, values / penalty, values * penalty)
+def _penalize(logits: Logits, sampling: Sampling, said: Said) -> None:
+    if sampling.repetition_penalty != 1.0:
+        _penalize_repetition(logits, sampling.repetition_penalty, said.everything)
+    if sampling.presence_penalty or sampling.frequency_penalty:
+        counts = said.generated.counts
+        penalties = sampling.presence_penalty + sampling.frequency_penalty * counts
+        logits[said.generated.tokens] -= penalties
+
+
+def _penalize_repetition(logits: Logits, penalty: float, said: Tally) -> None:
+    values = logits[said.tokens]
+    logits[said.tokens] = np.where(values > 0, values / penalty, values * penalty)
