@@ -96,9 +96,13 @@ class PageAllocator:
         """The page that was published under a key and still has its contents."""
         return self._published.find(key)
 
-    def is_idle(self, page: int) -> bool:
-        """A published page that nobody holds: it counts as free."""
-        return self._published.is_idle(page)
+    def find_all(self, keys: Iterable[Key]) -> list[int]:
+        """The pages of the first keys, up to one under which there is none."""
+        return self._published.find_all(keys)
+
+    def idle_among(self, pages: Iterable[int]) -> int:
+        """How many of these nobody holds: they are published, and count as free."""
+        return self._published.idle_among(pages)
 
     def publish(self, owner: int, index: int, key: Key) -> None:
         """Tell that the owner's page `index` is full, and of what.

@@ -46,7 +46,7 @@ class Placement:
 
     def cost(self, sequence: Sequence, start: HeadStart) -> int:
         """Free pages that it takes to place a sequence with all its known tokens."""
-        woken = sum(map(self._pages.is_idle, start.pages))
+        woken = self._pages.idle_among(start.pages)
         return self._limits.pages_for(len(sequence.tokens)) - len(start.pages) + woken
 
     def place(self, sequence: Sequence, start: HeadStart) -> list[tuple[int, int]]:
@@ -90,13 +90,8 @@ class Placement:
             sequence.published = index + 1
 
     def _find(self, sequence: Sequence) -> list[int]:
-        found = []
-        for index in range((len(sequence.tokens) - 1) // self._limits.page_size):
-            page = self._pages.find(sequence.chain.key(index, sequence.tokens))
-            if page is None:
-                break
-            found.append(page)
-        return found
+        full = (len(sequence.tokens) - 1) // self._limits.page_size
+        return self._pages.find_all(sequence.chain.keys(full, sequence.tokens))
 
     def _measure(self, sequence: Sequence) -> None:
         sequence.capacity = len(self._pages.pages_of(sequence.id)) * self._limits.page_size

@@ -6,7 +6,7 @@ never meet in one page, so nobody can tell from a fast answer what others have a
 collision would be a wrong answer. The file knows neither owners nor tensors.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
 from struct import pack
 
@@ -47,6 +47,13 @@ class KeyChain:
             self._keys.append(sha256(before + pack(self._format, *page)).digest())
         return self._keys[index]
 
+    def keys(self, count: int, tokens: Sequence[int]) -> Iterator[Key]:
+        """Of the first `count` pages, each made when it is reached."""
+        made = self._keys[:count]
+        yield from made
+        for index in range(len(made), count):
+            yield self.key(index, tokens)
+
 
 class PrefixIndex:
     """Keys and pages, one to one; and which of the pages are idle, the longest unused first.
@@ -75,6 +82,16 @@ class PrefixIndex:
         """The page of a key."""
         return self._page_of.get(key)
 
+    def find_all(self, keys: Iterable[Key]) -> list[int]:
+        """The pages of keys, up to the first that has none."""
+        found: list[int] = []
+        for key in keys:
+            page = self._page_of.get(key)
+            if page is None:
+                break
+            found.append(page)
+        return found
+
     def put(self, key: Key, page: int) -> None:
         """Tell of a page's contents; neither may be known yet."""
         if key in self._page_of or page in self._key_of:
@@ -85,6 +102,10 @@ class PrefixIndex:
     def is_idle(self, page: int) -> bool:
         """Nobody holds it."""
         return page in self._idle
+
+    def idle_among(self, pages: Iterable[int]) -> int:
+        """How many of these nobody holds."""
+        return sum(map(self._idle.__contains__, pages))
 
     def rest(self, page: int) -> None:
         """Its last holder has let go of a page: it may be evicted after those that rest already."""

@@ -86,6 +86,21 @@ def test_published_pages_outlive_their_owner_until_the_room_is_needed() -> None:
     pages.audit()
 
 
+def test_a_beginning_is_found_as_far_as_it_is_known() -> None:
+    """And no key is made beyond that: a prompt may have very many."""
+    pages, tokens = PageAllocator(4), range(8)
+    pages.extend(1, 3)
+    for index in (0, 1, 3):
+        pages.publish(1, min(index, 2), KeyChain(root_key(), 2).key(index, tokens))
+    pages.extend(2, 1)
+    pages.share(2, pages.pages_of(1)[:1])
+    found = pages.find_all(KeyChain(root_key(), 2).keys(1000, tokens))
+    assert found == list(pages.pages_of(1)[:2])
+    assert pages.idle_among(found) == 0
+    pages.release(1)
+    assert pages.idle_among(found) == 1, "somebody holds the other one"
+
+
 def test_equal_contents_end_up_in_one_page() -> None:
     pages = PageAllocator(4)
     key = KeyChain(root_key(), 1).key(0, [5])
