@@ -43,8 +43,12 @@ class _Group:
         self._one(name, _port, "N", meaning, default)
 
     def seconds(self, name: str, meaning: str, default: float) -> None:
-        """A time."""
+        """A time, or none."""
         self._one(name, _seconds, "S", meaning, default)
+
+    def some_seconds(self, name: str, meaning: str, default: float) -> None:
+        """A time that is not none."""
+        self._one(name, _some_seconds, "S", meaning, default)
 
     def size(self, name: str, meaning: str, default: int | None = None) -> None:
         """Bytes, which `meaning` tells the default of."""
@@ -191,7 +195,7 @@ def _add_process(group: _Group) -> None:
         0.0,
     )
     group.seconds("--drain-seconds", "after that, how long running requests may take", 25.0)
-    group.seconds("--wedge-seconds", "a longer step turns liveness red", 120.0)
+    group.some_seconds("--wedge-seconds", "a longer step turns liveness red", 120.0)
     group.path(
         "--termination-log",
         f"where a start-up fault is told (default: {TERMINATION_LOG}, where it exists)",
@@ -225,6 +229,13 @@ def _seconds(text: str) -> float:
     value = float(text)
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a number of seconds")
+    return value
+
+
+def _some_seconds(text: str) -> float:
+    value = _seconds(text)
+    if not value:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
     return value
 
 

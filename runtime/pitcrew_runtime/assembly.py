@@ -17,6 +17,7 @@ from pitcrew_runtime.errors import InvalidOption
 from pitcrew_runtime.execution.executor import NetworkExecutor
 from pitcrew_runtime.execution.gpu.shapes import bounds_of
 from pitcrew_runtime.execution.resources import usable_cpus
+from pitcrew_runtime.execution.scoring import TOGETHER
 from pitcrew_runtime.networks import Means, load_weights
 from pitcrew_runtime.ranks.pods import Pods
 from pitcrew_runtime.sizing import Room, pool_pages, within_pool
@@ -123,10 +124,11 @@ def limits_for(manifest: Manifest, tuning: Tuning) -> Limits:
             f"prompts need some too; give at least {batch + 1}, or a smaller --max-batch-size"
         )
     lookahead = tuning.speculation.tokens if tuning.speculation else 0
-    if most is not None and lookahead >= most.wanted:
+    wanted = most.wanted if most else TOGETHER
+    if lookahead >= wanted:
         raise InvalidOption(
-            f"--speculative-tokens {lookahead}: a plan checks {most.wanted - 1} guesses of a sequence "
-            f"in one step; lower it to {most.wanted - 1}"
+            f"--speculative-tokens {lookahead}: {wanted - 1} guesses of a sequence can be checked in "
+            f"one step; lower it to {wanted - 1}"
         )
     try:
         return Limits(

@@ -39,8 +39,11 @@ class Speculation:
                 "--draft-engine: give it with --speculative draft, and only then; it is the "
                 "directory of a smaller engine with the same tokenizer"
             )
-        if self.ngram < ngram.SHORTEST:
-            raise InvalidOption(f"--ngram-max {self.ngram}: at least {ngram.SHORTEST} are needed")
+        if not ngram.SHORTEST <= self.ngram <= ngram.MOST:
+            raise InvalidOption(
+                f"--ngram-max {self.ngram}: endings of {ngram.SHORTEST} to {ngram.MOST} tokens are "
+                "looked up; choose a number between"
+            )
 
 
 def check_draft(target: EngineDirectory, draft: EngineDirectory, limits: Limits) -> None:

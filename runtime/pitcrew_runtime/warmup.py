@@ -58,7 +58,11 @@ def check_canary(engine: Engine, canary: Canary, clock: Clock) -> None:
     try:
         (found,) = generate(engine, [canary.prompt], len(canary.continuation), clock)
     except InvalidRequest as error:
-        raise NotEnoughMemory(f"the canary does not fit into the KV pool: {error}") from error
+        tokens = len(canary.prompt) + len(canary.continuation)
+        raise NotEnoughMemory(
+            f"the canary has {tokens} tokens, and the KV pool has room for "
+            f"{engine.limits.max_sequence_length}; raise kvMemory (--kv-memory) or the memory limit"
+        ) from error
     if tuple(found) != canary.continuation:
         raise CanaryMismatch(
             f"greedy tokens {found} differ from the manifest's {list(canary.continuation)}: this "

@@ -15,6 +15,8 @@ from pitcrew_runtime.speculation.executor import Guess
 
 LONGEST = 4
 SHORTEST = 2
+MOST = 32
+"""Of `longest`: each length is a search of its own, and endings that long hardly ever come again."""
 WINDOW = 1 << 16
 """Tokens that are searched, counted from the end: half a millisecond where nothing is found."""
 _WIDTH = array("I").itemsize
@@ -37,8 +39,10 @@ class NgramProposer:
     """Proposes from the texts of the sequences in the batch."""
 
     def __init__(self, longest: int = LONGEST, shortest: int = SHORTEST) -> None:
-        if not 1 <= shortest <= longest:
-            raise ValueError(f"n-grams of {shortest} to {longest} tokens; 1 ≤ shortest ≤ longest")
+        if not 1 <= shortest <= longest <= MOST:
+            raise ValueError(
+                f"n-grams of {shortest} to {longest} tokens; 1 ≤ shortest ≤ longest ≤ {MOST}"
+            )
         self.work = Work()
         self._lengths = range(longest, shortest - 1, -1)
         self._texts: dict[int, _Text] = {}

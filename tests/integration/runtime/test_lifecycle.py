@@ -285,7 +285,13 @@ def test_a_canary_that_sings_another_song(copy: Path, tmp_path: Path) -> None:
     ("options", "says"),
     [
         (("--kv-memory", "1000"), "NotEnoughMemory: a KV page takes 48.0 KiB"),
-        (("--kv-memory", "48Ki"), "NotEnoughMemory: the canary does not fit into the KV pool"),
+        (("--kv-memory", "48Ki"), "24 tokens, and the KV pool has room for 16; raise kvMemory"),
+        (("--wedge-seconds", "0"), "InvalidOption: argument --wedge-seconds: 0 is not above 0"),
+        (("--speculative", "ngram", "--ngram-max", "33"), "InvalidOption: --ngram-max 33"),
+        (
+            ("--speculative", "ngram", "--speculative-tokens", "64"),
+            "InvalidOption: --speculative-tokens 64: 63 guesses",
+        ),
         (("--kv-memory", "5MB"), "InvalidOption: argument --kv-memory: '5MB' is not a size"),
         (("--what",), "InvalidOption: unrecognized arguments: --what"),
         (("--port", "70000"), "InvalidOption: argument --port: 70000 is not a TCP port"),

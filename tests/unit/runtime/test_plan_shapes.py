@@ -213,7 +213,7 @@ def test_guesses_are_no_more_than_the_plan_checks() -> None:
     tuning = Tuning(speculation=Speculation(Method.NGRAM, tokens=4))
     assert limits_for(planned(), tuning).lookahead == 4
     more = replace(tuning, speculation=Speculation(Method.NGRAM, tokens=5))
-    with pytest.raises(InvalidOption, match="--speculative-tokens 5: a plan checks 4 guesses"):
+    with pytest.raises(InvalidOption, match="--speculative-tokens 5: 4 guesses"):
         limits_for(planned(), more)
 
 
