@@ -20,12 +20,13 @@ from pitcrew_operator.ask.dcgm import PodName
 from pitcrew_operator.ask.gpu_usage import GpuUsage
 from pitcrew_operator.ask.http import Http
 from pitcrew_operator.ask.keys import SecretKeys
+from pitcrew_operator.ask.loads import Loads
 from pitcrew_operator.cluster import Cluster, KubeCluster
 from pitcrew_operator.config import Config
 from pitcrew_operator.dispatch import concerned
 from pitcrew_operator.election import Elector, KubeLeases
 from pitcrew_operator.errors import ClusterError
-from pitcrew_operator.kinds import OPTIONAL, OWNERS, POD, Kind, Raw
+from pitcrew_operator.kinds import DEPLOYMENT, OPTIONAL, OWNERS, POD, Kind, Raw
 from pitcrew_operator.latecomers import Latecomers
 from pitcrew_operator.lease import Timing
 from pitcrew_operator.listing import Listings
@@ -72,6 +73,9 @@ class Operator:
         )
         self.asker = PodAsker(http, SecretKeys(cluster.get), self._answered)
         self.gpus = GpuUsage(cluster, http, config, self._measured)
+        self.loads = Loads(
+            self._store, self.gpus, http, config.autoscaling_seconds, self._looked_at
+        )
         self.patience = Patience[Key](_BUSY * config.workers, self._again)
         self.recorder = Recorder(cluster, lambda: self.patience.is_busy)
         reconciler = Reconciler(
@@ -81,6 +85,7 @@ class Operator:
             metrics,
             self.asker,
             gpus=lambda: self.gpus.usage,
+            looks=self.loads.looks,
             patience=self.patience,
             record=self.recorder.record,
         )
@@ -109,6 +114,8 @@ class Operator:
         self._metrics.leader.set(0)
         await self._queue.close(_GRACE_SECONDS)
         await self.recorder.end(_EVENT_SECONDS)
+        self._metrics.desired_replicas.clear()
+        self._metrics.ready_replicas.clear()
 
     async def follow(self) -> None:
         """See Listings.follow."""
@@ -175,6 +182,9 @@ class Operator:
         if raw is not None:
             self._changed(POD, raw)
 
+    def _looked_at(self, namespace: str, name: str) -> None:
+        self._queue.add(Key(DEPLOYMENT, namespace, name))
+
     def _look_at_everything(self) -> None:
         for kind in OWNERS:
             for raw in self._store.all(kind):
@@ -208,6 +218,7 @@ async def run(
             operator.resync(),
             operator.follow_others(watching),
             operator.gpus.run(),
+            operator.loads.run(lambda: operator.leads),
             operator.patience.run(),
             operator.recorder.run(),
         )

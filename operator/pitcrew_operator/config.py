@@ -47,6 +47,9 @@ class Config(Model):
         description="Labels of the pods that tell how busy GPUs are; -: ask none.",
     )
     dcgm_port: int = Field(default=9400, ge=1, le=65535, description="Port of their /metrics.")
+    autoscaling_seconds: float = Field(
+        default=15.0, gt=0, description="Between two looks at the load of autoscaled deployments."
+    )
     log_poll_seconds: float = Field(default=1.0, gt=0, description="Between two looks at a build.")
     watch_silence_seconds: float = Field(
         default=70.0,

@@ -67,6 +67,24 @@ class Metrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
+        self.desired_replicas = Gauge(
+            "pitcrew_operator_autoscaling_desired_replicas",
+            "Replicas that were decided for an autoscaled LLMDeployment.",
+            ["namespace", "deployment"],
+            registry=self.registry,
+        )
+        self.ready_replicas = Gauge(
+            "pitcrew_operator_autoscaling_ready_replicas",
+            "Replicas of an autoscaled LLMDeployment that are ready.",
+            ["namespace", "deployment"],
+            registry=self.registry,
+        )
+        self.scalings = Counter(
+            "pitcrew_operator_autoscaling_decisions_total",
+            "Changes of the number of replicas, up and down.",
+            ["direction"],
+            registry=self.registry,
+        )
         self.builds = Counter(
             "pitcrew_operator_builds_total",
             "Builds that ended: built, cached (the engine was in the store) or failed, and why.",

@@ -29,11 +29,14 @@ from pitcrew_operator.manifests.workload import ALL, kind_for
 from pitcrew_operator.observe_builds import see_pool, see_uses, see_work
 from pitcrew_operator.order import Order
 from pitcrew_operator.plan import beside
+from pitcrew_operator.plan.autoscaling.looks import Look
 from pitcrew_operator.plan.beside import Beside
 from pitcrew_operator.plan.conditions import Situation
 from pitcrew_operator.plan.engine import EngineSeen
 from pitcrew_operator.plan.questions import Answer
+from pitcrew_operator.plan.replicas import Fleet
 from pitcrew_operator.plan.retention import Uses
+from pitcrew_operator.plan.scaling import settled
 from pitcrew_operator.plan.seen import DeploymentSeen
 from pitcrew_operator.plan.target import target_of
 from pitcrew_operator.store import Store
@@ -112,19 +115,24 @@ async def see_deployment(
     config: Config,
     answers: Mapping[str, Answer],
     gpus: Mapping[PodName, Sequence[float]],
+    looks: Sequence[Look] = (),
 ) -> DeploymentSeen:
     """Everything that `plan_deployment` wants to know."""
     namespace, name = owner.meta.namespace, owner.meta.name
     target = target_of(owner, _engine(store, namespace, owner.spec.engine_ref.name), config)
     pods = tuple(pod_of(raw) for raw in store.refer(POD, namespace, f"deployment={name}"))
+    workloads = tuple(await _workloads(owner, target, store, cluster))
+    owner = settled(owner, Fleet.of(owner.meta.uid, workloads))
     ready = [PodName(namespace, pod.meta.name) for pod in pods if pod.ready]
     return DeploymentSeen(
         target=target,
         has_groups=store.serves(LEADER_WORKER_SET),
-        workloads=tuple(await _workloads(owner, target, store, cluster)),
+        workloads=workloads,
         beside=await _beside(owner, target, store, cluster),
         pods=pods,
         gpu_percent=average(gpus, ready),
+        looks=looks,
+        looks_every=config.autoscaling_seconds,
         answers=answers,
         proves_service=config.probe_services,
     )

@@ -6,6 +6,17 @@ pods are what the runtime writes as the first word of its termination message.
 
 from typing import Final
 
+# How the number of replicas follows the load (conditions ScalingActive and ScalingLimited).
+METRICS_FOUND: Final = "MetricsFound"
+METRICS_MISSING: Final = "MetricsMissing"
+GPU_METRICS_MISSING: Final = "GpuMetricsMissing"
+METRICS_STALE: Final = "MetricsStale"
+NO_READY_REPLICA: Final = "NoReadyReplica"
+WITHIN_RANGE: Final = "DesiredWithinRange"
+TOO_MANY_REPLICAS: Final = "TooManyReplicas"
+SCALED_UP: Final = "ScaledUp"
+SCALED_DOWN: Final = "ScaledDown"
+
 # Ready.
 ENGINE_READY: Final = "EngineReady"
 SERVING: Final = "Serving"

@@ -19,19 +19,27 @@ from pitcrew_operator.observe import Readers, see_deployment, see_engine
 from pitcrew_operator.patience import Patience
 from pitcrew_operator.perform import perform
 from pitcrew_operator.plan import problem
-from pitcrew_operator.plan.actions import Action, Ask, Delete
+from pitcrew_operator.plan.actions import Action, Ask, Delete, Patch, WriteStatus
+from pitcrew_operator.plan.autoscaling.looks import Look
 from pitcrew_operator.plan.deployment import plan_deployment
 from pitcrew_operator.plan.engine import plan_engine
 from pitcrew_operator.plan.problem import OwnStatus
 from pitcrew_operator.recorder import record_now
 from pitcrew_operator.store import Store
-from pitcrew_operator.telemetry import count_builds, decisions_of, watched_pass
+from pitcrew_operator.telemetry import (
+    count_builds,
+    decisions_of,
+    forget_scaling,
+    tell_scaling,
+    watched_pass,
+)
 from pitcrew_operator.views import InvalidResource, Meta, deployment_of, engine_of
 from pitcrew_operator.workqueue import RetryLater
 
 T = TypeVar("T")
 
 _AT_ONCE: Final = 0.05
+_BY_RECORD: Final = (Delete, Patch, WriteStatus)
 
 
 class Key(NamedTuple):
@@ -62,12 +70,13 @@ class Reconciler:
         asker: Asker,
         now: Callable[[], datetime] = utc_now,
         gpus: Callable[[], Mapping[PodName, Sequence[float]]] = dict,
+        looks: Callable[[str, str], Sequence[Look]] = lambda namespace, name: (),
         patience: Patience[Key] | None = None,
         record: Callable[[Raw], Awaitable[None]] | None = None,
     ) -> None:
         self._patience = patience or Patience(math.inf, lambda key: None)
         self._cluster, self._store, self._config = cluster, store, config
-        self._asker, self._gpus = asker, gpus
+        self._asker, self._gpus, self._looks = asker, gpus, looks
         self._record = record or partial(record_now, cluster)
         self._metrics, self._now = metrics, now
         self._readers = Readers(
@@ -82,6 +91,7 @@ class Reconciler:
         raw = self._store.get(*key)
         if raw is None:
             self._asker.forget(key)
+            forget_scaling(self._metrics, key.namespace, key.name)
             self._patience.forget(key)
             return None
         try:
@@ -118,12 +128,24 @@ class Reconciler:
 
     async def _pass_deployment(self, raw: Raw, decisions: list[str]) -> float | None:
         owner = deployment_of(raw)
-        answers = self._asker.answers(Key(DEPLOYMENT, owner.meta.namespace, owner.meta.name))
+        namespace, name = owner.meta.namespace, owner.meta.name
         seen = await see_deployment(
-            owner, self._store, self._cluster, self._config, answers, self._gpus()
+            owner,
+            self._store,
+            self._cluster,
+            self._config,
+            self._asker.answers(Key(DEPLOYMENT, namespace, name)),
+            self._gpus(),
+            self._looks(namespace, name) if owner.spec.autoscaling else (),
         )
         actions = plan_deployment(owner, seen, self._now())
-        return await self._carry_out(actions, DEPLOYMENT, owner.meta, owner.status, decisions)
+        # Where the number of replicas stands in the status alone, an older one must not be acted on.
+        by_record = owner.spec.autoscaling and any(isinstance(a, _BY_RECORD) for a in actions)
+        if by_record and not await self._is_newest(DEPLOYMENT, owner.meta):
+            return _AT_ONCE
+        again = await self._carry_out(actions, DEPLOYMENT, owner.meta, owner.status, decisions)
+        tell_scaling(self._metrics, owner, actions)
+        return again
 
     async def _carry_out(
         self,

@@ -5,10 +5,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from pitcrew_operator.api.deployment import LLMDeploymentStatus
 from pitcrew_operator.api.version import EngineVersion, Phase
 from pitcrew_operator.errors import Rejected, Unavailable
 from pitcrew_operator.metrics import Metrics
 from pitcrew_operator.plan.actions import Action, WriteStatus
+from pitcrew_operator.views import Deployment
 
 logger = logging.getLogger("pitcrew_operator.reconcile")
 
@@ -47,6 +49,30 @@ def watched_pass(metrics: Metrics, kind: str, name: str) -> Iterator[list[str]]:
 def decisions_of(actions: Sequence[Action]) -> list[str]:
     """Each action in a few words."""
     return [action.decision for action in actions if action.decision]
+
+
+def tell_scaling(metrics: Metrics, owner: Deployment, actions: Sequence[Action]) -> None:
+    """The number of replicas that was decided, and whether it was decided anew."""
+    meta, before = owner.meta, owner.status.autoscaling
+    if owner.spec.autoscaling is None:
+        if before is not None:
+            forget_scaling(metrics, meta.namespace, meta.name)
+        return
+    statuses = [a.status for a in actions if isinstance(a, WriteStatus)]
+    after = next((s.autoscaling for s in statuses if isinstance(s, LLMDeploymentStatus)), before)
+    if after is None:
+        return
+    metrics.desired_replicas.labels(meta.namespace, meta.name).set(after.desired_replicas)
+    metrics.ready_replicas.labels(meta.namespace, meta.name).set(after.current_replicas)
+    if before is not None and before.desired_replicas != after.desired_replicas:
+        direction = "up" if after.desired_replicas > before.desired_replicas else "down"
+        metrics.scalings.labels(direction).inc()
+
+
+def forget_scaling(metrics: Metrics, namespace: str, name: str) -> None:
+    """Nobody decides on its replicas any more."""
+    metrics.desired_replicas.remove(namespace, name)
+    metrics.ready_replicas.remove(namespace, name)
 
 
 def count_builds(

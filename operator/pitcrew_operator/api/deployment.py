@@ -1,9 +1,12 @@
 """LLMDeployment: replicas of the runtime that serve one LLMEngine behind a Service."""
 
-from pydantic import ConfigDict, Field
+from typing import Self
+
+from pydantic import ConfigDict, Field, model_validator
 
 from pitcrew_builder.spec import Model
 from pitcrew_operator.api.adapters import AdapterSettings
+from pitcrew_operator.api.autoscaling import Autoscaling, AutoscalingStatus
 from pitcrew_operator.api.common import (
     LocalObjectReference,
     ObjectName,
@@ -98,6 +101,12 @@ _GPUS = (
 _GPU_TEXT = "string(self.runtime.resources.limits['nvidia.com/gpu'])"
 
 
+_ONE_DECIDES = (
+    "replicas: autoscaling decides their number; remove autoscaling to set it by hand, by kubectl scale "
+    "or by an autoscaler of the cluster (HPA, KEDA), or leave replicas out"
+)
+
+
 class LLMDeploymentSpec(Model):
     """What to serve and how."""
 
@@ -121,6 +130,10 @@ class LLMDeploymentSpec(Model):
                 message="ranksPerPod: it must divide worldSize, so that every pod of a replica "
                 "holds as many ranks",
             ),
+            Rule(
+                rule="!has(self.replicas) || !has(self.autoscaling)",
+                message=_ONE_DECIDES,
+            ),
         )
     )
 
@@ -131,7 +144,12 @@ class LLMDeploymentSpec(Model):
         default=None,
         ge=0,
         le=1000,
-        description="Replicas to run; absent means 1. An autoscaler writes it through /scale.",
+        description="Replicas to run; absent means 1. An HPA writes it through /scale. Not beside "
+        "autoscaling.",
+    )
+    autoscaling: Autoscaling | None = Field(
+        default=None,
+        description="Have the operator decide how many replicas run. Default: replicas says it.",
     )
     world_size: int | None = Field(
         default=None,
@@ -171,6 +189,12 @@ class LLMDeploymentSpec(Model):
         default=RolloutSettings(), description="How one revision takes the place of another."
     )
 
+    @model_validator(mode="after")
+    def _one_decides(self) -> Self:
+        if self.replicas is not None and self.autoscaling is not None:
+            raise ValueError(_ONE_DECIDES)
+        return self
+
     @property
     def wanted_replicas(self) -> int:
         """Replicas that should serve."""
@@ -203,5 +227,8 @@ class LLMDeploymentStatus(ResourceStatus):
         le=100,
         description="How busy the GPUs of the ready pods are, in steps of 5, as DCGM tells it; absent "
         "where no exporter does.",
+    )
+    autoscaling: AutoscalingStatus | None = Field(
+        default=None, description="What was decided of the number of replicas, and why."
     )
     url: str | None = Field(default=None, description="Address inside the cluster.")

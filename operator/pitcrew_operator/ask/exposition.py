@@ -1,4 +1,4 @@
-"""Reads what is wanted of the text that a pod's /metrics answers with."""
+"""Reads what is wanted of the text that a pod's /metrics answers with: totals, and what is the case now."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -12,6 +12,11 @@ _LABEL: Final = re.compile(r'([a-z_]+)="([^"]*)"')
 _FINISHED: Final = "pitcrew_requests_finished_total"
 _REFUSED: Final = "pitcrew_requests_refused_total"
 _FIRST: Final = "pitcrew_time_to_first_token_seconds"
+_GAUGES: Final = {
+    "pitcrew_requests_waiting": "waiting",
+    "pitcrew_requests_running": "running",
+    "pitcrew_kv_cache_usage_ratio": "kv_usage",
+}
 _GOOD: Final = frozenset({"stop", "length"})
 
 
@@ -35,6 +40,24 @@ class Totals:
             self.first_tokens - earlier.first_tokens,
             {bound: n - earlier.buckets.get(bound, 0) for bound, n in self.buckets.items()},
         )
+
+
+@dataclass(frozen=True)
+class State:
+    """What is the case in one pod. None: it does not tell."""
+
+    waiting: float | None = None
+    """Requests that have no place in the batch yet."""
+    running: float | None = None
+    """Requests in the batch."""
+    kv_usage: float | None = None
+    """Used part of the KV cache, 0 to 1."""
+
+
+def read_state(text: str) -> State:
+    """The state in a Prometheus text."""
+    found = {_GAUGES[name]: value for name, _, value in _samples(text) if name in _GAUGES}
+    return State(**found)
 
 
 def read_totals(text: str) -> Totals:

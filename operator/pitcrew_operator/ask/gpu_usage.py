@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from pitcrew_operator.ask.dcgm import PodName, readings
@@ -15,19 +16,31 @@ from pitcrew_operator.manifests.names import url_host
 from pitcrew_operator.views import pod_of
 
 _INTERVAL: Final = 60.0
+_SOONEST: Final = 10.0
+"""Seconds between two looks that pods without a reading lead to."""
 _AFTER_A_REFUSAL: Final = 600.0
 _NOBODY: Final = "-"
 
 logger = logging.getLogger(__name__)
+
+Readings = dict[PodName, list[float]]
 
 
 class GpuUsage:
     """The newest readings, by pod."""
 
     def __init__(
-        self, cluster: Cluster, http: Http, config: Config, wake: Callable[[PodName], None]
+        self,
+        cluster: Cluster,
+        http: Http,
+        config: Config,
+        wake: Callable[[PodName], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._cluster, self._http, self._config, self._wake = cluster, http, config, wake
+        self._clock, self._looked = clock, float("-inf")
+        self._told: dict[str, Readings] = {}
+        """By the address of the exporter."""
         self.usage: Mapping[PodName, Sequence[float]] = {}
 
     async def run(self) -> None:
@@ -50,16 +63,35 @@ class GpuUsage:
         """One reading of every exporter. Raises ClusterError."""
         if self._config.dcgm_selector == _NOBODY:
             return
+        self._looked = self._clock()
         exporters = await self._cluster.select(POD, None, self._config.dcgm_selector)
         ready = (pod for raw in exporters if (pod := pod_of(raw)).ready)
-        answers = await asyncio.gather(*(self._scrape(pod.ip) for pod in ready if pod.ip))
-        usage = {name: values for answer in answers for name, values in answer.items()}
+        self._take(await self._scrape({pod.ip for pod in ready if pod.ip}))
+
+    async def refresh(self, pods: Collection[PodName]) -> None:
+        """Read those exporters again that tell of these pods; all of them where one pod is told of by none."""
+        known = {ip for ip, told in self._told.items() if not told.keys().isdisjoint(pods)}
+        self._take(self._told | await self._scrape(known))
+        untold = any(pod not in self.usage for pod in pods)
+        if untold and self._clock() - self._looked >= _SOONEST:
+            try:
+                await self.look()
+            except ClusterError as error:
+                logger.debug("cannot list DCGM exporters: %s", error)
+
+    def _take(self, told: dict[str, Readings]) -> None:
+        self._told = told
+        usage = {name: values for each in told.values() for name, values in each.items()}
         touched = self.usage.keys() | usage.keys()
         self.usage = usage
         for name in touched:
             self._wake(name)
 
-    async def _scrape(self, ip: str) -> dict[PodName, list[float]]:
+    async def _scrape(self, addresses: Iterable[str]) -> dict[str, Readings]:
+        asked = sorted(addresses)
+        return dict(zip(asked, await asyncio.gather(*map(self._read, asked)), strict=True))
+
+    async def _read(self, ip: str) -> Readings:
         url = f"http://{url_host(ip)}:{self._config.dcgm_port}/metrics"
         try:
             return readings(await self._http.text(url))

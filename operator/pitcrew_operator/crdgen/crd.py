@@ -92,6 +92,7 @@ DEPLOYMENT = Definition(
         _READY,
         _REASON,
         Column("Replicas", ".status.readyReplicas", "integer"),
+        Column("Desired", ".status.autoscaling.desiredReplicas", "integer", priority=1),
         Column("GPU %", ".status.gpuUtilizationPercent", "integer"),
         Column("URL", ".status.url"),
         Column("Rollout", ".status.rollout.phase", priority=1),

@@ -41,6 +41,16 @@ def tolerations(engine: EngineStatus, chosen: list[dict[str, Any]]) -> list[dict
     return [*chosen, dict(_TOLERATION)]
 
 
+def holds_gpus(engine: EngineStatus, runtime: RuntimeSettings) -> bool:
+    """Whether the pods hold GPUs, or slices of some."""
+    return asks_for_gpus(runtime) or engine.compute_capability is not None
+
+
+def asks_for_gpus(runtime: RuntimeSettings) -> bool:
+    """Whether the user's own limits name something of the vendor's."""
+    return any(name.startswith(_VENDOR) for name in runtime.resources.limits)
+
+
 def resources(engine: EngineStatus, runtime: RuntimeSettings, ranks: int) -> dict[str, Any]:
     """The container's resources: a GPU for each rank, unless the user asks for some of the vendor's."""
     chosen = dump(runtime.resources)

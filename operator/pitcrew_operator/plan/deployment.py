@@ -1,10 +1,12 @@
 """What to do about an LLMDeployment: wait for its engine, then keep its replicas and a Service."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 from pitcrew_operator import reasons
+from pitcrew_operator.api.common import Condition
 from pitcrew_operator.api.deployment import LLMDeploymentStatus, ServedEngine
 from pitcrew_operator.api.rollout import RolloutStatus
 from pitcrew_operator.kinds import DEPLOYMENT, LEADER_WORKER_SET
@@ -28,6 +30,8 @@ from pitcrew_operator.plan.replicas import Fleet, rescale
 from pitcrew_operator.plan.rolling import Rolling, roll
 from pitcrew_operator.plan.rollout.course import frozen
 from pitcrew_operator.plan.rollout.step import step
+from pitcrew_operator.plan.scaling import Scaling, scale, settled
+from pitcrew_operator.plan.scaling_words import CONDITIONS
 from pitcrew_operator.plan.seen import DeploymentSeen
 from pitcrew_operator.plan.wish import budget_of
 from pitcrew_operator.views import Deployment, Workload, meta_of
@@ -52,18 +56,25 @@ def plan_deployment(owner: Deployment, seen: DeploymentSeen, now: datetime) -> l
     if owner.meta.deleting:
         return []
     fleet = Fleet.of(owner.meta.uid, seen.workloads)
+    scaling = scale(owner, seen, fleet, now)
+    owner = settled(owner, fleet)
     taken = _step(owner, seen, fleet, now)
-    return [*taken.actions, *_report(owner, seen, fleet, taken, now)]
+    return [*taken.actions, *_report(owner, seen, fleet, taken, scaling, now)]
 
 
 def _report(
-    owner: Deployment, seen: DeploymentSeen, fleet: Fleet, taken: Step, now: datetime
+    owner: Deployment,
+    seen: DeploymentSeen,
+    fleet: Fleet,
+    taken: Step,
+    scaling: Scaling | None,
+    now: datetime,
 ) -> list[Action]:
     before, generation = owner.status, owner.meta.generation
     updated = _updated(seen, fleet)
     status = LLMDeploymentStatus(
         observed_generation=generation,
-        conditions=conditions(taken.situation, generation, before.conditions, now, taken.facts),
+        conditions=_conditions(owner, taken, scaling, now),
         replicas=fleet.present,
         ready_replicas=fleet.ready,
         updated_replicas=updated.replicas if updated else 0,
@@ -71,6 +82,7 @@ def _report(
         engine=taken.served or before.engine,
         previous_engine=_previous(before, taken.served),
         gpu_utilization_percent=usage.told(before.gpu_utilization_percent, seen.gpu_percent),
+        autoscaling=scaling.status if scaling else None,
         url=taken.url or before.url,
         rollout=taken.rollout or before.rollout,
     )
@@ -81,7 +93,21 @@ def _report(
     events = transition(owner.kind, owner.meta, before, taken.situation, now, can_wait=can_wait)
     if taken.rollout is not None:
         events += progress.step_event(owner, taken.rollout, taken.situation.message, now)
+    events += scaling.events if scaling else ()
     return [WriteStatus(owner.kind, owner.meta, status, can_wait), *events]
+
+
+def _conditions(
+    owner: Deployment, taken: Step, scaling: Scaling | None, now: datetime
+) -> tuple[Condition, ...]:
+    """What was said of autoscaling goes with it."""
+    known: Iterable[Condition] = owner.status.conditions
+    facts = taken.facts
+    if scaling is None:
+        known = [condition for condition in known if condition.type not in CONDITIONS]
+    else:
+        facts += scaling.facts
+    return conditions(taken.situation, owner.meta.generation, known, now, facts)
 
 
 def _previous(before: LLMDeploymentStatus, served: ServedEngine | None) -> ServedEngine | None:

@@ -1,10 +1,11 @@
 """What a plan for an LLMDeployment looks at."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pitcrew_operator.kinds import Raw
 from pitcrew_operator.manifests.revision import Revision
+from pitcrew_operator.plan.autoscaling.looks import Look
 from pitcrew_operator.plan.beside import Beside
 from pitcrew_operator.plan.conditions import Situation
 from pitcrew_operator.plan.questions import Answer
@@ -27,5 +28,9 @@ class DeploymentSeen:
     """What pods have answered, by the subject of the question."""
     gpu_percent: float | None = None
     """How busy the GPUs of the ready pods are; None where nobody tells."""
+    looks: Sequence[Look] = ()
+    """What was measured of an autoscaled deployment, the newest first."""
+    looks_every: float = 15.0
+    """Seconds from one look to the next."""
     proves_service: bool = True
     """Whether an answer through the Service is asked for before Ready."""

@@ -12,10 +12,10 @@ from pitcrew_operator.plan.rollout.share import Share
 from pitcrew_operator.plan.rollout.step import Budget
 from pitcrew_operator.views import Deployment
 
-_BESIDES_STARTUP: Final = 120
+BESIDES_STARTUP: Final = 120
 """Seconds to be scheduled and to pull the image."""
 _SHAPES_NO_POD: Final = frozenset(
-    {"replicas", "rollout", "service", "podDisruptionBudget", "inferencePool"}
+    {"replicas", "autoscaling", "rollout", "service", "podDisruptionBudget", "inferencePool"}
 )
 
 
@@ -76,7 +76,7 @@ def _steps(settings: RolloutSettings) -> tuple[Share, ...]:
 
 def _deadline(owner: Deployment) -> timedelta:
     asked = owner.spec.rollout.progress_deadline_seconds
-    usual = owner.spec.runtime.startup_seconds + _BESIDES_STARTUP
+    usual = owner.spec.runtime.startup_seconds + BESIDES_STARTUP
     return timedelta(seconds=usual if asked is None else asked)
 
 
