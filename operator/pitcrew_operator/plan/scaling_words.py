@@ -3,11 +3,12 @@
 Conditions hold no measured number, as every change of one is a write.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Final, Literal
 
 from pitcrew_operator import reasons
+from pitcrew_operator.api.common import Condition
 from pitcrew_operator.plan.actions import Emit
 from pitcrew_operator.plan.autoscaling.decision import Blindness, Cause, Decision, Policy, Record
 from pitcrew_operator.plan.autoscaling.votes import Signal, Vote
@@ -27,6 +28,12 @@ _METRICS: Final = (
     "let the operator's namespace reach the pods' port http (NetworkPolicy, service mesh), and have "
     "them run a runtime that tells it at /metrics"
 )
+
+
+def unusual(told: Iterable[Condition]) -> list[Condition]:
+    """Of these conditions, those that people should read."""
+    usual = {SCALING_ACTIVE: "True", SCALING_LIMITED: "False"}
+    return [c for c in told if c.type in CONDITIONS and c.status != usual[c.type]]
 
 
 def number(signal: Signal, value: float) -> str:

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from pitcrew_operator.api.autoscaling import AutoscalingStatus
 from pitcrew_operator.kinds import ENGINE, Raw
 from pitcrew_operator.plan.conditions import Health, find, recall
 from pitcrew_operator.plan.pods import newest, why_not_running
+from pitcrew_operator.plan.scaling_words import unusual
 from pitcrew_operator.plugin.subject import Subject
 from pitcrew_operator.plugin.tables import age, table
 from pitcrew_operator.views import (
@@ -39,7 +41,7 @@ class Evidence:
 
 def explain(subject: Subject, evidence: Evidence, now: datetime) -> list[str]:
     """The verdict, then what it rests on."""
-    lines = [*_verdict(subject), *_source(evidence)]
+    lines = [*_verdict(subject, now), *_source(evidence, now)]
     for title, part in (
         ("Jobs", _jobs(evidence.jobs, now)),
         ("Pods", _pods(evidence.pods, now)),
@@ -60,7 +62,7 @@ def failing(pods: Sequence[Raw]) -> Raw | None:
     return None
 
 
-def _verdict(subject: Subject) -> list[str]:
+def _verdict(subject: Subject, now: datetime) -> list[str]:
     try:
         resource: Engine | Deployment = (
             engine_of(subject.raw) if subject.kind is ENGINE else deployment_of(subject.raw)
@@ -89,15 +91,21 @@ def _verdict(subject: Subject) -> list[str]:
     fact = find(told, "UpToDate")
     if fact is not None and fact.status != "True":
         lines.append(f"  Not up to date: {fact.reason}: {fact.message}")
+    lines += [
+        f"  {each.type}={each.status}: {each.reason}: {each.message}" for each in unusual(told)
+    ]
+    decided = getattr(resource.status, "autoscaling", None)
+    if isinstance(decided, AutoscalingStatus) and decided.message:
+        lines.append(f"  Last scaled {age(decided.last_scale_time, now)} ago: {decided.message}.")
     return lines
 
 
-def _source(evidence: Evidence) -> list[str]:
+def _source(evidence: Evidence, now: datetime) -> list[str]:
     """How the engine of a deployment stands: most deployments wait for that."""
     if evidence.engine is None:
         return []
     name = evidence.engine["metadata"]["name"]
-    verdict = _verdict(Subject(ENGINE, evidence.engine))
+    verdict = _verdict(Subject(ENGINE, evidence.engine), now)
     return ["", f"Its engine, llmengine/{name}", *(f"  {line}" for line in verdict)]
 
 

@@ -4,11 +4,14 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from pitcrew_builder.manifest import short_id, size_text
+from pitcrew_operator.api.autoscaling import Autoscaling
 from pitcrew_operator.api.common import Condition
+from pitcrew_operator.api.deployment import LLMDeploymentStatus
 from pitcrew_operator.api.rollout import RolloutStatus
 from pitcrew_operator.api.version import EngineVersion, Phase
-from pitcrew_operator.kinds import ENGINE, Raw
+from pitcrew_operator.kinds import ENGINE, Raw, at
 from pitcrew_operator.plan.conditions import Health, find, recall
+from pitcrew_operator.plan.scaling_words import SCALING_ACTIVE, unusual
 from pitcrew_operator.plugin.subject import Subject
 from pitcrew_operator.plugin.tables import age, table
 from pitcrew_operator.views import Deployment, Engine, InvalidResource, deployment_of, engine_of
@@ -76,15 +79,22 @@ def _engine_row(raw: Raw, now: datetime) -> list[str]:
 def _deployment_row(raw: Raw, now: datetime) -> list[str]:
     meta, status = raw["metadata"], raw.get("status") or {}
     ready, engine = _condition(raw, "Ready"), status.get("engine") or {}
-    wanted = (raw.get("spec") or {}).get("replicas")
     return [
         *(meta["namespace"], meta["name"]),
         *(ready.get(word) or "" for word in ("status", "reason")),
-        f"{status.get('readyReplicas') or 0}/{1 if wanted is None else wanted}",
+        f"{status.get('readyReplicas') or 0}/{_wanted(raw)}",
         engine.get("tag") or "",
         status.get("url") or "",
         age(meta.get("creationTimestamp"), now),
     ]
+
+
+def _wanted(raw: Raw) -> int:
+    """Replicas that are to serve, whoever says so; autoscaling begins with one where it has not decided."""
+    said, decided = at(raw, "spec", "replicas"), at(raw, "status", "autoscaling", "desiredReplicas")
+    if at(raw, "spec", "autoscaling"):
+        said = decided
+    return 1 if said is None else int(said)
 
 
 def _condition(raw: Raw, kind: str) -> dict[str, str]:
@@ -99,6 +109,9 @@ def _trouble(raw: Raw) -> Iterator[str]:
         yield f"{name}: the operator has not seen it yet; does one run, and does it serve this namespace?"
     elif ready.get("status") != "True":
         yield f"{name}: {ready.get('reason')}: {ready.get('message')}"
+    scaling = _condition(raw, SCALING_ACTIVE)
+    if scaling.get("status") == "False" and ready.get("status") == "True":
+        yield f"{name}: {scaling.get('reason')}: {scaling.get('message')}"
     if up_to_date.get("status") == "False" and ready.get("status") == "True":
         yield f"{name}: {up_to_date.get('reason')}: {up_to_date.get('message')}"
 
@@ -150,6 +163,8 @@ def _version_row(
 def _deployment_detail(owner: Deployment, now: datetime) -> list[str]:
     spec, status = owner.spec, owner.status
     pinned = f", version {spec.engine_ref.version}" if spec.engine_ref.version else ""
+    decided = status.autoscaling if spec.autoscaling else None
+    wanted = decided.desired_replicas if decided else spec.wanted_replicas
     return [
         f"LLMDeployment {owner.meta.namespace}/{owner.meta.name}",
         *_headline(status.conditions),
@@ -157,10 +172,28 @@ def _deployment_detail(owner: Deployment, now: datetime) -> list[str]:
         f"  serves     {_served(status.engine)}",
         f"  before     {_served(status.previous_engine)}",
         f"  rollout    {_rollout(status.rollout)}",
-        f"  replicas   {status.ready_replicas} ready of {spec.wanted_replicas}",
+        f"  replicas   {status.ready_replicas} ready of {wanted}",
+        *_autoscaling(spec.autoscaling, status, now),
         f"  updated    {status.updated_replicas} of the newest revision",
         f"  url        {status.url or '-'}",
     ]
+
+
+def _autoscaling(
+    asked: Autoscaling | None, status: LLMDeploymentStatus, now: datetime
+) -> list[str]:
+    """What was decided last, why, and what each signal said."""
+    decided = status.autoscaling
+    if asked is None or decided is None:
+        return []
+    since = age(decided.last_scale_time, now)
+    change = f"{since} ago: {decided.message}" if since else "as it began"
+    lines = [f"  scaling    {asked.min_replicas} to {asked.max_replicas}; {change}"]
+    for signal in decided.signals:
+        asks = "-" if signal.desired_replicas is None else str(signal.desired_replicas)
+        current = signal.current or "not told"
+        lines.append(f"             {signal.name} {current} of {signal.target}, asks for {asks}")
+    return lines
 
 
 def _rollout(rollout: RolloutStatus | None) -> str:
@@ -179,7 +212,7 @@ def _served(engine: object) -> str:
 
 
 def _headline(told: Sequence[Condition]) -> list[str]:
-    """The condition that is true, and UpToDate where it has something to say."""
+    """The condition that is true, and the facts beside it where they have something to say."""
     situation, fact = recall(told), find(told, "UpToDate")
     if situation is None:
         return ["  not seen by an operator yet"]
@@ -187,6 +220,7 @@ def _headline(told: Sequence[Condition]) -> list[str]:
     lines = [f"  {word}: {situation.reason}: {situation.message}"]
     if fact is not None and fact.status != "True":
         lines.append(f"  not up to date: {fact.reason}: {fact.message}")
+    lines += [f"  {c.type}={c.status}: {c.reason}: {c.message}" for c in unusual(told)]
     return lines
 
 

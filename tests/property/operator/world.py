@@ -14,6 +14,7 @@ from pitcrew_operator.dispatch import concerned
 from pitcrew_operator.kinds import DEPLOYMENT, ENGINE, JOB, POD, Kind, Raw
 from pitcrew_operator.metrics import Metrics
 from pitcrew_operator.patience import Patience
+from pitcrew_operator.plan.autoscaling.looks import Look
 from pitcrew_operator.reconcile import Key, Reconciler
 from pitcrew_operator.store import Store
 from pitcrew_operator.workqueue import RetryLater
@@ -73,6 +74,8 @@ class World:
         self.config = CONFIG.model_copy(update={"max_parallel_builds": limit})
         self.gpus: dict[PodName, list[float]] = {}
         """Percent of each GPU, by the pod that holds it."""
+        self.looks: tuple[Look, ...] = ()
+        """At the load of the deployment, the newest first."""
         self.engines: set[str] = set()
         """Ids in the engine store."""
         spec = source | {"rebuildPolicy": POLICY}
@@ -99,6 +102,7 @@ class World:
             self.asker,
             now=lambda: self.now,
             gpus=lambda: self.gpus,
+            looks=lambda namespace, name: self.looks,
             patience=self.crowd,
         )
         self.list_everything()

@@ -72,8 +72,10 @@ class Exporters(Http):
     def __init__(self, texts: dict[str, str]) -> None:
         super().__init__()
         self._texts = texts
+        self.asked: list[str] = []
 
     async def text(self, url: str, body: object = None) -> str:
+        self.asked.append(url)
         if url not in self._texts:
             raise NoAnswer(f"no answer from {url}")
         return self._texts[url]
@@ -106,6 +108,34 @@ async def test_every_exporter_that_answers_is_read_and_its_pods_are_looked_at() 
     await gpus.look()
     assert gpus.usage == {}
     assert sorted(woken) == [ONE, ONE, TWO, TWO]  # what is no longer told is news, too
+
+
+async def test_exporters_of_the_pods_in_question_are_read_again() -> None:
+    cluster, now = SimulatedCluster(), [0.0]
+    for name, ip in (("one", "10.0.0.1"), ("two", "10.0.0.2")):
+        cluster.create(POD, exporter(name, ip))
+    line = 'DCGM_FI_DEV_GPU_UTIL{{UUID="a",pod="{}",namespace="models"}} {}\n'
+    texts = {
+        "http://10.0.0.1:9400/metrics": line.format("chat-1", 10),
+        "http://10.0.0.2:9400/metrics": line.format("chat-2", 20),
+    }
+    http = Exporters(texts)
+    gpus = GpuUsage(cluster, http, CONFIG, lambda _: None, lambda: now[0])
+    await gpus.refresh({ONE})
+    assert gpus.usage == {ONE: [10.0], TWO: [20.0]}
+    http.asked.clear()
+    texts["http://10.0.0.1:9400/metrics"] = line.format("chat-1", 50)
+    await gpus.refresh({ONE})
+    assert gpus.usage == {ONE: [50.0], TWO: [20.0]}
+    assert http.asked == ["http://10.0.0.1:9400/metrics"]
+    # The exporter is another pod now: it is found, but not looked for all the time.
+    texts["http://10.0.0.3:9400/metrics"] = texts.pop("http://10.0.0.1:9400/metrics")
+    cluster.create(POD, exporter("one-again", "10.0.0.3"))
+    await gpus.refresh({ONE})
+    assert gpus.usage == {TWO: [20.0]}
+    now[0] += 10.0
+    await gpus.refresh({ONE})
+    assert gpus.usage == {ONE: [50.0], TWO: [20.0]}
 
 
 async def test_nobody_is_asked_where_none_is_wanted() -> None:
