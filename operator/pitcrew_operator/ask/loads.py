@@ -1,8 +1,8 @@
 """Measures the pods of autoscaled deployments, all of them at an interval, and remembers the last looks.
 
 Only those deployments cost anything. What a pod does not tell for a while still counts as it was, so that
-one answer that is late is no news; a pod that was never measured is left out for as long, as it may just
-have become ready. The clock is one that never jumps.
+one answer that is late is no news; a pod that was never measured is left out for a while, as it may just
+have become ready.
 """
 
 import asyncio
@@ -13,15 +13,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
+from pitcrew_operator.api.autoscaling import Autoscaling
 from pitcrew_operator.ask.dcgm import PodName, average
-from pitcrew_operator.ask.exposition import State, Totals, add_up, read_state, read_totals
+from pitcrew_operator.ask.exposition import State, Totals, read_state, read_totals
 from pitcrew_operator.ask.http import Http, NoAnswer
+from pitcrew_operator.ask.known import Known, drop_old, first_token
 from pitcrew_operator.ask.members import Member, members
-from pitcrew_operator.kinds import DEPLOYMENT, ENGINE, POD, Raw, at
+from pitcrew_operator.kinds import DEPLOYMENT, ENGINE, POD, at
 from pitcrew_operator.manifests.gpu import asks_for_gpus
-from pitcrew_operator.plan.autoscaling.looks import Look, Replica
+from pitcrew_operator.plan.autoscaling.looks import Look
+from pitcrew_operator.plan.voters import Voters, voters_of
 from pitcrew_operator.store import Store
-from pitcrew_operator.views import Deployment, InvalidResource, deployment_of
+from pitcrew_operator.views import InvalidResource, Meta, deployment_of
 
 _HELD_LOOKS: Final = 3
 """Looks that a reading outlives."""
@@ -43,15 +46,15 @@ class Gpus(Protocol):
         """Read them anew."""
 
 
-@dataclass
-class _Known:
-    """What is known of one replica, with the times that it is from."""
+@dataclass(frozen=True)
+class _Subject:
+    """A deployment, and what is to be measured of it."""
 
-    since: float
-    """When it was first seen ready."""
-    gpu: tuple[float, float] | None = None
-    state: tuple[float, State] | None = None
-    totals: deque[tuple[float, Totals]] = field(default_factory=deque)
+    meta: Meta
+    voters: Voters
+    horizon: float
+    """Seconds that its looks are remembered for."""
+    replicas: tuple[Member, ...]
 
 
 @dataclass
@@ -59,7 +62,7 @@ class _Memory:
     """What is known of one deployment."""
 
     uid: str
-    replicas: dict[str, _Known] = field(default_factory=dict)
+    replicas: dict[str, Known] = field(default_factory=dict)
     looks: deque[tuple[float, Look]] = field(default_factory=deque)
     """The newest first."""
 
@@ -86,152 +89,98 @@ class Loads:
         memory, now = self._memories.get((namespace, name)), self._clock()
         return tuple(replace(look, age=now - at) for at, look in memory.looks) if memory else ()
 
-    def forget(self) -> None:
-        """Whoever does not decide does not look either."""
-        self._memories.clear()
-
     async def run(self, is_wanted: Callable[[], bool]) -> None:
-        """Look again and again, until cancelled, for as long as somebody wants to know."""
+        """Look again and again, until cancelled; whoever does not decide does not look either."""
         while True:
             began = self._clock()
             if is_wanted():
                 try:
                     await self.look()
                 except Exception:
-                    # What pods send is not ours: whatever it does, they are looked at again.
+                    # What is measured is not ours: whatever it does, it is looked at again.
                     logger.exception("cannot measure autoscaled deployments")
             else:
-                self.forget()
+                self._memories.clear()
             await asyncio.sleep(max(0.0, began + self._interval - self._clock()))
 
     async def look(self) -> None:
         """One look at each autoscaled deployment."""
-        owners = list(self._owners())
-        names = {(owner.meta.namespace, owner.meta.name) for owner in owners}
+        subjects = list(self._subjects())
+        names = {(subject.meta.namespace, subject.meta.name) for subject in subjects}
         self._memories = {key: memory for key, memory in self._memories.items() if key in names}
-        replicas = [(owner, self._replicas(owner)) for owner in owners]
-        holding = {
-            pod for owner, each in replicas if self._has_gpus(owner) for m in each for pod in m.pods
-        }
+        by_gpus = (subject for subject in subjects if subject.voters.gpu is not None)
+        holding = {pod for subject in by_gpus for each in subject.replicas for pod in each.pods}
         if holding:
             await self._gpus.refresh(holding)
-        await asyncio.gather(*(self._look_at(owner, each) for owner, each in replicas))
+        await asyncio.gather(*map(self._look_at, subjects))
 
-    def _owners(self) -> Iterator[Deployment]:
+    def _subjects(self) -> Iterator[_Subject]:
         for raw in self._store.all(DEPLOYMENT):
-            if at(raw, "spec", "autoscaling"):
-                try:
-                    yield deployment_of(raw)
-                except InvalidResource:
-                    continue  # told by the pass over it
+            if not at(raw, "spec", "autoscaling"):
+                continue
+            try:
+                owner = deployment_of(raw)
+            except InvalidResource:
+                continue  # told by the pass over it
+            asked, namespace, name = owner.spec.autoscaling, owner.meta.namespace, owner.meta.name
+            assert asked is not None, "it is there"
+            engine = self._store.get(ENGINE, namespace, owner.spec.engine_ref.name)
+            plans = at(engine, "status", "engine", "computeCapability") is not None
+            has_gpus = plans or asks_for_gpus(owner.spec.runtime)
+            pods = self._store.refer(POD, namespace, f"deployment={name}")
+            yield _Subject(
+                owner.meta, voters_of(asked, has_gpus=has_gpus), _horizon(asked), members(pods)
+            )
 
-    def _replicas(self, owner: Deployment) -> list[Member]:
-        namespace, name = owner.meta.namespace, owner.meta.name
-        return members(self._store.refer(POD, namespace, f"deployment={name}"))
-
-    def _has_gpus(self, owner: Deployment) -> bool:
-        engine: Raw = (
-            self._store.get(ENGINE, owner.meta.namespace, owner.spec.engine_ref.name) or {}
-        )
-        plans = at(engine, "status", "engine", "computeCapability") is not None
-        return plans or asks_for_gpus(owner.spec.runtime)
-
-    async def _look_at(self, owner: Deployment, replicas: Sequence[Member]) -> None:
-        key = (owner.meta.namespace, owner.meta.name)
+    async def _look_at(self, subject: _Subject) -> None:
+        key = (subject.meta.namespace, subject.meta.name)
         memory = self._memories.get(key)
-        if memory is None or memory.uid != owner.meta.uid:
-            memory = self._memories[key] = _Memory(owner.meta.uid)
-        texts = await asyncio.gather(*(self._text(replica) for replica in replicas))
+        if memory is None or memory.uid != subject.meta.uid:
+            memory = self._memories[key] = _Memory(subject.meta.uid)
+        asked = subject.replicas if subject.voters.asks_pods else ()
+        told = dict(zip(asked, await asyncio.gather(*map(self._ask, asked)), strict=True))
         now = self._clock()
-        present = {replica.uid for replica in replicas}
-        memory.replicas = {uid: k for uid, k in memory.replicas.items() if uid in present}
-        for replica, text in zip(replicas, texts, strict=True):
-            known = memory.replicas.setdefault(replica.uid, _Known(now))
-            self._learn(known, replica, text, now)
-        memory.looks.appendleft((now, self._seen(owner, memory, now)))
-        _drop_old(memory.looks, now - _horizon(owner))
+        memory.replicas = {
+            replica.uid: memory.replicas.get(replica.uid) or Known(now)
+            for replica in subject.replicas
+        }
+        for replica in subject.replicas:
+            memory.replicas[replica.uid].learn(now, self._percent(replica), told.get(replica))
+        memory.looks.appendleft((now, self._seen(subject.voters, memory, now)))
+        drop_old(memory.looks, now - subject.horizon)
         self._wake(*key)
 
-    async def _text(self, replica: Member) -> str | None:
+    async def _ask(self, replica: Member) -> tuple[State, Totals] | None:
         try:
             async with self._slots:
-                return await self._http.text(f"{replica.address}/metrics")
-        except NoAnswer as error:
+                text = await self._http.text(f"{replica.address}/metrics")
+            return read_state(text), read_totals(text)
+        except (NoAnswer, ValueError, KeyError) as error:
             logger.debug("no reading: %s", error)
             return None
 
-    def _learn(self, known: _Known, replica: Member, text: str | None, now: float) -> None:
+    def _percent(self, replica: Member) -> float | None:
+        """Where a pod of it is told of by nobody, neither is the replica."""
         usage = self._gpus.usage
-        if all(pod in usage for pod in replica.pods):
-            percent = average(usage, replica.pods)
-            known.gpu = (now, percent) if percent is not None else known.gpu
-        if text is not None:
-            known.state = (now, read_state(text))
-            _count(known.totals, now, read_totals(text))
+        return average(usage, replica.pods) if all(pod in usage for pod in replica.pods) else None
 
-    def _seen(self, owner: Deployment, memory: _Memory, now: float) -> Look:
+    def _seen(self, voters: Voters, memory: _Memory, now: float) -> Look:
         held, grace = _HELD_LOOKS * self._interval, _YOUNG_LOOKS * self._interval
-        wants_gpus = self._has_gpus(owner)
-
-        def is_young(known: _Known) -> bool:
-            untold = known.state is None or (wants_gpus and known.gpu is None)
-            return untold and now - known.since < grace
-
-        ripe = [known for known in memory.replicas.values() if not is_young(known)]
+        ripe = [
+            known
+            for known in memory.replicas.values()
+            if not known.is_untold(voters) or now - known.since >= grace
+        ]
         return Look(
             age=0.0,
-            replicas=tuple(_replica(known, now - held) for known in ripe),
-            first_token=_first_token(owner, ripe, now),
+            replicas=tuple(known.replica(now - held) for known in ripe),
+            first_token=first_token(voters.first_token, ripe, now),
             young=len(memory.replicas) - len(ripe),
         )
 
 
-def _replica(known: _Known, oldest: float) -> Replica:
-    gpu = known.gpu[1] if known.gpu and known.gpu[0] > oldest else None
-    state = known.state[1] if known.state and known.state[0] > oldest else State()
-    kv = 100 * state.kv_usage if state.kv_usage is not None else None
-    return Replica(gpu, state.waiting, state.running, kv)
-
-
-def _count(totals: deque[tuple[float, Totals]], now: float, newest: Totals) -> None:
-    """A container that was restarted counts from the beginning."""
-    if totals and newest.first_tokens < totals[0][1].first_tokens:
-        totals.clear()
-    totals.appendleft((now, newest))
-
-
-def _first_token(owner: Deployment, replicas: Sequence[_Known], now: float) -> float | None:
-    """Seconds at the percentile that is asked for, over all replicas; None where one is silent."""
-    autoscaling = owner.spec.autoscaling
-    asked = autoscaling.time_to_first_token if autoscaling else None
-    spans = [_span(known.totals, now, asked.window_seconds if asked else 0) for known in replicas]
-    told = [span for span in spans if span is not None]
-    if asked is None or len(told) < len(spans):
-        return None
-    return add_up(told).quantile(asked.percentile / 100) or 0.0
-
-
-def _span(totals: deque[tuple[float, Totals]], now: float, window: float) -> Totals | None:
-    """What was counted in the window, or in as much of it as was seen. Forgets what came before."""
-    _drop_old(totals, now - window)
-    if not totals or now - totals[0][0] > window:
-        return None
-    return totals[0][1].since(totals[-1][1])
-
-
-def _horizon(owner: Deployment) -> float:
-    autoscaling = owner.spec.autoscaling
-    assert autoscaling is not None, "only those are looked at"
-    behavior = autoscaling.behavior
+def _horizon(asked: Autoscaling) -> float:
     return max(
-        behavior.scale_up.stabilization_window_seconds,
-        behavior.scale_down.stabilization_window_seconds,
+        asked.behavior.scale_up.stabilization_window_seconds,
+        asked.behavior.scale_down.stabilization_window_seconds,
     )
-
-
-def _drop_old(
-    timed: deque[tuple[float, Look]] | deque[tuple[float, Totals]], oldest: float
-) -> None:
-    """All but the newest of those that are older."""
-    while len(timed) > 1 and timed[-2][0] <= oldest:
-        timed.pop()

@@ -26,19 +26,19 @@ class Member:
     """All that hold GPUs of it."""
 
 
-def members(raws: Iterable[Raw]) -> list[Member]:
+def members(raws: Iterable[Raw]) -> tuple[Member, ...]:
     """Those whose answering pod is ready, in the order of their names."""
     pods = sorted(map(pod_of, raws), key=lambda pod: pod.meta.name)
     leaders = (pod for pod in pods if DEPLOYMENT_LABEL in pod.meta.labels)
     ready = (pod for pod in leaders if pod.ready and pod.ip and not pod.meta.deleting)
-    return [
+    return tuple(
         Member(
             leader.meta.uid,
             f"http://{url_host(leader.ip or '')}:{PORT}",
             tuple(PodName(pod.meta.namespace, pod.meta.name) for pod in _group(leader, pods)),
         )
         for leader in ready
-    ]
+    )
 
 
 def _group(leader: Pod, pods: Iterable[Pod]) -> list[Pod]:

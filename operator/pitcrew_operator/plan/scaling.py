@@ -11,11 +11,9 @@ from typing import Final
 from pitcrew_operator.api.autoscaling import (
     Autoscaling,
     AutoscalingStatus,
-    GpuUtilization,
     ScaleDown,
     ScaleUp,
     SignalStatus,
-    WaitingRequests,
 )
 from pitcrew_operator.api.version import EngineStatus
 from pitcrew_operator.manifests.gpu import holds_gpus
@@ -27,6 +25,7 @@ from pitcrew_operator.plan.conditions import Fact, Situation, rfc3339
 from pitcrew_operator.plan.replicas import Fleet
 from pitcrew_operator.plan.scaling_words import events, facts, held, number, why
 from pitcrew_operator.plan.seen import DeploymentSeen
+from pitcrew_operator.plan.voters import voters_of
 from pitcrew_operator.plan.wish import BESIDES_STARTUP
 from pitcrew_operator.views import Deployment
 
@@ -88,18 +87,13 @@ def policy_of(owner: Deployment, autoscaling: Autoscaling, target: Revision, gap
 
 
 def targets_of(owner: Deployment, autoscaling: Autoscaling, engine: EngineStatus) -> Targets:
-    """The signals that vote. There is a load among them in any case."""
-    has_gpus = holds_gpus(engine, owner.spec.runtime)
-    gpu = autoscaling.gpu_utilization if has_gpus else None
-    waiting, kv = autoscaling.waiting_requests, autoscaling.kv_cache_usage
-    if gpu is None and waiting is None and kv is None:
-        gpu, waiting = (GpuUtilization(), None) if has_gpus else (None, WaitingRequests())
-    first = autoscaling.time_to_first_token
+    """What the signals that vote are held against."""
+    vote = voters_of(autoscaling, has_gpus=holds_gpus(engine, owner.spec.runtime))
     return Targets(
-        gpu=gpu.target_percent if gpu else None,
-        waiting=waiting.target_per_replica if waiting else None,
-        kv=kv.target_percent if kv else None,
-        first_token=first.target_milliseconds / 1000 if first else None,
+        gpu=vote.gpu.target_percent if vote.gpu else None,
+        waiting=vote.waiting.target_per_replica if vote.waiting else None,
+        kv=vote.kv.target_percent if vote.kv else None,
+        first_token=vote.first_token.target_milliseconds / 1000 if vote.first_token else None,
         slots=max(1, engine.max_batch_size),
     )
 

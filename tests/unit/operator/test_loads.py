@@ -80,7 +80,8 @@ class Scene:
             lambda namespace, name: self.woken.append((namespace, name)),
             lambda: self.now,
         )
-        spec = {"replicas": None, "autoscaling": {"maxReplicas": 4, **autoscaling}}
+        named = autoscaling or ({"gpuUtilization": {}, "kvCacheUsage": {}} if gpus else {})
+        spec = {"replicas": None, "autoscaling": {"maxReplicas": 4, **named}}
         self.store.put(DEPLOYMENT, deployment_raw(spec))
         capability = {"computeCapability": "sm90"} if gpus else {}
         self.store.put(ENGINE, engine_raw(status={"engine": ENGINE_STATUS | capability}))
@@ -125,6 +126,23 @@ async def test_who_is_not_autoscaled_is_not_asked() -> None:
     assert scene.loads.looks(NAMESPACE, "chat") == ()
 
 
+async def test_pods_are_not_asked_where_gpus_alone_vote() -> None:
+    scene = Scene(gpuUtilization={"targetPercent": 50})
+    scene.pod("chat-1", "10.0.0.1")
+    scene.exporters.usage[PodName(NAMESPACE, "chat-1")] = [90.0]
+    assert await scene.look() == (Replica(gpu=90.0),)
+    assert scene.pods.asked == []
+
+
+async def test_a_pod_that_tells_nonsense_tells_nothing() -> None:
+    scene = Scene(gpus=False)
+    scene.pod("chat-1", "10.0.0.1")
+    scene.pod("chat-2", "10.0.0.2")
+    odd = "pitcrew_time_to_first_token_seconds_bucket 5\n"
+    scene.pods.texts |= {ONE: metrics(1), TWO: odd}
+    assert await scene.look() == (Replica(None, 1.0, 0.0, 0.0),)
+
+
 async def test_exporters_are_not_asked_about_cpus() -> None:
     scene = Scene(gpus=False)
     scene.pod("chat-1", "10.0.0.1")
@@ -161,7 +179,7 @@ def test_pods_that_end_are_no_replicas() -> None:
     )
     assert len(members([ending])) == 1
     ending["metadata"]["deletionTimestamp"] = "2026-11-01T12:00:00Z"
-    assert members([ending]) == []
+    assert members([ending]) == ()
 
 
 async def test_one_answer_that_is_late_is_no_news() -> None:
