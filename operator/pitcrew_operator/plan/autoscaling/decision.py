@@ -1,7 +1,7 @@
 """The number of replicas: more as soon as one signal asks for them, fewer when all have agreed for a while.
 
 Asked again with what it recorded, it goes on from there. What it does not know holds replicas where they
-are, and never keeps it from adding more. Differences of the wall clock count only where they are positive.
+are, and never keeps it from adding more. A wall clock that goes back makes it wait as after a step, once.
 """
 
 from collections.abc import Sequence
@@ -61,9 +61,12 @@ class Record:
     """The replicas of the last step up were not all seen to serve yet."""
 
     def since(self, now: datetime) -> float:
-        """Seconds since the last change; infinite where there was none, or where the clock went back."""
-        passed = (now - self.scaled).total_seconds() if self.scaled else -1.0
-        return passed if passed >= 0 else float("inf")
+        """Seconds since the last change; infinite where there was none."""
+        return (now - self.scaled).total_seconds() if self.scaled else float("inf")
+
+    def by(self, now: datetime) -> "Record":
+        """By a clock that went back since, the last change is no longer ago than now."""
+        return self if self.scaled is None or self.scaled <= now else replace(self, scaled=now)
 
 
 class Cause(Enum):
@@ -102,7 +105,7 @@ class Decision:
 
 def decide(policy: Policy, before: Record, looks: Sequence[Look], now: datetime) -> Decision:
     """The decision after these looks, the newest first."""
-    record = before
+    record = before.by(now)
     if record.desired != policy.bounded(record.desired):
         bounded = policy.bounded(record.desired)
         return Decision(
