@@ -244,10 +244,14 @@ class Frontend:
     def _requests(self, prompts: Sequence[Prompt], terms: Terms) -> list[Request]:
         """One for each prompt; equal ones fork from the first of them."""
         requests: list[Request] = []
-        alike: dict[tuple[int, ...], int] = {}
+        firsts: dict[tuple[int, ...], int] = {}
+        tokens, first = None, None
         for prompt in prompts:
-            requests.append(self._request(prompt, terms, alike.get(prompt.tokens)))
-            alike.setdefault(prompt.tokens, requests[-1].id)
+            if prompt.tokens is not tokens:  # the choices of one have its tokens in common
+                tokens, first = prompt.tokens, firsts.get(prompt.tokens)
+            requests.append(self._request(prompt, terms, first))
+            if first is None:
+                first = firsts[prompt.tokens] = requests[-1].id
         return requests
 
     def _request(self, prompt: Prompt, terms: Terms, fork_of: int | None) -> Request:

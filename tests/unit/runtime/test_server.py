@@ -29,9 +29,10 @@ from pitcrew_runtime.core.engine import Engine
 from pitcrew_runtime.core.executor import Chosen
 from pitcrew_runtime.core.limits import Limits
 from pitcrew_runtime.core.pages import PageAllocator
+from pitcrew_runtime.core.request import GREEDY
 from pitcrew_runtime.core.scheduler import Scheduler
 from pitcrew_runtime.errors import CanaryMismatch, InvariantViolated
-from pitcrew_runtime.frontend import Frontend
+from pitcrew_runtime.frontend import STANDARD, Frontend, Prompt
 from pitcrew_runtime.loop import EngineLoop, Hooks
 from pitcrew_runtime.metrics import Metrics
 from pitcrew_runtime.server.app import build_app
@@ -192,6 +193,29 @@ async def test_answers_hold_the_tokens_of_their_prompt() -> None:
             (choice,) = answer.json()["choices"]
             assert choice["token_ids"] == continuation([number, number + 1], 6)
             assert choice["text"] == ""
+
+
+class Hashed(tuple[int, ...]):
+    """A prompt that knows how often it was looked up, which takes as long as it is."""
+
+    times = 0
+
+    def __hash__(self) -> int:
+        Hashed.times += 1
+        return super().__hash__()
+
+    __eq__ = tuple.__eq__
+
+
+async def test_a_prompt_is_looked_up_for_all_its_choices_together() -> None:
+    async with running() as rig:
+        prompts = [Hashed([9, 9]), Hashed([9, 8])]
+        choices = [Prompt(tokens, 2, GREEDY, frozenset()) for tokens in prompts for _ in range(2)]
+        again = Prompt((9, 9), 2, GREEDY, frozenset())
+        requests = rig.frontend._requests([*choices, again], STANDARD)
+        first, _, other, *_ = (request.id for request in requests)
+        assert [one.fork_of for one in requests] == [None, first, None, other, first]
+        assert Hashed.times <= 4
 
 
 async def test_streams_are_framed_by_the_book() -> None:
