@@ -207,20 +207,24 @@ class Frontend:
                 self._count(ticket, update, now)
                 ticket.generation.put(update)
 
-    def abandon(self) -> None:
+    def abandon(self, why: Finish = Finish.ERROR) -> None:
         """The engine will not step again: fail everybody."""
         for request_id in list(self._tickets):
-            self._tickets[request_id].generation.put(Update(request_id, None, Finish.ERROR))
-            self._end(request_id, Finish.ERROR)
+            self._tickets[request_id].generation.put(Update(request_id, None, why))
+            self._end(request_id, why)
 
-    async def drain(self, seconds: float) -> bool:
-        """Take nothing new and wait for what runs; after `seconds` cancel it. True: all finished."""
+    async def drain(self, seconds: float, last_step_seconds: float = 5.0) -> bool:
+        """Take nothing new and wait for what runs; after `seconds` cancel it. True: all finished.
+
+        A step that is under way may then take `last_step_seconds`; if it hangs, nobody waits on.
+        """
         self.leaving = self.draining = True
         if await self._empty_within(seconds):
             return True
         for request_id in list(self._tickets):
             self.cancel(request_id)
-        await self._empty_within(5.0)
+        if not await self._empty_within(last_step_seconds):
+            self.abandon(Finish.CANCELLED)
         return False
 
     async def _empty_within(self, seconds: float) -> bool:

@@ -58,7 +58,8 @@ class Executor(Protocol):
         """Copy pages, write each row's keys and values into its pages and pick what follows.
 
         Returns one result per row. Raises `ExecutorBroken` at the end of its life. May raise
-        anything else; then nothing is assumed to be computed, and the same rows may come again, all or some of them: each must give the same tokens whatever
-        stands beside it and however often it was tried.
+        anything else; then nothing is assumed to be computed, and the same rows may come again, all
+        or some of them: each must give the same tokens whatever stands beside it and however often
+        it was tried.
         """
         ...

@@ -2,7 +2,7 @@
 
 Ranks stand and fall together, since each waits for the others. The first that ends, or says that
 it cannot go on, ends the group: the rest are killed at once, in other pods by losing their connection,
-and the reason is kept. Should the leader end, however it does, the kernel kills its ranks.
+and the reason is kept. Should the leader end, however it does, its ranks see it and end.
 """
 
 import contextlib

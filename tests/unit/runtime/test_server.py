@@ -471,6 +471,17 @@ async def test_a_request_cut_off_by_the_drain_is_no_answer() -> None:
         assert "shut down" in answer.json()["error"]["message"]
 
 
+async def test_who_waits_for_a_step_that_hangs_is_told_of_the_end() -> None:
+    async with running(gate_open=False) as rig:
+        last = asyncio.create_task(rig.post())
+        await rig.until(rig.gate.entered.is_set)
+        assert not await rig.frontend.drain(0, last_step_seconds=0)
+        answer = await last
+        assert answer.status_code == 500
+        assert "shut down" in answer.json()["error"]["message"]
+        assert rig.frontend.active == 0
+
+
 async def test_text_cannot_be_asked_of_an_engine_without_tokenizer() -> None:
     async with running() as rig:
         for change in ({"prompt": "text"}, {"stop": "x"}, {"echo": True}):
