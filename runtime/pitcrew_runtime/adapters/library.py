@@ -107,9 +107,9 @@ class AdapterLibrary:
                 )
 
     def _add(self, name: str, weights: LoraWeights) -> Loaded:
-        """Under two names, equal weights are in memory once."""
-        same = (one.weights for one in self._loaded.values())
-        kept = next((one for one in same if one.identity == weights.identity), weights)
+        """Equal weights are in memory once, under two names or after the last was unloaded too."""
+        same = (one for one in self._alive if one.identity == weights.identity)
+        kept = next(same, weights)
         self._alive.add(kept)
         self._loaded[name] = Loaded(name, kept, int(time.time()))
         return self._loaded[name]

@@ -187,6 +187,15 @@ def test_equal_weights_are_in_memory_once(library: AdapterLibrary, tmp_path: Pat
     assert library.load("x", place).weights is library.load("y", place).weights
 
 
+def test_an_adapter_that_still_answers_is_found_again(
+    library: AdapterLibrary, tmp_path: Path
+) -> None:
+    folder = Directory.of(save(tmp_path / "x", pair(Q, 2)))
+    answering = library.load("a", folder).weights
+    library.unload("a")
+    assert library.load("b", folder).weights is answering
+
+
 @pytest.mark.parametrize("name", ["base", "", "a b", "../x", "x" * 129, "a\nb"])
 def test_names_that_no_adapter_may_have(library: AdapterLibrary, tmp_path: Path, name: str) -> None:
     with pytest.raises(InvalidRequest, match="no name for an adapter"):
