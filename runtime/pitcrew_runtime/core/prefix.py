@@ -35,6 +35,15 @@ class KeyChain:
         """Of the same tokens, computed in another way: it has no key in common with this one."""
         return KeyChain(sha256(self._root + b"apart").digest(), self._page_size)
 
+    def adopt(self, other: "KeyChain", tokens: int) -> None:
+        """Take over what keys another chain has of pages within so many tokens, equal in both.
+
+        Nothing where the two differ in what else decides them.
+        """
+        count = tokens // self._page_size
+        if self._root == other._root and len(self._keys) < count:
+            self._keys = other._keys[:count]
+
     def key(self, index: int, tokens: Sequence[int]) -> Key:
         """Of page `index`, which `tokens`, the sequence's from its start, must fill."""
         size = self._page_size

@@ -57,7 +57,8 @@ class Roster:
         if request.deadline is not None:
             self._deadlines.push(request.deadline, sequence)
         if parent is None or parent.state is State.DECODING:
-            sequence.parent = parent
+            if parent is not None:
+                sequence.follow(parent)
             self.room.push(sequence)
         else:
             sequence.state = State.HELD
@@ -129,6 +130,6 @@ class Roster:
     def _release_forks(self, parent: Sequence) -> None:
         """Its forks wait no longer: it has computed their prompt, or never will."""
         for sequence in self._held.pop(parent.id, ()):
-            sequence.parent = parent
+            sequence.follow(parent)
             sequence.state = State.WAITING
             self.room.push(sequence)

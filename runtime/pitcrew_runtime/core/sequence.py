@@ -90,6 +90,11 @@ class Sequence:
         # Who keeps what was computed beside the pages knows a sequence by this list.
         self.tokens = list(self.tokens)
 
+    def follow(self, parent: "Sequence") -> None:
+        """Begin with what `parent` has computed of their common prompt, or with the keys at least."""
+        self.parent = parent
+        self.chain.adopt(parent.chain, len(self.request.prompt))
+
     @property
     def running(self) -> bool:
         """It has pages."""

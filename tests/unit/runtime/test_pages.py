@@ -130,6 +130,19 @@ def test_keys_tell_tenants_engines_adapters_and_beginnings_apart() -> None:
         KeyChain(root_key(), 2).key(2, (1, 2, 3, 4, 5))
 
 
+def test_keys_are_taken_over_from_a_text_that_begins_alike() -> None:
+    text = (1, 2, 3, 4, 5, 6)
+    whole, fork, stranger = (KeyChain(root_key(salt), 2) for salt in ("", "", "another"))
+    keys = list(whole.keys(3, text))
+    fork.adopt(whole, 5)
+    assert list(fork.keys(2, ())) == keys[:2], "no token is looked at"
+    assert fork.key(2, (1, 2, 3, 4, 5, 7)) != keys[2]
+    for one in (stranger, whole.apart()):
+        one.adopt(whole, 6)
+        with pytest.raises(ValueError, match="page 0 is not full"):
+            one.key(0, ())
+
+
 def test_audit_notices_a_page_in_two_tables() -> None:
     pages = PageAllocator(4)
     pages.extend(1, 2)

@@ -379,6 +379,17 @@ def test_forks_share_full_pages_and_copy_the_last() -> None:
     assert heart.counts.reused_tokens == 12
 
 
+@pytest.mark.parametrize("tokens", [1, 9], ids=["that has ended", "that runs"])
+def test_a_prompt_is_hashed_once_for_all_its_forks(tokens: int) -> None:
+    engine = Engine(heart := scheduler(), EchoExecutor(32, 4))
+    engine.submit(first := Request(1, tuple(range(7)), tokens, 0.0))
+    engine.submit(replace(first, id=2, max_tokens=9, fork_of=1))
+    engine.step(0.0)
+    keys = KeyChain(root_key("", "", ""), 4).keys(1, range(7))
+    assert list(heart._roster.live[2].chain.keys(1, ())) == list(keys), "no token is looked at"
+    assert tokens_of(finish(engine), 2) == continuation(range(7), 9)
+
+
 def tokens_of(updates: list[Update], number: int) -> list[int]:
     return [one.sampled.token for one in updates if one.request_id == number and one.sampled]
 
