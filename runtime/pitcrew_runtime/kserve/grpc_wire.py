@@ -5,8 +5,9 @@ from typing import Any
 from pitcrew_runtime.errors import InvalidRequest
 from pitcrew_runtime.kserve.protocol import inference_pb2 as pb
 from pitcrew_runtime.kserve.service import VERSION, Response
-from pitcrew_runtime.kserve.tensors import BYTES, Tensor, checked, from_raw, to_raw
+from pitcrew_runtime.kserve.tensors import BYTES, MAX_TENSORS, Tensor, checked, from_raw, to_raw
 
+_MAX_PARAMETERS = 128
 _CONTENTS = {
     "BOOL": "bool_contents",
     "INT32": "int_contents",
@@ -22,6 +23,7 @@ _CONTENTS = {
 def tensors(request: pb.ModelInferRequest) -> list[Tensor]:
     """The inputs, raw or typed. Raises `InvalidRequest`."""
     raw = request.raw_input_contents
+    _check_number("inputs", len(request.inputs), MAX_TENSORS)
     if not raw:
         return [_typed(one) for one in request.inputs]
     if len(raw) != len(request.inputs):
@@ -32,8 +34,15 @@ def tensors(request: pb.ModelInferRequest) -> list[Tensor]:
     ]
 
 
+def wanted(request: pb.ModelInferRequest) -> list[str]:
+    """Names of the outputs that are asked for. Raises `InvalidRequest`."""
+    _check_number("outputs", len(request.outputs), MAX_TENSORS)
+    return [output.name for output in request.outputs]
+
+
 def parameters(request: pb.ModelInferRequest) -> dict[str, Any]:
-    """The request's parameters."""
+    """The request's parameters. Raises `InvalidRequest`."""
+    _check_number("parameters", len(request.parameters), _MAX_PARAMETERS)
     return {
         name: getattr(one, choice) if (choice := one.WhichOneof("parameter_choice")) else None
         for name, one in request.parameters.items()
@@ -50,6 +59,11 @@ def response(request: pb.ModelInferRequest, found: Response) -> pb.ModelInferRes
         message.outputs.add(name=one.name, datatype=one.datatype, shape=one.shape)
         message.raw_output_contents.append(to_raw(one))
     return message
+
+
+def _check_number(what: str, number: int, most: int) -> None:
+    if number > most:
+        raise InvalidRequest(f"{what}: {number} are more than the {most} that are read")
 
 
 def _typed(one: pb.ModelInferRequest.InferInputTensor) -> Tensor:

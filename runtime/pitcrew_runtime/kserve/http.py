@@ -5,17 +5,17 @@ from contextlib import aclosing
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.routing import Route
 
 from pitcrew_runtime.errors import InvalidRequest, RequestError
 from pitcrew_runtime.kserve import http_wire as wire
 from pitcrew_runtime.kserve.inference import Inference, parse
 from pitcrew_runtime.kserve.service import VERSION, Service
-from pitcrew_runtime.kserve.tensors import BYTES, Tensor
+from pitcrew_runtime.kserve.tensors import Tensor
 from pitcrew_runtime.server import problems
-from pitcrew_runtime.server.answer import or_disconnect
-from pitcrew_runtime.server.bodies import read_body
+from pitcrew_runtime.server.answer import EventStream, or_disconnect
+from pitcrew_runtime.server.bodies import read_body, validated
 from pitcrew_runtime.server.keys import key_number
 
 _Endpoint = Callable[[HttpRequest], Awaitable[Response]]
@@ -110,17 +110,19 @@ class KServeHttp:
         """Text in, an event for each piece of text out."""
         body, asked, size = await self._generate(http, stream=True)
         events = self._events(_head(asked, body.id), asked, size)
-        first = await anext(events)  # a refusal has a status of its own
-        return StreamingResponse(_chained(first, events), media_type="text/event-stream")
+        # A refusal has a status of its own, so the first event is waited for.
+        first = await or_disconnect(http, _next(events))
+        if first is None:
+            return problems.client_closed()
+        return EventStream(_chained(first, events), events.aclose)
 
     async def _generate(
         self, http: HttpRequest, stream: bool
     ) -> tuple[wire.GenerateBody, Inference, int]:
         self._check(http)
         raw = await read_body(http, self._max_body_bytes)
-        body = wire.validated(wire.GenerateBody, raw)
-        tensors = [wire.named(name, value) for name, value in (body.model_extra or {}).items()]
-        tensors.append(Tensor("text_input", BYTES, (1,), [body.text_input]))
+        body = validated(wire.GenerateBody, raw)
+        tensors = wire.given(body)
         asked = self._parse(http, tensors, {**body.parameters, "stream": stream}, ())
         return body, asked, len(raw)
 
@@ -167,6 +169,10 @@ def _told(endpoint: _Endpoint) -> _Endpoint:
             return problems.response(error, {"error": str(error)})
 
     return answer
+
+
+async def _next(events: AsyncIterator[bytes]) -> bytes:
+    return await anext(events)
 
 
 async def _chained(first: bytes, rest: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:

@@ -2,22 +2,28 @@
 
 import json
 from collections.abc import Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field
 from starlette.responses import Response
 
 from pitcrew_runtime.errors import InvalidRequest
-from pitcrew_runtime.kserve.tensors import BYTES, Tensor, checked, from_raw, to_raw
-from pitcrew_runtime.server import problems
-from pitcrew_runtime.server.fields import Body
+from pitcrew_runtime.kserve.tensors import (
+    BYTES,
+    MAX_DIMENSIONS,
+    MAX_TENSORS,
+    Tensor,
+    checked,
+    from_raw,
+    to_raw,
+)
+from pitcrew_runtime.server.bodies import validated
+from pitcrew_runtime.server.fields import Body, Count
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 """Where a body has binary tensors: how long its JSON is."""
-_MAX_TENSORS = 32
 
-B = TypeVar("B", bound=BaseModel)
 Parameters = Annotated[dict[str, Any], Field(default_factory=dict)]
 
 
@@ -26,7 +32,7 @@ class Input(Body):
 
     name: str
     datatype: str
-    shape: list[int]
+    shape: Annotated[list[Count], Field(max_length=MAX_DIMENSIONS)]
     parameters: Parameters
     data: list[Any] | None = None
 
@@ -43,8 +49,8 @@ class InferBody(Body):
 
     id: str = ""
     parameters: Parameters
-    inputs: Annotated[list[Input], Field(min_length=1, max_length=_MAX_TENSORS)]
-    outputs: Annotated[list[Output], Field(max_length=_MAX_TENSORS, default_factory=list)]
+    inputs: Annotated[list[Input], Field(min_length=1, max_length=MAX_TENSORS)]
+    outputs: Annotated[list[Output], Field(max_length=MAX_TENSORS, default_factory=list)]
 
 
 class GenerateBody(Body):
@@ -81,14 +87,6 @@ def _length(text: str, most: int) -> int:
     return int(text)
 
 
-def validated(model: type[B], raw: bytes) -> B:
-    """A body as a model; raises `InvalidRequest`."""
-    try:
-        return model.model_validate_json(raw)
-    except ValidationError as error:
-        raise problems.invalid_body(error) from None
-
-
 def _flat(values: list[Any]) -> list[Any]:
     """Nested lists in row-major order; pydantic has bounded how deep they are."""
     return [
@@ -98,7 +96,18 @@ def _flat(values: list[Any]) -> list[Any]:
     ]
 
 
-def named(name: str, value: object) -> Tensor:
+def given(body: GenerateBody) -> list[Tensor]:
+    """The inputs of `generate`. Raises `InvalidRequest`."""
+    more = body.model_extra or {}
+    if len(more) > MAX_TENSORS:
+        raise InvalidRequest(
+            f"{len(more)} inputs beside text_input; at most {MAX_TENSORS} are read"
+        )
+    text = Tensor("text_input", BYTES, (1,), [body.text_input])
+    return [text, *(_named(name, value) for name, value in more.items())]
+
+
+def _named(name: str, value: object) -> Tensor:
     """An input of `generate`."""
     if isinstance(value, bool):
         return Tensor(name, "BOOL", (1,), [value])

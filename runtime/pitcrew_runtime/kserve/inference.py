@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from pitcrew_runtime.errors import InvalidRequest
 from pitcrew_runtime.frontend import Terms
@@ -161,8 +162,8 @@ def _sampling(given: Mapping[str, Tensor]) -> dict[str, Any]:
     if "sampling_parameters" not in given:
         return {}
     try:
-        found = json.loads(given["sampling_parameters"].values[0])
-    except (ValueError, RecursionError) as error:
+        found = from_json(given["sampling_parameters"].values[0], allow_inf_nan=False)
+    except ValueError as error:
         raise InvalidRequest(
             f"sampling_parameters: not JSON: {error}", param="sampling_parameters"
         ) from None

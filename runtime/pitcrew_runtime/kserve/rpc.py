@@ -193,12 +193,11 @@ class KServeGrpc:
 
     def _parse(self, request: pb.ModelInferRequest, key: int) -> Inference:
         self._service.check(request.model_name, request.model_version)
-        wanted = [output.name for output in request.outputs]
         return parse(
             request.model_name,
             wire.tensors(request),
             wire.parameters(request),
-            wanted,
+            wire.wanted(request),
             key,
         )
 

@@ -21,6 +21,10 @@ _FORMATS = {
     "FP64": "d",
 }
 BYTES = "BYTES"
+MAX_TENSORS = 32
+MAX_DIMENSIONS = 8
+MAX_ELEMENTS = 4096
+"""Of a tensor: many more than one request may have texts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,12 @@ def checked(name: str, datatype: str, shape: Sequence[int], values: Sequence[Any
     """A tensor of a request. Raises `InvalidRequest` where its parts do not fit together."""
     if datatype != BYTES and datatype not in _FORMATS:
         raise InvalidRequest(f"{name}: the datatype {datatype!r} is not served", param=name)
+    if len(shape) > MAX_DIMENSIONS or len(values) > MAX_ELEMENTS:
+        raise InvalidRequest(
+            f"{name}: a tensor may have {MAX_DIMENSIONS} dimensions and {MAX_ELEMENTS} elements; "
+            "send fewer at a time",
+            param=name,
+        )
     if any(size < 0 for size in shape) or prod(shape) != len(values):
         raise InvalidRequest(
             f"{name}: the shape {list(shape)} does not hold {len(values)} elements", param=name
@@ -75,9 +85,13 @@ def _types(datatype: str) -> tuple[type, ...]:
 
 
 def _split(name: str, raw: bytes) -> list[bytes]:
-    """Elements with their lengths before them; a length beyond the end is a fault, not a read."""
-    found, at = [], 0
-    while at < len(raw):
+    """Elements with their lengths before them; a length beyond the end is a fault, not a read.
+
+    Stops where there are too many.
+    """
+    found: list[bytes] = []
+    at = 0
+    while at < len(raw) and len(found) <= MAX_ELEMENTS:
         end = at + 4 + int.from_bytes(raw[at : at + 4], "little")
         if at + 4 > len(raw) or end > len(raw):
             raise InvalidRequest(f"{name}: an element is longer than the tensor", param=name)

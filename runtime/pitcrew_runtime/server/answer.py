@@ -6,7 +6,7 @@ goes away closes the generation, which frees its pages within a step.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -62,7 +62,7 @@ class Answer:
 
     def streamed(self, include_usage: bool) -> Response:
         """Server-sent events, one for each token that shows."""
-        return _EventStream(self._events(include_usage), self._generation.close)
+        return EventStream(self._events(include_usage), self._close)
 
     async def _gather(self) -> list[Delta]:
         found: list[list[Delta]] = [[] for _ in self._choices]
@@ -89,6 +89,9 @@ class Answer:
             yield bytes(ready) + _event(problems.body(error))
         yield DONE
 
+    async def _close(self) -> None:
+        self._generation.close()
+
     def _says_more(self, delta: Delta) -> bool:
         """Whether a delta without text still has something that was asked for."""
         envelope = self._format.envelope
@@ -105,18 +108,19 @@ class Answer:
         )
 
 
-class _EventStream(StreamingResponse):
+class EventStream(StreamingResponse):
     """A stream that lets go of its generation however it ends, even before it began."""
 
-    def __init__(self, events: AsyncIterator[bytes], close: Callable[[], None]) -> None:
+    def __init__(self, events: AsyncIterator[bytes], close: Callable[[], Awaitable[None]]) -> None:
         super().__init__(events, media_type="text/event-stream", headers=_SSE_HEADERS)
         self._close = close
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send all of it."""
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._close()
+            await self._close()
 
 
 async def deltas(generation: Generation, choices: Sequence[Choice]) -> AsyncIterator[Delta]:

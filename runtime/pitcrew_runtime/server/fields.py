@@ -32,7 +32,11 @@ def neutral(*allowed: object) -> AfterValidator:
 
 Unsupported = Annotated[Any, neutral(None, [], {}, False)]
 Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
-TokenId = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, lt=1 << 63)]
+TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
+FIRST_FAULT = Field(fail_fast=True)
+"""For lists of any length: a fault for each of a million elements would take minutes to write."""
+TokenIds = Annotated[list[TokenId], FIRST_FAULT]
 TemplateOptions = Annotated[
     dict[str, Annotated[str, Field(max_length=1024)] | int | float | bool | None],
     Field(max_length=MAX_OPTIONS),

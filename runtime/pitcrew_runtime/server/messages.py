@@ -1,11 +1,11 @@
 """The parts of a chat: messages, tools, and the calls that were made of them."""
 
-import json
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
+from pydantic_core import from_json
 
-from pitcrew_runtime.server.fields import Body, Unsupported
+from pitcrew_runtime.server.fields import FIRST_FAULT, Body, Unsupported
 
 FunctionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
@@ -26,7 +26,7 @@ class FunctionCall(Body):
     @property
     def parsed(self) -> dict[str, Any]:
         """The arguments as an object; raises `ValueError`."""
-        if isinstance(found := json.loads(self.arguments or "{}"), dict):
+        if isinstance(found := from_json(self.arguments or "{}", allow_inf_nan=False), dict):
             return found
         raise ValueError(f"{self.arguments[:40]!r} is no object")
 
@@ -43,7 +43,7 @@ class ToolCall(Body):
     def _arguments_are_an_object(self) -> Self:
         try:
             _ = self.function.parsed
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise ValueError(f"arguments: not a JSON object: {error}") from None
         return self
 
@@ -57,9 +57,9 @@ class Message(Body):
     """One turn of a chat."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None
+    content: str | Annotated[list[TextPart], FIRST_FAULT] | None = None
     name: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: Annotated[list[ToolCall], FIRST_FAULT] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
     refusal: Unsupported = None
@@ -97,6 +97,9 @@ class Message(Body):
         if self.content is None or isinstance(self.content, str):
             return self.content or ""
         return "\n".join(part.text for part in self.content)
+
+
+Messages = Annotated[list[Message], Field(min_length=1), FIRST_FAULT]
 
 
 class Function(Body):

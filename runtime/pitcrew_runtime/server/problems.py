@@ -30,6 +30,8 @@ _FIELD = re.compile(r"(?!(str|int|list|float|bool)$)[a-z_]+|[0-9]+")
 """Parts of a fault's place that a client has written; the others name pydantic's branches."""
 
 _NAMED = re.compile(r"([a-z_]+): ")
+_MOST_FAULTS = 1000
+"""That are looked through for the first one; only unknown fields are more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,11 @@ def plain(status: int, message: str) -> Response:
 
 def invalid_body(error: ValidationError) -> InvalidRequest:
     """What is wrong with a body's first faulty field, in words."""
-    faults = error.errors(include_url=False, include_context=False)
+    if error.error_count() > _MOST_FAULTS:
+        return InvalidRequest(
+            f"the body has {error.error_count()} faults; /openapi.json tells which fields it may have"
+        )
+    faults = error.errors(include_url=False, include_context=False, include_input=False)
     if faults[0]["type"] == "json_invalid":
         return InvalidRequest(f"the body is not JSON: {faults[0]['msg']}")
     fault = max((one for one in faults if one["loc"][:1] == faults[0]["loc"][:1]), key=_depth)

@@ -19,14 +19,16 @@ from pitcrew_runtime.server.fields import (
     MAX_STOPS,
     MAX_TOOLS,
     Body,
+    Count,
     ModelName,
     Stop,
     TemplateOptions,
     TokenId,
+    TokenIds,
     Unsupported,
     neutral,
 )
-from pitcrew_runtime.server.messages import Message, Tool, ToolChoice
+from pitcrew_runtime.server.messages import Messages, Tool, ToolChoice
 from pitcrew_runtime.server.tools import forced_call
 
 _SEED_LIMIT = 1 << 63
@@ -46,7 +48,7 @@ class SamplingBody(ConstraintBody):
     """What both endpoints share."""
 
     model: ModelName
-    min_tokens: Annotated[int, Field(ge=0)] = 0
+    min_tokens: Count = 0
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1)] | None = None
@@ -100,10 +102,10 @@ class CompletionBody(SamplingBody):
     prompt: (
         str
         | Annotated[list[str], Field(min_length=1, max_length=MAX_CHOICES)]
-        | Annotated[list[TokenId], Field(min_length=1)]
-        | Annotated[list[list[TokenId]], Field(min_length=1, max_length=MAX_CHOICES)]
+        | Annotated[TokenIds, Field(min_length=1)]
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_CHOICES)]
     )
-    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    max_tokens: Count | None = None
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     echo: bool | None = None
     best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
@@ -139,9 +141,9 @@ class CompletionBody(SamplingBody):
 class ChatBody(SamplingBody):
     """`POST /v1/chat/completions`."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    messages: Messages
+    max_tokens: Annotated[Count, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[Count, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None

@@ -1,7 +1,8 @@
 """`/tokenize` and `/detokenize`, with the fields that vLLM gave them."""
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
@@ -12,18 +13,22 @@ from starlette.routing import Route
 from pitcrew_runtime.errors import InvalidRequest
 from pitcrew_runtime.server import problems
 from pitcrew_runtime.server.bodies import read_model
-from pitcrew_runtime.server.fields import MAX_TOOLS, Body, ModelName, TemplateOptions, TokenId
-from pitcrew_runtime.server.messages import Message, Tool
+from pitcrew_runtime.server.fields import MAX_TOOLS, Body, ModelName, TemplateOptions, TokenIds
+from pitcrew_runtime.server.messages import Messages, Tool
 from pitcrew_runtime.server.served import Served
 from pitcrew_runtime.text.tokenizer import Tokenizer
+
+MAX_CHARACTERS = 1 << 20
+"""Each may be a token, and one takes hundreds of bytes while a text is tokenized."""
+_AT_ONCE = 2
 
 
 class TokenizeBody(Body):
     """A text, or a chat as its template writes it."""
 
     model: ModelName | None = None
-    prompt: str | None = None
-    messages: Annotated[list[Message], Field(min_length=1)] | None = None
+    prompt: Annotated[str, Field(max_length=MAX_CHARACTERS)] | None = None
+    messages: Messages | None = None
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
     chat_template_kwargs: TemplateOptions | None = None
     add_special_tokens: bool = True
@@ -40,7 +45,7 @@ class DetokenizeBody(Body):
     """Token ids."""
 
     model: ModelName | None = None
-    tokens: list[TokenId]
+    tokens: TokenIds
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,8 @@ class Tokens:
 
     served: Served
     max_body_bytes: int
+    turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
+    """A text of megabytes takes seconds; the threads are for those who want an answer."""
 
     def routes(self) -> list[Route]:
         """Both endpoints."""
@@ -62,25 +69,28 @@ class Tokens:
         body, _ = await read_model(http, TokenizeBody, self.max_body_bytes)
         self._check(body.model)
         tokenizer = self._tokenizer()
-        ids = await asyncio.to_thread(self._ids, body, tokenizer)
-        return problems.json_response(
-            {
-                "count": len(ids),
-                "max_model_len": self.served.language.max_length,
-                "tokens": ids,
-                "token_strs": [tokenizer.name(token) for token in ids]
-                if body.return_token_strs
-                else None,
-            }
-        )
+        async with self.turns:
+            return await asyncio.to_thread(self._told, body, tokenizer)
 
     async def detokenize(self, http: HttpRequest) -> Response:
         """The text of token ids, special tokens by their names."""
         body, _ = await read_model(http, DetokenizeBody, self.max_body_bytes)
         self._check(body.model)
-        self.served.language.check_ids(body.tokens, "tokens")
-        text = await asyncio.to_thread(self._tokenizer().decode, body.tokens, special=True)
+        async with self.turns:
+            text = await asyncio.to_thread(self._text, body.tokens)
         return problems.json_response({"prompt": text})
+
+    def _told(self, body: TokenizeBody, tokenizer: Tokenizer) -> Response:
+        ids = self._ids(body, tokenizer)
+        names = [tokenizer.name(token) for token in ids] if body.return_token_strs else None
+        return problems.json_response(
+            {
+                "count": len(ids),
+                "max_model_len": self.served.language.max_length,
+                "tokens": ids,
+                "token_strs": names,
+            }
+        )
 
     def _ids(self, body: TokenizeBody, tokenizer: Tokenizer) -> list[int]:
         if body.messages is not None:
@@ -90,6 +100,11 @@ class Tokens:
         return (
             tokenizer.encode(text) if body.add_special_tokens else tokenizer.encode_rendered(text)
         )
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        tokenizer = self._tokenizer()
+        self.served.language.check_ids(tokens, "tokens")
+        return tokenizer.decode(tokens, special=True)
 
     def _check(self, model: str | None) -> None:
         if model is not None:

@@ -21,6 +21,9 @@ from pitcrew_runtime.text.thoughts import OPEN, Thoughts
 from pitcrew_runtime.text.tokenizer import Tokenizer
 
 DEFAULT_COMPLETION_TOKENS = 16
+_CHARACTERS_A_TOKEN = 8
+"""More than texts have that are worth tokenizing at once."""
+_PIECE = 1 << 16
 _TAIL = 16
 """Tokens of a prompt that hold an opening tag and the white space behind it."""
 
@@ -96,7 +99,7 @@ class Language:
             [tool.for_template() for tool in tools],
             options,
         )
-        self._check_characters(text, self.tokenizer, "messages")
+        self._check_length(text, self.tokenizer, "messages")
         return tuple(self.tokenizer.encode_rendered(text))
 
     def reader(self, body: ChatBody, prompt: Prompt) -> Reader:
@@ -125,15 +128,17 @@ class Language:
                 raise InvalidRequest(
                     "prompt: this engine has no tokenizer; send token ids", param="prompt"
                 )
-            self._check_characters(prompt, self.tokenizer, "prompt")
+            self._check_length(prompt, self.tokenizer, "prompt")
             return tuple(self.tokenizer.encode(prompt))
         self.check_ids(prompt, "prompt")
         return tuple(prompt)
 
-    def _check_characters(self, text: str, tokenizer: Tokenizer, field: str) -> None:
-        """Refuse what can never fit before it is tokenized: that takes seconds for a few megabytes.
+    def _check_length(self, text: str, tokenizer: Tokenizer, field: str) -> None:
+        """Refuse what can never fit before all of it is tokenized: a few megabytes take seconds and
+        gigabytes.
 
-        Twice what the longest tokens would hold, for tokenizers that shorten a text first.
+        Twice what the longest tokens would hold, for tokenizers that shorten a text first. In pieces a
+        text has some tokens more, but not twice as many.
         """
         most = 2 * self.max_length * tokenizer.longest
         if len(text) > most:
@@ -142,6 +147,17 @@ class Language:
                 "shorten the prompt",
                 param=field,
             )
+        if len(text) <= _CHARACTERS_A_TOKEN * self.max_length:
+            return
+        count = 0
+        for start in range(0, len(text), _PIECE):
+            count += len(tokenizer.encode_rendered(text[start : start + _PIECE]))
+            if count > 2 * self.max_length:
+                raise InvalidRequest(
+                    f"{field}: the first {start + _PIECE} characters alone are {count} tokens, but a "
+                    f"sequence may have {self.max_length}; shorten the prompt",
+                    param=field,
+                )
 
     def check_ids(self, tokens: Sequence[int], field: str) -> None:
         """Raises `InvalidRequest` for an id that the model does not have."""

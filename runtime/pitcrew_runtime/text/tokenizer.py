@@ -20,6 +20,8 @@ from pitcrew_builder.chat import special_tokens
 from pitcrew_runtime.errors import EngineCorrupt
 from pitcrew_runtime.text.detokenizer import Detokenizer
 
+_SHORT = 4096
+"""Characters or tokens that take less than a millisecond or two."""
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
@@ -54,20 +56,31 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The ids of a completion's prompt."""
-        ids: list[int] = self._backend.encode(text, add_special_tokens=True).ids
+        ids = self._ids(text, additions=True)
         if self._bos is not None and ids[:1] != [self._bos]:
             return [self._bos, *ids]
         return ids
 
     def encode_rendered(self, text: str) -> list[int]:
         """The ids of a chat template's output, in which special tokens are written out."""
-        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        return self._ids(text, additions=False)
+
+    def _ids(self, text: str, *, additions: bool) -> list[int]:
+        """The library lets go of the interpreter for batches alone, which cost a short text more."""
+        if len(text) > _SHORT:
+            (encoded,) = self._backend.encode_batch_fast([text], add_special_tokens=additions)
+        else:
+            encoded = self._backend.encode(text, add_special_tokens=additions)
+        ids: list[int] = encoded.ids
         return ids
 
     def decode(self, ids: Sequence[int], special: bool = False) -> str:
         """Text, with special tokens or without; half a character becomes a replacement character."""
-        text: str = self._backend.decode(ids, skip_special_tokens=not special)
-        return text
+        if len(ids) > _SHORT:
+            (text,) = self._backend.decode_batch([ids], skip_special_tokens=not special)
+        else:
+            text = self._backend.decode(ids, skip_special_tokens=not special)
+        return str(text)
 
     def detokenizer(self) -> Detokenizer:
         """A stream of its own."""

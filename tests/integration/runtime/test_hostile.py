@@ -257,6 +257,9 @@ def test_grpc_that_never_begins(impatient: Server, begin: bytes) -> None:
         {"best_of": 10**9},
         {"max_tokens": 10**18},
         {"min_tokens": 10**18},
+        {"max_tokens": 10**4300 - 1},
+        {"min_tokens": 10**4300 - 1},
+        {"prompt": [10**4300 - 1]},
         {"logprobs": 10**6},
         {"prompt": [[1]] * 10_000},
         {"stop": ["x" * 10_000]},
@@ -272,6 +275,20 @@ def test_huge_numbers(server: Server, field: dict[str, Any]) -> None:
     answer = complete(server, **field)
     assert answer.status_code == (200 if "top_k" in field else 400)
     assert len(answer.text) < 1000
+
+
+def test_tokenizing_is_bounded(server: Server) -> None:
+    """A text of megabytes took gigabytes, although it could never fit."""
+
+    def post(path: str, **body: Any) -> tuple[int, str]:  # noqa: ANN401
+        answer = httpx.post(server.url + path, json={"model": "model", **body}, timeout=DEADLINE)
+        return answer.status_code, answer.json()["error"]["message"] if answer.is_error else ""
+
+    assert post("/tokenize", prompt="a" * (1 << 20))[0] == 200
+    assert post("/tokenize", prompt="a" * (1 << 20) + "a")[0] == 400
+    status, says = post("/v1/completions", prompt="a" * 1500)
+    assert status == 400
+    assert "the first 65536 characters alone are" in says
 
 
 @pytest.mark.parametrize("text", ["\r\nERROR forged: line", "\x1b[2J\x1b]0;x\x07", "%(levelname)s"])

@@ -4,6 +4,7 @@ import json
 import queue
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -14,7 +15,7 @@ import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 from tritonclient.utils import InferenceServerException
 
-from tests.integration.runtime.conftest import Engines
+from tests.integration.runtime.conftest import Engines, Serve
 from tests.integration.runtime.servers import DEADLINE, Server, serving, wait_until
 
 PROMPT = "And God said, Let there be"
@@ -175,6 +176,22 @@ def test_a_cancelled_stream_is_computed_no_further(
     wait_until(server.empty, "the pages are free")
 
 
+def test_who_leaves_generate_stream_before_it_begins(engines: Engines, serve: Serve) -> None:
+    """While it waits for its turn, and not only once there is something to send."""
+    with serve(engines("tiny-kjv"), "--max-batch-size", "1") as server:
+        long = {"model": "model", "prompt": PROMPT, "max_tokens": 900, "ignore_eos": True}
+        url = f"{server.url}/v2/models/model/generate_stream"
+        short = {"text_input": PROMPT, "parameters": {"max_tokens": 1}}
+        with httpx.stream("POST", f"{server.url}/v1/completions", json=long | {"stream": True}):
+            with suppress(httpx.ReadTimeout):
+                httpx.post(url, json=short, timeout=0.2)
+            wait_until(lambda: server.metric("pitcrew_requests_waiting") == 0, "nobody waits")
+        wait_until(server.empty, "the pages are free")
+        ended = server.get("/metrics").text
+        assert 'pitcrew_requests_finished_total{reason="length"} 0.0' in ended
+        assert 'pitcrew_requests_finished_total{reason="cancelled"} 2.0' in ended
+
+
 def test_generate(server: Server, continuation: str) -> None:
     url = f"{server.url}/v2/models/model/generate"
     body = {"text_input": PROMPT, "parameters": GREEDY, "exclude_input_in_output": True}
@@ -197,6 +214,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"image": "x"}, "'image' is no input of this model"),
     ({"image": {"x": 10**40}}, "'image' is no input of this model"),
     ({"text_input": ""}, "prompt: there is no token"),
+    ({f"x{number}": True for number in range(40)}, "40 inputs beside text_input"),
 ]
 
 

@@ -14,9 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pitcrew_runtime.errors import InvalidRequest
+from pitcrew_runtime.kserve import grpc_wire as wire
 from pitcrew_runtime.kserve.inference import Inference, outputs, parse
+from pitcrew_runtime.kserve.protocol import inference_pb2 as pb
 from pitcrew_runtime.kserve.rpc import KServeGrpc
-from pitcrew_runtime.kserve.tensors import BYTES, Tensor, from_raw, to_raw
+from pitcrew_runtime.kserve.tensors import BYTES, Tensor, checked, from_raw, to_raw
 from pitcrew_runtime.server.choice import Delta
 from pitcrew_runtime.server.formats import Usage
 from pitcrew_runtime.server.keys import Keyring
@@ -43,6 +45,41 @@ def test_raw_tensors_come_back(made: tuple[str, list[Any]]) -> None:
 def test_any_bytes_are_a_tensor_or_a_fault(datatype: str, shape: list[int], raw: bytes) -> None:
     with suppress(InvalidRequest):
         assert len(to_raw(from_raw("t", datatype, shape, raw))) == len(raw)
+
+
+@pytest.mark.parametrize(
+    ("shape", "values"), [([1] * 9, ["x"]), ([5000], ["x"] * 5000)], ids=["dimensions", "elements"]
+)
+def test_tensors_are_small(shape: list[int], values: list[str]) -> None:
+    """The product of a shape of a million twos took minutes."""
+    with pytest.raises(InvalidRequest, match="8 dimensions and 4096 elements"):
+        checked("t", BYTES, shape, values)
+    with pytest.raises(InvalidRequest, match="8 dimensions and 4096 elements"):
+        from_raw("t", BYTES, shape, to_raw(Tensor("t", BYTES, (), values)))
+
+
+@pytest.mark.parametrize("what", ["inputs", "outputs", "parameters"])
+def test_messages_have_few_parts(what: str) -> None:
+    request = pb.ModelInferRequest()
+    for number in range(200):
+        if what == "inputs":
+            request.inputs.add(name=f"t{number}", datatype=BYTES, shape=[0])
+        elif what == "outputs":
+            request.outputs.add(name=f"t{number}")
+        else:
+            request.parameters[f"t{number}"].bool_param = True
+    with pytest.raises(InvalidRequest, match=f"{what}: 200 are more than"):
+        wire.tensors(request), wire.wanted(request), wire.parameters(request)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"guided_regex": "\\ud800"}', '{"guided_choice": ["\\ud800"]}', '{"top_p": NaN}', "[" * 9999],
+)
+def test_sampling_parameters_are_json(text: str) -> None:
+    """Half a surrogate is no text: it was a fault of the server wherever it is encoded."""
+    with pytest.raises(InvalidRequest, match="sampling_parameters: not JSON"):
+        asked({}, Tensor("sampling_parameters", BYTES, (1,), [text]))
 
 
 def asked(parameters: dict[str, Any], *more: Tensor) -> Inference:

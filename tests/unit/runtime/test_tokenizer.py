@@ -1,3 +1,6 @@
+import threading
+import time
+
 import pytest
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers, processors
@@ -40,3 +43,32 @@ def test_special_tokens_of_older_files() -> None:
 def test_rubbish_is_corrupt() -> None:
     with pytest.raises(EngineCorrupt, match="tokenizer cannot be loaded"):
         Tokenizer.load(b"{}", b"{}")
+
+
+def test_long_texts_are_as_short_ones() -> None:
+    found = tokenizer(writes_bos=True)
+    assert found.encode("a b " * 5000) == [0, *[1, 2] * 5000]
+    assert found.encode_rendered("<s>" + "a b " * 5000) == [0, *[1, 2] * 5000]
+    assert found.decode([0, *[1, 2] * 5000]) == " ".join(["a b"] * 5000)
+    assert found.decode([0, *[1, 2] * 5000], special=True).startswith("<s> a b a")
+
+
+@pytest.mark.parametrize("long", [True, False], ids=["encode", "decode"])
+def test_others_go_on_while_a_long_text_is_tokenized(long: bool) -> None:
+    """The library holds the interpreter unless it is given a batch: nobody got a token meanwhile."""
+    found, done, turns = tokenizer(writes_bos=True), threading.Event(), 0
+
+    def work() -> None:
+        if long:
+            found.encode("a b " * 300_000)
+        else:
+            found.decode([1, 2] * 300_000)
+        done.set()
+
+    before = time.monotonic()
+    worker = threading.Thread(target=work)
+    worker.start()
+    while not done.wait(0.002):
+        turns += 1
+    worker.join()
+    assert turns >= 5, f"{turns} turns in {time.monotonic() - before:.1f} s"
