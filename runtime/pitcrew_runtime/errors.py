@@ -12,7 +12,8 @@
     │   └── CanaryMismatch      the engine does not repeat what its builder saw
     ├── GroupLost               a member of a split engine is gone: exit code 1, to start anew
     ├── RequestError            one request is refused or fails; the others go on
-    │   ├── InvalidRequest, ModelNotFound, Unauthorized, BodyTooLarge, HeadersTooLarge
+    │   ├── InvalidRequest, ModelNotFound, Unauthorized
+    │   ├── BodyTooLarge, BodyEncoded, HeadersTooLarge
     │   ├── InvalidAdapter, AdapterConflict, NotEnabled
     │   ├── QueueFull, NotReady, Draining
     │   └── DeadlineExceeded, GenerationFailed
@@ -125,6 +126,10 @@ class Unauthorized(RequestError):
 
 class BodyTooLarge(RequestError):
     """The body is over the limit."""
+
+
+class BodyEncoded(RequestError):
+    """The body is compressed."""
 
 
 class HeadersTooLarge(RequestError):

@@ -206,6 +206,7 @@ def _configuration(door: Door, client_seconds: float) -> uvicorn.Config:
     return uvicorn.Config(
         door,
         http=patient(client_seconds),
+        ws="none",
         log_config=None,
         access_log=False,
         lifespan="off",

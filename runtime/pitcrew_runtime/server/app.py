@@ -15,6 +15,7 @@ from pitcrew_runtime.errors import RequestError
 from pitcrew_runtime.metrics import Metrics
 from pitcrew_runtime.server import problems
 from pitcrew_runtime.server.keys import KeyCheck, Keyring
+from pitcrew_runtime.server.openapi import PATH
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,8 @@ def build_app(routes: Sequence[BaseRoute], metrics: Metrics, keyring: Keyring) -
         Exception: _crashed,
     }
     app = Starlette(routes=list(routes), exception_handlers=handlers)
+    # It would send clients to whatever host they named, and from a proxy's https to http.
+    app.router.redirect_slashes = False
     return _CountErrors(KeyCheck(app, keyring), metrics)
 
 
@@ -63,8 +66,12 @@ async def _refused(http: HttpRequest, error: Exception) -> Response:
 
 async def _not_found(http: HttpRequest, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    message = f"{http.method} {http.url.path}: {error.detail}"
-    return problems.plain(error.status_code, message)
+    asked = f"{http.method[:16]} {http.scope['path'][:256]}"
+    if allowed := (error.headers or {}).get("Allow"):
+        message = f"{asked}: the method is not allowed here; use {allowed}"
+    else:
+        message = f"{asked}: {error.detail}; {PATH} tells what is served here"
+    return problems.plain(error.status_code, message, error.headers)
 
 
 async def _gone(http: HttpRequest, error: Exception) -> Response:

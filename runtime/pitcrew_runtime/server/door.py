@@ -7,7 +7,13 @@ clients to connect anew, which leads them to another.
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pitcrew_runtime.errors import HeadersTooLarge, InvalidRequest, NotReady, RequestError
+from pitcrew_runtime.errors import (
+    BodyEncoded,
+    HeadersTooLarge,
+    InvalidRequest,
+    NotReady,
+    RequestError,
+)
 from pitcrew_runtime.server import problems
 
 MAX_HEADERS = 100
@@ -73,4 +79,10 @@ def _fault(scope: Scope) -> RequestError | None:
     if {name for name, _ in headers} >= _LENGTHS:
         # RFC 9112, 6.1: a proxy that goes by the other one sees another request behind this one.
         return InvalidRequest("the body has a Content-Length and a Transfer-Encoding; send one")
+    for name, value in headers:
+        if name == b"content-encoding" and value.lower() != b"identity":
+            return BodyEncoded(
+                f"Content-Encoding: {value.decode('latin-1')[:32]!r} is not understood here; send the "
+                "body as it is"
+            )
     return None

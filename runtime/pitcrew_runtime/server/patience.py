@@ -32,6 +32,10 @@ class PatientProtocol(H11Protocol):
         self._received = 0
         """Bytes of that part."""
 
+    def _should_upgrade(self) -> bool:
+        """A wish for another protocol is ignored, and not worth a line of the log each time."""
+        return False
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client is there; its first request is owed."""
         super().connection_made(transport)

@@ -1,7 +1,7 @@
 """Errors on the wire: one table of status codes, OpenAI's shape of body."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import orjson
@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from pitcrew_runtime.errors import (
     AdapterConflict,
+    BodyEncoded,
     BodyTooLarge,
     DeadlineExceeded,
     Draining,
@@ -50,6 +51,7 @@ _KINDS: Mapping[type[RequestError], _Kind] = {
     DeadlineExceeded: _Kind(408, "timeout_error", "deadline_exceeded"),
     AdapterConflict: _Kind(409, "invalid_request_error", "lora_adapter_conflict"),
     BodyTooLarge: _Kind(413, "invalid_request_error", "body_too_large"),
+    BodyEncoded: _Kind(415, "invalid_request_error", "body_encoded"),
     HeadersTooLarge: _Kind(431, "invalid_request_error", "headers_too_large"),
     QueueFull: _Kind(429, "rate_limit_error", "queue_full"),
     GenerationFailed: _Kind(500, "server_error", "generation_failed"),
@@ -66,12 +68,24 @@ def body(error: RequestError) -> dict[str, object]:
 
 def response(error: RequestError, document: object = None) -> Response:
     """The answer to a refused request; `document` is its body where that is not OpenAI's."""
-    headers = {}
-    if isinstance(error, QueueFull):
-        headers["Retry-After"] = str(error.retry_after)
-    elif isinstance(error, Draining | NotReady):
-        headers["Retry-After"] = "1"
-    return json_response(document or body(error), _KINDS[type(error)].status, headers)
+    kind = _KINDS[type(error)]
+    return json_response(document or body(error), kind.status, dict(_headers(error)))
+
+
+def _headers(error: RequestError) -> Iterator[tuple[str, str]]:
+    """What HTTP has a header for: what would help."""
+    match error:
+        case QueueFull():
+            yield "Retry-After", str(error.retry_after)
+        case Draining() | NotReady():
+            yield "Retry-After", "1"
+        case Unauthorized():
+            yield "WWW-Authenticate", "Bearer"
+        case BodyEncoded():
+            yield "Accept-Encoding", "identity"
+        case DeadlineExceeded():
+            # OpenAI's clients would ask twice more for what nobody waits for any more.
+            yield "x-should-retry", "false"
 
 
 def client_closed() -> Response:
@@ -79,10 +93,10 @@ def client_closed() -> Response:
     return Response(status_code=499)
 
 
-def plain(status: int, message: str) -> Response:
+def plain(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
     """An error that is not about a request's contents: no such path, a fault of ours."""
     kind = "invalid_request_error" if status < 500 else "server_error"
-    return json_response(_object(message, kind, None, None), status)
+    return json_response(_object(message, kind, None, None), status, headers)
 
 
 def invalid_body(error: ValidationError) -> InvalidRequest:

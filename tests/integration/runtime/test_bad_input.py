@@ -1,5 +1,7 @@
 """What cannot be served is refused in words that name the field, and harms nobody else."""
 
+import gzip
+import json
 from typing import Any
 
 import httpx
@@ -74,6 +76,24 @@ BAD_CHATS: list[tuple[dict[str, Any], str | None, str]] = [
 ]
 
 
+VLLMS = {
+    "skip_special_tokens": True,
+    "spaces_between_special_tokens": True,
+    "use_beam_search": False,
+    "length_penalty": 1.0,
+    "bad_words": [],
+    "allowed_token_ids": None,
+    "truncate_prompt_tokens": None,
+}
+"""Which its clients send although they ask for nothing."""
+VLLMS_CHAT = {
+    "add_generation_prompt": True,
+    "continue_final_message": False,
+    "add_special_tokens": False,
+    "echo": False,
+}
+
+
 def post(server: Server, path: str, body: Any) -> httpx.Response:  # noqa: ANN401
     return httpx.post(f"{server.url}/v1/{path}", json=body)
 
@@ -117,9 +137,23 @@ def test_fields_that_change_nothing_are_welcome(kjv: Server) -> None:
         "n": 1,
         "stop": None,
     }
-    assert post(kjv, "completions", COMPLETION | neutral).status_code == 200
-    neutral_chat = {"tools": [], "tool_choice": "none", "response_format": {"type": "text"}}
-    assert post(kjv, "chat/completions", CHAT | neutral_chat).status_code == 200
+    assert post(kjv, "completions", COMPLETION | neutral | VLLMS).status_code == 200
+    neutral_chat = {
+        "tools": [],
+        "tool_choice": "none",
+        "response_format": {"type": "text"},
+        "verbosity": "medium",
+        "prompt_cache_retention": "24h",
+    }
+    answer = post(kjv, "chat/completions", CHAT | neutral_chat | VLLMS | VLLMS_CHAT)
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("field", [*VLLMS, *VLLMS_CHAT])
+def test_what_would_change_the_answer_is_refused_by_name(kjv: Server, field: str) -> None:
+    answer = post(kjv, "chat/completions", CHAT | {field: not (VLLMS | VLLMS_CHAT)[field] or [1]})
+    check(answer, field, "")
+    assert "remove it" not in answer.json()["error"]["message"], "it is a field that we know"
 
 
 def test_another_model_is_not_found(kjv: Server) -> None:
@@ -132,9 +166,54 @@ def test_paths_and_methods(kjv: Server) -> None:
     embeddings = post(kjv, "embeddings", {"model": "model", "input": "Hail"})
     assert embeddings.status_code == 400
     assert "has no embeddings" in embeddings.json()["error"]["message"]
-    assert kjv.get("/v1/embeddings").status_code == 405
-    assert kjv.get("/v1/completions").status_code == 405
-    assert "error" in kjv.get("/nowhere").json()
+    for path, method, allowed in (
+        ("/v1/completions", "GET", {"POST"}),
+        ("/v1/embeddings", "GET", {"POST"}),
+        ("/v1/models", "DELETE", {"GET", "HEAD"}),
+        ("/v2/models/model/infer", "OPTIONS", {"POST"}),
+        ("/v2/models/model/infer", "GET", {"POST"}),
+        ("/v2/models/model/versions/1/generate", "GET", {"POST"}),
+        ("/v2/models/model", "POST", {"GET", "HEAD"}),
+    ):
+        answer = httpx.request(method, kjv.url + path)
+        assert answer.status_code == 405
+        assert set(answer.headers["allow"].split(", ")) == allowed
+        assert "use " in answer.json()["error"]["message"]
+    assert "/openapi.json tells" in kjv.get("/nowhere").json()["error"]["message"]
+    assert len(kjv.get("/" + "x" * 9000).text) < 1000
+    assert httpx.head(f"{kjv.url}/health/ready").status_code == 200
+
+
+def test_nobody_is_sent_to_the_host_that_he_named(kjv: Server) -> None:
+    """CWE-601: from a proxy with TLS it would be another scheme, too."""
+    answer = httpx.post(
+        f"{kjv.url}/v1/completions/", json=COMPLETION, headers={"host": "evil.example"}
+    )
+    assert answer.status_code == 404
+    assert "location" not in answer.headers
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br"])
+def test_bodies_come_as_they_are(kjv: Server, encoding: str) -> None:
+    content = gzip.compress(json.dumps(COMPLETION).encode())
+    headers = {"content-encoding": encoding}
+    answer = httpx.post(f"{kjv.url}/v1/completions", content=content, headers=headers)
+    assert answer.status_code == 415
+    assert answer.headers["accept-encoding"] == "identity"
+    assert "send the body as it is" in answer.json()["error"]["message"]
+    plain = httpx.post(
+        f"{kjv.url}/v1/completions", json=COMPLETION, headers={"content-encoding": "identity"}
+    )
+    assert plain.status_code == 200
+
+
+def test_another_protocol_is_not_spoken(kjv: Server) -> None:
+    """Whoever asks for one gets an answer in this one, and the log is not his to fill."""
+    before = kjv.log.read_bytes()
+    for protocol in ("websocket", "h2c"):
+        headers = {"connection": "Upgrade", "upgrade": protocol}
+        assert httpx.get(f"{kjv.url}/v1/models", headers=headers).status_code == 200
+    assert kjv.log.read_bytes() == before
 
 
 @pytest.mark.parametrize("declared", [True, False])

@@ -4,6 +4,7 @@ from collections import Counter
 from typing import Any
 
 import httpx
+import openai
 import pytest
 
 from tests.integration.runtime.servers import DEADLINE, Server
@@ -92,3 +93,14 @@ def test_an_answer_that_takes_too_long_is_told(kjv: Server, stream: bool) -> Non
     answer = httpx.post(f"{kjv.url}/v1/completions", json=body, timeout=DEADLINE)
     assert "deadline_exceeded" in answer.text
     assert answer.status_code == (200 if stream else 408)
+
+
+def test_openais_client_does_not_ask_again_for_an_answer_that_came_too_late(kjv: Server) -> None:
+    before = kjv.metric('pitcrew_requests_refused_total{code="408"}')
+    client = openai.OpenAI(base_url=f"{kjv.url}/v1", api_key="none", max_retries=2)
+    with client, pytest.raises(openai.APIStatusError) as late:
+        client.completions.create(
+            model="model", prompt=PROMPT, max_tokens=900, extra_body={"timeout": 1e-6}
+        )
+    assert late.value.status_code == 408
+    assert kjv.metric('pitcrew_requests_refused_total{code="408"}') - before == 1
