@@ -30,6 +30,9 @@ def tokenizer(*special: str) -> Tokenizer:
 PLAIN_TOKENIZER = tokenizer()
 MISTRAL_TOKENIZER = tokenizer("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]")
 GRANITE_TOKENIZER = tokenizer("<|tool_call|>")
+LLAMA = '{{ tools }} Answer with {"name": its name, "parameters": its arguments}.'
+"""Without a tag, as the templates of Llama 3.2's small models: it is in their tokenizer alone."""
+LLAMA_TOKENIZER = tokenizer("<|python_tag|>")
 
 
 @pytest.mark.parametrize(
@@ -38,6 +41,8 @@ GRANITE_TOKENIZER = tokenizer("<|tool_call|>")
         ("{{ '<tool_call>' }}", PLAIN_TOKENIZER, CallFormat.HERMES),
         ("{{ '<tool_call>\n<function=example>' }}", PLAIN_TOKENIZER, CallFormat.HERMES),
         ('<|python_tag|> {"name": x, "parameters": y}', PLAIN_TOKENIZER, CallFormat.LLAMA3_JSON),
+        (LLAMA, LLAMA_TOKENIZER, CallFormat.LLAMA3_JSON),
+        (LLAMA, PLAIN_TOKENIZER, None),
         (MISTRAL, MISTRAL_TOKENIZER, CallFormat.MISTRAL),
         (MISTRAL, PLAIN_TOKENIZER, CallFormat.MISTRAL),
         (GRANITE, GRANITE_TOKENIZER, CallFormat.TOKENS),

@@ -49,7 +49,9 @@ def format_of(template: str, tokenizer: Tokenizer) -> CallFormat | None:
         return CallFormat.MISTRAL
     if "tools" in template and tokenizer.id_of("<|tool_call|>") is not None:
         return CallFormat.TOKENS
-    if '"parameters"' in template and "<|python_tag|>" in template:
+    if '"parameters"' in template and (
+        "<|python_tag|>" in template or tokenizer.id_of("<|python_tag|>") is not None
+    ):
         return CallFormat.LLAMA3_JSON
     return None
 
