@@ -6,7 +6,8 @@ from typing import Any
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
+from starlette.types import Scope
 
 from pitcrew_runtime.errors import InvalidRequest, RequestError
 from pitcrew_runtime.kserve import http_wire as wire
@@ -21,6 +22,14 @@ from pitcrew_runtime.server.keys import key_number
 _Endpoint = Callable[[HttpRequest], Awaitable[Response]]
 
 
+class _Route(Route):
+    """Answers its path whatever the method, or else another would take it for a model's name."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        match, child = super().matches(scope)
+        return (Match.FULL if match is Match.PARTIAL else match), child
+
+
 class KServeHttp:
     """Everything under `/v2`."""
 
@@ -29,15 +38,15 @@ class KServeHttp:
         self._max_body_bytes = max_body_bytes
 
     def routes(self) -> list[Route]:
-        """The endpoints."""
-        model = "/v2/models/{model}"
+        """The endpoints. A model's name may have slashes: what ends otherwise is looked for first."""
+        model = "/v2/models/{model:path}"
         models = [
-            ("", self.metadata, "GET"),
             ("/ready", self.model_ready, "GET"),
             ("/config", self.config, "GET"),
             ("/infer", self.infer, "POST"),
             ("/generate", self.generate, "POST"),
             ("/generate_stream", self.generate_stream, "POST"),
+            ("", self.metadata, "GET"),
         ]
         return [
             Route("/v2", _told(self.server), methods=["GET"]),
@@ -45,8 +54,8 @@ class KServeHttp:
             Route("/v2/health/ready", self.ready, methods=["GET"]),
             Route("/v2/repository/index", _told(self.index), methods=["POST"]),
             *(
-                Route(f"{start}{path}", _told(endpoint), methods=[method])
-                for start in (model, model + "/versions/{version}")
+                _Route(f"{start}{path}", _told(endpoint), methods=[method])
+                for start in (model + "/versions/{version}", model)
                 for path, endpoint, method in models
             ),
         ]

@@ -5,6 +5,7 @@ import queue
 import re
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -162,6 +163,26 @@ def test_streams_over_grpc(rpc: triton_grpc.InferenceServerClient, continuation:
         assert empty.as_numpy("text_output") is None
     assert found["bad"] == []
     assert "top_p: Input should be less than or equal to 1" in found[""][0]
+
+
+def test_names_may_have_slashes(engines: Engines, tmp_path: Path) -> None:
+    """As those of the hub, which are the default of an LLMDeployment."""
+    name = "someone/tiny.kjv"
+    with (
+        serving(engines("tiny-kjv"), tmp_path, name=name) as found,
+        triton_http.InferenceServerClient(f"127.0.0.1:{found.port}") as client,
+    ):
+        for version in ("", "1"):
+            assert client.is_model_ready(name, version)
+            assert client.get_model_metadata(name, version)["name"] == name
+            assert client.get_model_config(name, version)["name"] == name
+            asked = inputs(triton_http, [PROMPT])
+            assert strings(client.infer(name, asked, version, parameters={"max_tokens": 1}))
+        missing = httpx.get(f"{found.url}/v2/models/{name}/nothing")
+        assert missing.status_code == 404
+        assert "is not served here" in missing.json()["error"]
+        for path in ("v1/models", "v2/models"):
+            assert found.get(f"/{path}/{name}").status_code == 200
 
 
 def test_a_cancelled_stream_is_computed_no_further(
