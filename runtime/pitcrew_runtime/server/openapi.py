@@ -16,6 +16,7 @@ from pitcrew_builder import __version__
 Json = dict[str, Any]
 
 PATH = "/openapi.json"
+_KEY = "key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,10 @@ class Operation:
     body: type[BaseModel] | None = None
     answers: Sequence[int] = (200,)
     streams: bool = False
+    media: str | None = "application/json"
+    """Of a whole answer; None for one without a body."""
+    is_open: bool = False
+    """Needs no key."""
 
     @property
     def parameters(self) -> list[str]:
@@ -63,12 +68,18 @@ def describe(operations: Sequence[Operation]) -> Json:
         "openapi": "3.1.0",
         "info": {"title": "Pitcrew", "version": __version__},
         "paths": paths,
-        "components": {"schemas": {**schemas.get("$defs", {}), "Error": _ERROR}},
+        "security": [{_KEY: []}],
+        "components": {
+            "schemas": {**schemas.get("$defs", {}), "Error": _ERROR},
+            "securitySchemes": {_KEY: {"type": "http", "scheme": "bearer"}},
+        },
     }
 
 
 def _operation(one: Operation) -> Json:
     found: Json = {"summary": one.summary, "responses": _responses(one)}
+    if one.is_open:
+        found["security"] = []
     if one.parameters:
         found["parameters"] = [
             {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
@@ -84,7 +95,7 @@ def _operation(one: Operation) -> Json:
 
 
 def _responses(one: Operation) -> Mapping[str, Json]:
-    content: Json = {"application/json": {}}
+    content: Json = {} if one.media is None else {one.media: {}}
     if one.streams:
         content["text/event-stream"] = {}
     error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
