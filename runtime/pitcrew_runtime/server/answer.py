@@ -22,6 +22,7 @@ from pitcrew_runtime.server import problems
 from pitcrew_runtime.server.choice import Choice, Delta
 from pitcrew_runtime.server.contest import NO_CONTEST, Contest
 from pitcrew_runtime.server.formats import Format, Json, Usage
+from pitcrew_runtime.server.schemas import StreamOptions
 from pitcrew_runtime.text.calls.piece import CallPiece
 
 T = TypeVar("T")
@@ -60,9 +61,9 @@ class Answer:
         finally:
             self._generation.close()
 
-    def streamed(self, include_usage: bool) -> Response:
+    def streamed(self, options: StreamOptions) -> Response:
         """Server-sent events, one for each token that shows."""
-        return EventStream(self._events(include_usage), self._close)
+        return EventStream(self._events(options), self._close)
 
     async def _gather(self) -> list[Delta]:
         found: list[list[Delta]] = [[] for _ in self._choices]
@@ -70,20 +71,23 @@ class Answer:
             found[delta.index].append(delta)
         return [joined(index, pieces) for index, pieces in enumerate(found)]
 
-    async def _events(self, include_usage: bool) -> AsyncIterator[bytes]:
-        extra: Json = {"usage": None} if include_usage else {}
+    async def _events(self, options: StreamOptions) -> AsyncIterator[bytes]:
+        extra: Json = {"usage": None} if options.include_usage else {}
+        continuous = options.include_usage and options.continuous_usage_stats
         ready = bytearray()
         try:
             for opening in self._format.opening(len(self._choices)):
                 yield _event({**opening, **extra})
             async for delta in deltas(self._generation, self._choices):
                 if _says(delta) or self._says_more(delta):
+                    if continuous:
+                        extra = {"usage": self._usage().json()}
                     ready += _event({**self._format.chunk(delta), **extra})
                 # An event goes out at once; where the engine is ahead, several go out together.
                 if ready and (not self._generation.has_more or len(ready) > _LONGEST_WRITE):
                     yield bytes(ready)
                     ready.clear()
-            if include_usage:
+            if options.include_usage:
                 yield _event(self._format.closing(self._usage()))
         except RequestError as error:
             yield bytes(ready) + _event(problems.body(error))

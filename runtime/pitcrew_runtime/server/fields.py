@@ -30,9 +30,18 @@ def neutral(*allowed: object) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _short(value: int) -> int:
+    """A number that an error may tell: Python writes none of more than 4,300 digits."""
+    if value >= 1 << 128:
+        raise ValueError("a number of so many digits is never right; send a smaller one")
+    return value
+
+
+Always = Annotated[bool | None, neutral(None, True)]
+Never = Annotated[bool | None, neutral(None, False)]
 Unsupported = Annotated[Any, neutral(None, [], {}, False)]
 Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
-Count = Annotated[int, Field(ge=0, lt=1 << 63)]
+Count = Annotated[int, Field(ge=0), AfterValidator(_short)]
 TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
 FIRST_FAULT = Field(fail_fast=True)
 """For lists of any length: a fault for each of a million elements would take minutes to write."""

@@ -19,7 +19,7 @@ from pitcrew_runtime.server.completing import completion, ending
 from pitcrew_runtime.server.contest import Contest
 from pitcrew_runtime.server.formats import ChatFormat, CompletionFormat, Envelope
 from pitcrew_runtime.server.keys import tenant
-from pitcrew_runtime.server.schemas import ChatBody, CompletionBody
+from pitcrew_runtime.server.schemas import ChatBody, CompletionBody, StreamOptions
 from pitcrew_runtime.server.served import Served
 
 
@@ -96,8 +96,7 @@ class OpenAI:
         contest = Contest(body.candidates, body.choices)
         answer = Answer(generation, choices, form, prompt_tokens, contest)
         if body.stream:
-            options = body.stream_options
-            return answer.streamed(options is not None and options.include_usage)
+            return answer.streamed(body.stream_options or StreamOptions())
         return await answer.whole(http)
 
     def _envelope(self, prefix: str, body: CompletionBody | ChatBody) -> Envelope:

@@ -18,9 +18,11 @@ from pitcrew_runtime.server.fields import (
     MAX_LOGPROBS,
     MAX_STOPS,
     MAX_TOOLS,
+    Always,
     Body,
     Count,
     ModelName,
+    Never,
     Stop,
     TemplateOptions,
     TokenId,
@@ -41,6 +43,8 @@ class StreamOptions(Body):
     """What a stream holds beside the text."""
 
     include_usage: bool = False
+    continuous_usage_stats: bool = False
+    """vLLM's: with `include_usage`, each chunk tells what was used so far."""
     include_obfuscation: bool = False
 
 
@@ -76,6 +80,17 @@ class SamplingBody(ConstraintBody):
     service_tier: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    prompt_cache_options: Any = None
+    prompt_cache_retention: Any = None
+
+    # What vLLM's clients send by default.
+    skip_special_tokens: Always = None
+    spaces_between_special_tokens: Always = None
+    use_beam_search: Never = None
+    length_penalty: Annotated[Any, neutral(None, 1)] = None
+    bad_words: Unsupported = None
+    allowed_token_ids: Unsupported = None
+    truncate_prompt_tokens: Annotated[Any, neutral(None)] = None
 
     @model_validator(mode="after")
     def _stream_options_need_a_stream(self) -> Self:
@@ -111,6 +126,7 @@ class CompletionBody(SamplingBody):
     best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
 
     suffix: Annotated[Any, neutral(None, "")] = None
+    add_special_tokens: Always = None
 
     @model_validator(mode="after")
     def _the_best_are_chosen_at_the_end(self) -> Self:
@@ -157,8 +173,13 @@ class ChatBody(SamplingBody):
     modalities: Annotated[Any, neutral(None, ["text"])] = None
     audio: Unsupported = None
     prediction: Unsupported = None
-    verbosity: Unsupported = None
+    verbosity: Annotated[Any, neutral(None, "medium")] = None
+    moderation: Unsupported = None
     web_search_options: Unsupported = None
+    add_generation_prompt: Always = None
+    add_special_tokens: Never = None
+    continue_final_message: Never = None
+    echo: Never = None
 
     @model_validator(mode="after")
     def _fields_agree(self) -> Self:

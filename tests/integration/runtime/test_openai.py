@@ -63,6 +63,16 @@ def test_a_stream_is_the_whole_answer_in_pieces(kjv: Server, shape: dict[str, An
     assert usage == whole.usage
 
 
+def test_a_stream_may_tell_what_was_used_so_far(kjv: Server) -> None:
+    """As vLLM's `continuous_usage_stats`, which load generators such as guidellm ask for."""
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    *chunks, last = ask(kjv, PROMPT, stream=True, stream_options=options)
+    told = [chunk.usage.completion_tokens for chunk in chunks]
+    assert told == sorted(told)
+    assert 1 <= told[0] < told[-1] == last.usage.completion_tokens
+    assert {chunk.usage.prompt_tokens for chunk in chunks} == {last.usage.prompt_tokens}
+
+
 def test_chat_streams_what_it_answers(kjv: Server) -> None:
     whole = chat(kjv)
     chunks = chat(kjv, stream=True)
