@@ -214,4 +214,4 @@ def _outputs(given: Mapping[str, Tensor], wanted: Sequence[str]) -> frozenset[st
                 f"{name[:64]!r} is no output of this model; it has {sorted(known)}"
             )
     flagged = {name for name in known if _flag(given, f"return_{name}", False)}
-    return frozenset({TEXT_OUTPUT, *wanted, *flagged})
+    return frozenset({*(wanted or (TEXT_OUTPUT,)), *flagged})

@@ -52,6 +52,9 @@ class SamplingBody(ConstraintBody):
     """What both endpoints share."""
 
     model: ModelName
+    max_tokens: Count | None = None
+    max_completion_tokens: Count | None = None
+    """OpenAI's later name for the same."""
     min_tokens: Count = 0
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -78,6 +81,7 @@ class SamplingBody(ConstraintBody):
     metadata: dict[str, Any] | None = None
     store: bool | None = None
     service_tier: str | None = None
+    request_id: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     prompt_cache_options: Any = None
@@ -97,6 +101,19 @@ class SamplingBody(ConstraintBody):
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options: only allowed together with stream: true")
         return self
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> Self:
+        if None not in (self.max_tokens, self.max_completion_tokens) and (
+            self.max_tokens != self.max_completion_tokens
+        ):
+            raise ValueError("max_tokens: differs from max_completion_tokens; send one of them")
+        return self
+
+    @property
+    def limit(self) -> int | None:
+        """Tokens of an answer, where the caller says it."""
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
     @property
     def choices(self) -> int:
@@ -120,7 +137,6 @@ class CompletionBody(SamplingBody):
         | Annotated[TokenIds, Field(min_length=1)]
         | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_CHOICES)]
     )
-    max_tokens: Count | None = None
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     echo: bool | None = None
     best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
@@ -185,10 +201,6 @@ class ChatBody(SamplingBody):
     def _fields_agree(self) -> Self:
         if self.top_logprobs is not None and not self.logprobs:
             raise ValueError("top_logprobs: only allowed together with logprobs: true")
-        if None not in (self.max_tokens, self.max_completion_tokens) and (
-            self.max_tokens != self.max_completion_tokens
-        ):
-            raise ValueError("max_tokens: differs from max_completion_tokens; send one of them")
         return self
 
     @model_validator(mode="after")

@@ -69,8 +69,8 @@ class Language:
                 f"{MAX_CHOICES} sequences; send fewer at a time",
                 param="n",
             )
-        default = body.max_tokens is None
-        wanted = DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens
+        default = body.limit is None
+        wanted = DEFAULT_COMPLETION_TOKENS if body.limit is None else body.limit
         return [
             one for ids in prompts for one in self._choices(body, ids, wanted, default, held_to)
         ]
@@ -78,7 +78,7 @@ class Language:
     def chat(self, body: ChatBody, held_to: Compiled | None) -> list[Prompt]:
         """One prompt for each choice. Without a limit, the answer may fill the sequence."""
         ids = self.rendered(body.messages, body.offered, body.template_options)
-        wanted = body.max_completion_tokens or body.max_tokens
+        wanted = body.limit
         return self._choices(body, ids, wanted or self.max_length, wanted is None, held_to)
 
     def rendered(

@@ -62,10 +62,10 @@ class ChatTemplate:
     def _check_options(self, options: Options) -> None:
         for name in options:
             if name not in self.options:
-                known = ", ".join(sorted(self.options)) or "nothing"
+                known = ", ".join(sorted(self.options)) or "messages alone"
                 raise InvalidRequest(
-                    f"{name}: this model's chat template does not read it, but {known}; leave it "
-                    "out",
+                    f"{name}: this model's chat template does not read it (it reads {known}); leave "
+                    "it out",
                     param=name,
                 )
 

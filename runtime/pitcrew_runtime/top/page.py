@@ -15,7 +15,7 @@ _LATENCIES = (
 
 def lines(interval: Interval) -> list[str]:
     """The whole page."""
-    return [
+    page = [
         *_engine(interval),
         "",
         *_load(interval),
@@ -24,6 +24,12 @@ def lines(interval: Interval) -> list[str]:
         "",
         *_efficiency(interval),
     ]
+    return [_plain(line) for line in page]
+
+
+def _plain(line: str) -> str:
+    """Names come from the server, and may hold codes that a terminal obeys."""
+    return "".join(char if char.isprintable() else "?" for char in line)
 
 
 def _engine(interval: Interval) -> list[str]:

@@ -71,6 +71,7 @@ BAD_CHATS: list[tuple[dict[str, Any], str | None, str]] = [
     ({"response_format": {"type": "yaml"}}, "response_format", "'json_object'"),
     ({"top_logprobs": 2}, None, "top_logprobs: only allowed"),
     ({"max_tokens": 2, "max_completion_tokens": 3}, None, "differs from max_completion_tokens"),
+    ({"max_completion_tokens": 0, "max_tokens": None}, None, "greater than or equal to 1"),
     ({"messages": [{"role": "user", "content": "a " * 3000}]}, "prompt", "shorten the prompt"),
     ({"chat_template": "{{ 7*7 }}"}, "chat_template", "does not know the field"),
 ]
@@ -134,6 +135,8 @@ def test_fields_that_change_nothing_are_welcome(kjv: Server) -> None:
         "logit_bias": {},
         "best_of": 1,
         "suffix": None,
+        "max_completion_tokens": 2,
+        "request_id": "7",
         "n": 1,
         "stop": None,
     }

@@ -69,7 +69,10 @@ def test_thoughts_of_before_are_for_the_template(thinker: Server) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"chat_template_kwargs": {"think": True}}, "think: .* but enable_thinking; leave it out"),
+        (
+            {"chat_template_kwargs": {"think": True}},
+            r"think: .* \(it reads enable_thinking\); leave it out",
+        ),
         ({"chat_template_kwargs": {"enable_thinking": [1]}}, "chat_template_kwargs"),
         ({"reasoning_effort": "low"}, "reasoning_effort: .* does not read it"),
         ({"reasoning_effort": "much"}, "reasoning_effort"),

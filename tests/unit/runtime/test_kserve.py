@@ -94,6 +94,17 @@ def test_sampling_parameters_have_vllms_names_and_may_be_text() -> None:
     assert found.body.echo
 
 
+@pytest.mark.parametrize(
+    ("wanted", "given"),
+    [([], {"text_output"}), (["finish_reason"], {"finish_reason"})],
+    ids=["none", "one"],
+)
+def test_outputs_are_those_that_are_asked_for(wanted: list[str], given: set[str]) -> None:
+    assert parse("model", [TEXT], {}, wanted).outputs == given
+    flag = Tensor("return_token_ids", "BOOL", (1,), [True])
+    assert parse("model", [TEXT, flag], {}, wanted).outputs == given | {"token_ids"}
+
+
 def test_tritons_own_parameters_are_terms() -> None:
     found = asked({"priority": 2, "timeout": 1_500_000, "stream": True})
     assert (found.terms.tenant, found.terms.priority, found.terms.timeout) == ("3:", 2, 1.5)
@@ -125,7 +136,7 @@ def test_outputs_have_the_shape_of_the_texts(
     shape: tuple[int, ...], count: int, n: int, expected: tuple[int, ...]
 ) -> None:
     texts = Tensor("text_input", BYTES, shape, ["Hail"] * count)
-    found = parse("model", [texts], {"n": n}, ["num_input_tokens"])
+    found = parse("model", [texts], {"n": n}, ["num_input_tokens", "text_output"])
     tensors = outputs(found, [Delta(index, "x") for index in range(count * n)], Usage(5, 6, 4))
     assert [one.name for one in tensors] == ["text_output", "num_input_tokens"]
     assert {one.shape for one in tensors} == {expected}

@@ -149,7 +149,7 @@ class Rig:
         self.loop = EngineLoop(self.engine, lambda *_: None, hooks, self.clock, 10.0)
         self.frontend = Frontend(self.loop, self.metrics, self.clock)
         language = Language(None, None, self.manifest.model, 64)
-        served = Served("echo", self.manifest, language, self.frontend, self.library)
+        self.served = served = Served("echo", self.manifest, language, self.frontend, self.library)
         health = Health(self.loop, self.frontend, self.metrics, self.manifest)
         lora = LoraEndpoints(self.library, self.lora_root)
         endpoints = (OpenAI(served, 1 << 16), Models(served), lora, health)
@@ -314,6 +314,21 @@ async def test_who_leaves_is_computed_for_no_further(stream: bool, steps: int) -
         await rig.until(lambda: rig.engine.idle)
         assert gate.rows == [1] * (steps + 1)
         assert rig.engine.gauges().pages_used == 0
+
+
+async def test_who_has_no_key_is_told_how_to_send_one() -> None:
+    rig = Rig()
+    app = build_app(Models(rig.served).routes(), rig.metrics, Keyring(["secret"]))
+    transport = httpx.ASGITransport(app)  # type: ignore[arg-type]
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+        for sent in ({}, {"authorization": "Basic secret"}, {"authorization": "Bearer wrong"}):
+            answer = await http.get("/v1/models", headers=sent)
+            assert answer.status_code == 401
+            assert answer.headers["www-authenticate"] == "Bearer"
+            assert answer.json()["error"]["code"] == "invalid_api_key"
+        known = await http.get("/v1/models", headers={"authorization": "bearer secret"})
+        assert known.status_code == 200
+    await rig.http.aclose()
 
 
 async def test_nothing_is_served_before_the_warm_up() -> None:

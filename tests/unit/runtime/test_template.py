@@ -106,7 +106,7 @@ def test_options_are_what_a_template_reads() -> None:
     assert template.render(TURNS[:1], options={"thinks": False}) == "<s>userhighFalse"
     assert template.render(TURNS[:1], options={"effort": "{{ 1 }}"}) == "<s>user{{ 1 }}"
     for name in ("messages", "bos_token", "strftime_now", "range", "chat_template", "m", "self"):
-        with pytest.raises(InvalidRequest, match=f"{name}: .* but effort, thinks; leave"):
+        with pytest.raises(InvalidRequest, match=rf"{name}: .*\(it reads effort, thinks\); leave"):
             template.render(TURNS, options={name: "x"})
 
 

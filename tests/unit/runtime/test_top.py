@@ -41,6 +41,15 @@ def pages(metrics: Metrics, screen: io.StringIO) -> list[str]:
     return screen.getvalue().split("pitcrew-top: ")[1:]
 
 
+def test_a_server_does_not_write_to_the_terminal() -> None:
+    """CWE-150: names that a server tells may hold a terminal's own codes."""
+    found = Metrics(lambda: GAUGES, {**ENGINE, "model": "a\x1b]0;x\x07b\x9b2Jc"})
+    screen = io.StringIO()
+    watch(lambda: parse(found.render().decode(), 1.0), 1.0, 1, screen)
+    assert "a?]0;x?b?2Jc" in screen.getvalue()
+    assert all(char.isprintable() for char in screen.getvalue().replace("\n", ""))
+
+
 def test_a_page_tells_what_happened_since_the_last(metrics: Metrics) -> None:
     first, second = pages(metrics, io.StringIO())
     assert first.startswith("all since the start\ntiny · onnxruntime-cpu · engine eeeeeeeeeeee\n")
