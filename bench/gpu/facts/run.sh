@@ -34,6 +34,7 @@ fact serving serving.py
 fact speed speed.py
 fact speed-own speed.py "${own[@]}"
 fact products product_kernel.py
+fact products-in-plan product_alone.py
 fact kernel attention_kernel.py
 fact kernel-in-plan attention_alone.py
 fact nccl nccl.py

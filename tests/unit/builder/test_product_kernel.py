@@ -17,7 +17,11 @@ from pitcrew_builder.graph.ir import Attribute, ElementType, Function, Graph, No
 from pitcrew_builder.graph.recipe import TensorRef
 from pitcrew_builder.spec import BuildSpec, ComputeCapability, Products, TensorRt, TensorRtPlan
 from pitcrew_builder.targets.trt import norms, products
-from pitcrew_builder.targets.trt.kernel_choice import with_joined_products, with_own_kernels
+from pitcrew_builder.targets.trt.kernel_choice import (
+    versions,
+    with_joined_products,
+    with_own_kernels,
+)
 from pitcrew_builder.targets.trt.norms.launch import Rows
 from pitcrew_builder.targets.trt.nvrtc import compiled
 from pitcrew_builder.targets.trt.products.launch import (
@@ -28,6 +32,7 @@ from pitcrew_builder.targets.trt.products.launch import (
     SHARED_BYTES,
     SOURCE,
     TILE,
+    TOGETHER,
     Matrix,
 )
 from tests.unit.builder.trt_doubles import Expression, described, modules
@@ -55,8 +60,25 @@ def test_every_output_of_every_row_has_its_blocks(
     parts, grid = matrix.parts(capability), matrix.grid(rows, capability)
     rows_of_block, outputs_of_block = (MOST, OUTPUTS) if rows <= FEW else (TILE, TILE)
     units = matrix.count * -(-rows // rows_of_block) * -(-matrix.outputs // outputs_of_block)
+    shared = units if rows <= FEW else _left_over(units, parts, capability)
     assert grid % parts == 0, "whole clusters"
-    assert 0 <= grid - (units * parts if rows <= FEW else units) < parts
+    assert 0 <= grid - (units + shared * (parts - 1)) < parts
+
+
+def _left_over(tiles: int, parts: int, capability: int) -> int:
+    """Tiles of many rows that blocks share: those of a last wave that is at most one of clusters."""
+    together = TOGETHER[parts] if capability == 90 else 0
+    left = tiles % together if together else 0
+    return left if left * parts <= together else 0
+
+
+@given(matrices, st.integers(FEW + 1, 8192))
+def test_blocks_share_tiles_where_that_takes_no_other_wave(matrix: Matrix, rows: int) -> None:
+    parts = matrix.parts(90)
+    tiles = matrix.count * -(-rows // TILE) * -(-matrix.outputs // TILE)
+    if parts > 1:
+        assert TOGETHER[parts] % parts == 0, "shared tiles begin with a cluster"
+        assert -(-matrix.grid(rows, 90) // TOGETHER[parts]) == -(-tiles // TOGETHER[parts])
 
 
 @given(matrices)
@@ -84,6 +106,10 @@ def test_the_product_compiles_for_every_gpu(
         matrix.parts(capability) > 1
     )
     assert ("mma.sync.aligned.m16n8k16.row.col.f32.bf16" in code) == bfloat16
+    # Hopper's own products are of that generation alone.
+    of_warpgroups = f"wgmma.mma_async.sync.aligned.m64n128k16.f32.{'bf16' if bfloat16 else 'f16'}"
+    assert (of_warpgroups in code) == (capability == 90)
+    assert (".target sm_90a" in code) == (capability == 90)
     shared = [int(size) for size in re.findall(r"\.shared .*\[(\d+)\];", code)]
     assert sum(shared) <= SHARED_BYTES
     assert ".local " not in code, "arrays stay in registers"
@@ -208,6 +234,11 @@ def test_the_choice_is_part_of_the_identity_and_the_usual_one_is_not_told() -> N
     options = BuildSpec.model_validate(spec).tensorrt
     assert isinstance(options, TensorRt)
     assert options.plan == OWN
+
+
+def test_an_engine_names_the_version_of_the_products_that_it_holds() -> None:
+    assert list(versions(OWN)) == ["products-kernel"]
+    assert not versions(_chosen(Products.OPERATORS))
 
 
 def _registered(

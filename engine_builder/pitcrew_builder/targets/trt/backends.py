@@ -21,6 +21,7 @@ from pitcrew_builder.targets.trt.compiler import Compiler, Order
 from pitcrew_builder.targets.trt.gpu import compute_capability
 from pitcrew_builder.targets.trt.kernel_choice import (
     register,
+    versions,
     with_joined_products,
     with_own_kernels,
 )
@@ -124,8 +125,8 @@ class TensorRtGpu(PlanBackend):
     library = TENSORRT
 
     def toolchain(self) -> dict[str, str]:
-        """Plugins too: they are in the plan."""
-        return {**super().toolchain(), **plugins.versions()}
+        """Our own kernels and plugins too: they are in the plan."""
+        return {**super().toolchain(), **versions(self.options), **plugins.versions()}
 
     def compiler(self, site: Site) -> Compiler:
         """A compiler for the GPU that is here, which must be of the kind that is asked for."""

@@ -6,6 +6,15 @@ from pitcrew_builder.spec import Attention, Products, TensorRtPlan
 from pitcrew_builder.targets.trt import attention, norms, products
 
 
+_PRODUCTS_VERSION = "2"
+"""Of the kernel for products. Other results in other bits, such as those of `wgmma`, are another engine."""
+
+
+def versions(options: TensorRtPlan) -> dict[str, str]:
+    """What the toolchain of an engine tells of the kernels that were chosen."""
+    return {"products-kernel": _PRODUCTS_VERSION} if options.products is Products.KERNEL else {}
+
+
 def with_joined_products(graph: Graph, options: TensorRtPlan) -> Graph:
     """The graph in float32, with one product where several read the same rows and are ours: a launch
     costs as much as a small matrix. The compiler joins those that it chooses kernels for.

@@ -4,6 +4,7 @@ import importlib
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
+from types import MappingProxyType
 
 from pitcrew_builder.errors import CompilationFailed, InvalidSpec
 from pitcrew_builder.targets.trt.library import Native
@@ -14,11 +15,15 @@ COMMON = "halves.cuh"
 FIRST_WITH_CLUSTERS = 90
 """The generation of GPUs whose blocks can join their results."""
 
+WITH_WARPGROUPS = 90
+"""The one generation whose tensor cores multiply for four warps at once (`wgmma`)."""
+
 
 def compiled(package: str, name: str, defines: Mapping[str, object], capability: int) -> bytes:
-    """A kernel of `package` for GPUs of a generation such as 90 and later ones. Raises as `ptx`.
+    """A kernel of `package` for GPUs of a generation such as 90. Raises as `ptx`.
 
-    Layers that want the same get the same text, which a driver compiles once.
+    It may include the package's own `.cuh` files. Later generations run it too, but for one that
+    asks for WGMMA: those products are of one generation alone. Layers that want the same get the same text, which a driver compiles once.
     """
     return _compiled(package, name, tuple(sorted(defines.items())), capability)
 
@@ -30,17 +35,32 @@ def _compiled(
     common = files(__package__).joinpath(COMMON).read_bytes()
     own = files(package).joinpath(name).read_bytes()
     source = common + f'#line 1 "{name}"\n'.encode() + own
-    return ptx(source, name, dict(defines), [f"--gpu-architecture=compute_{capability}"])
+    included = {
+        file.name: file.read_bytes()
+        for file in files(package).iterdir()
+        if file.name.endswith(".cuh")
+    }
+    told = dict(defines)
+    alone = "a" if told.get("WGMMA") else ""
+    return ptx(source, name, told, [f"--gpu-architecture=compute_{capability}{alone}"], included)
 
 
 def ptx(
-    source: bytes, name: str, defines: Mapping[str, object], options: Sequence[str] = ()
+    source: bytes,
+    name: str,
+    defines: Mapping[str, object],
+    options: Sequence[str] = (),
+    included: Mapping[str, bytes] = MappingProxyType({}),
 ) -> bytes:
-    """Raises `InvalidSpec` where NVRTC is missing and `CompilationFailed` with its log where it
+    """PTX of a source and the files that it may include. Raises `InvalidSpec` where NVRTC is missing and `CompilationFailed` with its log where it
     refuses the source.
     """
     nvrtc = _nvrtc()
-    program = _checked(nvrtc, nvrtc.nvrtcCreateProgram(source, name.encode(), 0, [], []))
+    names = [each.encode() for each in included]
+    created = nvrtc.nvrtcCreateProgram(
+        source, name.encode(), len(names), list(included.values()), names
+    )
+    program = _checked(nvrtc, created)
     words = [*options, "-std=c++17", *(f"-D{key}={value}" for key, value in defines.items())]
     encoded = [word.encode() for word in words]
     try:

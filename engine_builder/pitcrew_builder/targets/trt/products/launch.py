@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from pitcrew_builder.targets.trt.baked import Size
-from pitcrew_builder.targets.trt.nvrtc import FIRST_WITH_CLUSTERS
+from pitcrew_builder.targets.trt.nvrtc import FIRST_WITH_CLUSTERS, WITH_WARPGROUPS
 
 ENTRY = "product"
 SOURCE = "product.cu"
@@ -30,6 +30,11 @@ FEW = 128
 
 MANY_BLOCKS = 264
 """Two for each processor of an H100: with fewer, several blocks share the inputs of a product."""
+
+TOGETHER = {1: 0, 2: 264, 4: 248, 8: 240}
+"""Blocks that an H100 runs at once on GPUs with products of warpgroups, by the size of their clusters: tiles
+of many rows that are left over from such waves are shared likewise. Blocks without a cluster share nothing.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +71,31 @@ class Matrix:
             "CLUSTER": parts,
             "FEW": FEW,
             "STAGES": STAGES,
+            "WGMMA": int(capability == WITH_WARPGROUPS),
+            "TOGETHER": _together(parts, capability),
         }
 
     def grid(self, rows: Size, capability: int) -> Size:
         """Blocks for so many rows (of each, where there are several matrices)."""
         parts = self.parts(capability)
         few = rows < FEW + 1
-        narrow = self.count * _parts_of(self.outputs, OUTPUTS) * parts
-        tiles = self.count * _parts_of(self.outputs, TILE)
         # TensorRT's expressions stand on the left of an operator only.
-        of_few = (rows + MOST - 1) // MOST * narrow
-        of_many = ((rows + TILE - 1) // TILE * tiles + parts - 1) // parts * parts
+        narrow = self.count * _parts_of(self.outputs, OUTPUTS)
+        of_few = (rows + MOST - 1) // MOST * (narrow * parts)
+        of_many = self._many(rows, parts, _together(parts, capability))
         return few * (of_few - of_many) + of_many
+
+    def _many(self, rows: Size, parts: int, together: int) -> Size:
+        tiles = (rows + TILE - 1) // TILE * (self.count * _parts_of(self.outputs, TILE))
+        if not together:
+            return (tiles + parts - 1) // parts * parts
+        left = tiles - tiles // together * together
+        blocks = tiles + (left < together // parts + 1) * left * (parts - 1)
+        return (blocks + parts - 1) // parts * parts
+
+
+def _together(parts: int, capability: int) -> int:
+    return TOGETHER[parts] if capability == WITH_WARPGROUPS else 0
 
 
 def _parts_of(whole: int, part: int) -> int:

@@ -1,14 +1,15 @@
 // Rows times a matrix that lies by outputs: y [M, N] = x [M, K] w [N, K]' + bias [N], sums in float32.
 //
 // Defined from outside, beside what halves.cuh wants: BIASED (1 or 0), PARTS, the blocks that share few
-// outputs (at most CLUSTER, which is the same), FEW, the most rows of the first form, and STAGES.
+// outputs (at most CLUSTER, which is the same), FEW, the most rows of the first form, STAGES, WGMMA (1 where
+// the GPU has products of warpgroups) and TOGETHER, the blocks that run at once there (0: tiles are not shared).
 //
 // Few rows (decoding): the matrix is read once, straight from memory to registers, 16 bytes a thread. It is
 // the 16 x 16 side of the tensor cores' products, and eight rows are the other. Which of 32 inputs a thread
 // holds is its own affair as long as rows and matrix agree, so a thread takes eight that lie side by side.
 // The warps of a block, and the blocks of a cluster, take the inputs in turn and add up their sums.
 // The order of every sum depends on the matrix alone: a row has the same result in any company.
-// Many rows (prefill): tiles of 128 rows and 128 outputs, 32 inputs at a time, in a ring of stages.
+// Many rows (prefill): tiles of 128 rows and 128 outputs, by the products that the GPU has.
 //
 // `count` products of one size lie one after the other (experts); their rows too, or all have the same.
 constexpr int WARPS = 8;
@@ -121,85 +122,29 @@ __device__ inline void few_rows(const Call& call, int first_row, int first_outpu
 #endif
 }
 
-// Bytes from a tile's begin to eight of its inputs, swizzled so that eight rows lie in different banks.
-__device__ inline unsigned place(int row, int chunk) { return row * (STEP * 2) + ((chunk ^ (row >> 1 & 3)) << 4); }
-
-// TILE rows and TILE outputs: a warp has 64 of the rows and 32 of the outputs.
-__device__ inline void many_rows(const Call& call, int first_row, int first_output, unsigned ring) {
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int own_row = warp / 4 * 64, own_output = warp % 4 * 32;
-  const int steps = (call.inputs + STEP - 1) / STEP;
-  constexpr int LOADS = TILE * STEP / 8 / (32 * WARPS);
-  const Half *row[LOADS], *matrix[LOADS];
-  bool has_row[LOADS], has_output[LOADS];
-#pragma unroll
-  for (int i = 0; i < LOADS; ++i) {
-    const int at = (threadIdx.x + i * 32 * WARPS) / (STEP / 8);
-    has_row[i] = first_row + at < call.rows;
-    has_output[i] = first_output + at < call.outputs;
-    row[i] = call.x + (long long)min(first_row + at, call.rows - 1) * call.inputs;
-    matrix[i] = call.w + (long long)min(first_output + at, call.outputs - 1) * call.inputs;
-  }
-  const auto bring = [&](int step) {
-    const unsigned to = ring + step % STAGES * STAGE;
-#pragma unroll
-    for (int i = 0; i < LOADS; ++i) {
-      const int index = threadIdx.x + i * 32 * WARPS, chunk = index % (STEP / 8);
-      const int from = step * STEP + chunk * 8;
-      const bool there = from < call.inputs;
-      const unsigned at = place(index / (STEP / 8), chunk);
-      fetch(to + at, row[i] + (there ? from : 0), there && has_row[i]);
-      fetch(to + STAGE / 2 + at, matrix[i] + (there ? from : 0), there && has_output[i]);
-    }
-  };
-  for (int step = 0; step < STAGES - 1; ++step) {
-    if (step < steps) bring(step);
-    commit();
-  }
-  float sum[4][4][4] = {};
-  for (int step = 0; step < steps; ++step) {
-    arrived<STAGES - 2>();
-    __syncthreads();
-    if (step + STAGES - 1 < steps) bring(step + STAGES - 1);
-    commit();
-    const unsigned at = ring + step % STAGES * STAGE;
-#pragma unroll
-    for (int inner = 0; inner < STEP / 16; ++inner) {
-      unsigned x[4][4], w[2][4];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) load4(x[i], at + place(own_row + 16 * i + lane % 16, 2 * inner + lane / 16));
-#pragma unroll
-      for (int j = 0; j < 2; ++j)
-        load4(w[j], at + STAGE / 2 +
-                        place(own_output + 16 * j + lane % 8 + lane / 16 * 8, 2 * inner + lane / 8 % 2));
-#pragma unroll
-      for (int i = 0; i < 4; ++i)
-#pragma unroll
-        for (int j = 0; j < 4; ++j) multiply(sum[i][j], x[i], w[j / 2][j % 2 * 2], w[j / 2][j % 2 * 2 + 1]);
-    }
-  }
-  arrived<0>();
-#pragma unroll
-  for (int i = 0; i < 4; ++i)
-#pragma unroll
-    for (int j = 0; j < 4; ++j)
-#pragma unroll
-      for (int side = 0; side < 2; ++side) {
-        const int to = first_row + own_row + 16 * i + lane / 4 + 8 * side;
-        const int output = first_output + own_output + 8 * j + lane % 4 * 2;
-        if (to >= call.rows || output >= call.outputs) continue;
-        float low = sum[i][j][2 * side], high = sum[i][j][2 * side + 1];
-        if (call.outputs % 2) {
-          put(call, to, output, low);
-          if (output + 1 < call.outputs) put(call, to, output + 1, high);
-          continue;
-        }
-#if BIASED
-        low += wide(call.bias[output]);
-        high += wide(call.bias[output + 1]);
+#if WGMMA
+#include "many_wgmma.cuh"
+#else
+#include "many_mma.cuh"
 #endif
-        *reinterpret_cast<unsigned*>(call.y + (long long)to * call.outputs + output) = packed(low, high);
-      }
+
+// Of a block: blocks that read the same of a matrix are neighbours.
+struct Place {
+  int row, output, which;
+};
+__device__ inline Place place_of(int block, int by_rows, int by_outputs) {
+  return {block % by_rows, block / by_rows % by_outputs, block / by_rows / by_outputs};
+}
+
+// One product of several; `shared_rows` where all have the same.
+__device__ inline Call one_of(const Call& all, int which, bool shared_rows) {
+  return {all.x + (shared_rows ? 0ll : (long long)which * all.rows * all.inputs),
+          all.w + (long long)which * all.outputs * all.inputs,
+          all.bias,
+          all.y + (long long)which * all.rows * all.outputs,
+          all.rows,
+          all.outputs,
+          all.inputs};
 }
 
 extern "C" __global__ void
@@ -215,28 +160,36 @@ __launch_bounds__(32 * WARPS, 2) product(
 #if !BIASED
   const Half* bias = nullptr;
 #endif
-  __shared__ __align__(128) unsigned char shared[SHARED_BYTES];
-  const bool few = rows <= FEW;
-  const int block = blockIdx.x / (few ? PARTS : 1);
-  const int by_rows = few ? (rows + MOST - 1) / MOST : (rows + TILE - 1) / TILE;
-  const int by_outputs = few ? (outputs + OUTPUTS - 1) / OUTPUTS : (outputs + TILE - 1) / TILE;
-  // Blocks that read the same of the matrix are neighbours.
-  const int row = block % by_rows, output = block / by_rows % by_outputs, which = block / by_rows / by_outputs;
-  if (which >= count) return;  // The grid is rounded up to whole clusters.
-  const Call call = {x + (shared_rows ? 0ll : (long long)which * rows * inputs),
-                     w + (long long)which * outputs * inputs, bias, y + (long long)which * rows * outputs,
-                     rows, outputs, inputs};
-  if (!few) {
-    many_rows(call, row * TILE, output * TILE, address(shared));
+  __shared__ __align__(1024) unsigned char shared[SHARED_BYTES];
+  const Call all = {x, w, bias, y, rows, outputs, inputs};
+  if (rows > FEW) {
+    const int by_rows = (rows + TILE - 1) / TILE, by_outputs = (outputs + TILE - 1) / TILE;
+    int block = blockIdx.x, part = 0, parts = 1;
+#if TOGETHER
+    const int tiles = by_rows * by_outputs * count, left = tiles % TOGETHER;
+    if (left <= TOGETHER / PARTS && block >= tiles - left) {
+      const int shared_block = block - (tiles - left);
+      block = tiles - left + shared_block / PARTS;
+      part = shared_block % PARTS;
+      parts = PARTS;
+    }
+#endif
+    const Place own = place_of(block, by_rows, by_outputs);
+    if (own.which < count)  // The grid is rounded up to whole clusters.
+      many_rows(one_of(all, own.which, shared_rows), own.row * TILE, own.output * TILE, part, parts,
+                shared);
     return;
   }
-  const int part = blockIdx.x % PARTS, first_row = row * MOST, left = rows - first_row;
+  const Place own = place_of(blockIdx.x / PARTS, (rows + MOST - 1) / MOST, (outputs + OUTPUTS - 1) / OUTPUTS);
+  if (own.which >= count) return;
+  const Call call = one_of(all, own.which, shared_rows);
+  const int part = blockIdx.x % PARTS, first_row = own.row * MOST, first_output = own.output * OUTPUTS;
   float* sums = reinterpret_cast<float*>(shared);
-  if (left <= 8) {
-    few_rows<1>(call, first_row, output * OUTPUTS, part, sums);
-  } else if (left <= 16) {
-    few_rows<2>(call, first_row, output * OUTPUTS, part, sums);
+  if (rows - first_row <= 8) {
+    few_rows<1>(call, first_row, first_output, part, sums);
+  } else if (rows - first_row <= 16) {
+    few_rows<2>(call, first_row, first_output, part, sums);
   } else {
-    few_rows<4>(call, first_row, output * OUTPUTS, part, sums);
+    few_rows<4>(call, first_row, first_output, part, sums);
   }
 }
