@@ -28,6 +28,7 @@ from pitcrew_builder.targets.trt.products.launch import (
     ENTRY,
     FEW,
     MOST,
+    NARROW,
     OUTPUTS,
     SHARED_BYTES,
     SOURCE,
@@ -58,11 +59,20 @@ def test_every_output_of_every_row_has_its_blocks(
     matrix: Matrix, rows: int, capability: int
 ) -> None:
     parts, grid = matrix.parts(capability), matrix.grid(rows, capability)
-    rows_of_block, outputs_of_block = (MOST, OUTPUTS) if rows <= FEW else (TILE, TILE)
-    units = matrix.count * -(-rows // rows_of_block) * -(-matrix.outputs // outputs_of_block)
-    shared = units if rows <= FEW else _left_over(units, parts, capability)
+    if rows <= FEW:
+        units = shared = matrix.count * -(-rows // MOST) * -(-matrix.outputs // OUTPUTS)
+    else:
+        units = _tiles(matrix, rows, capability)
+        shared = _left_over(units, parts, capability)
     assert grid % parts == 0, "whole clusters"
     assert 0 <= grid - (units + shared * (parts - 1)) < parts
+
+
+def _tiles(matrix: Matrix, rows: int, capability: int) -> int:
+    """Of many rows: half as wide where Hopper's processors would be idle."""
+    tall = matrix.count * -(-rows // TILE)
+    wide = tall * -(-matrix.outputs // TILE)
+    return tall * -(-matrix.outputs * 2 // TILE) if capability == 90 and wide <= NARROW else wide
 
 
 def _left_over(tiles: int, parts: int, capability: int) -> int:
@@ -74,11 +84,11 @@ def _left_over(tiles: int, parts: int, capability: int) -> int:
 
 @given(matrices, st.integers(FEW + 1, 8192))
 def test_blocks_share_tiles_where_that_takes_no_other_wave(matrix: Matrix, rows: int) -> None:
-    parts = matrix.parts(90)
-    tiles = matrix.count * -(-rows // TILE) * -(-matrix.outputs // TILE)
-    if parts > 1:
-        assert TOGETHER[parts] % parts == 0, "shared tiles begin with a cluster"
-        assert -(-matrix.grid(rows, 90) // TOGETHER[parts]) == -(-tiles // TOGETHER[parts])
+    together = TOGETHER[matrix.parts(90)]
+    if together:
+        assert together % matrix.parts(90) == 0, "shared tiles begin with a cluster"
+        tiles = _tiles(matrix, rows, 90)
+        assert -(-matrix.grid(rows, 90) // together) == -(-tiles // together)
 
 
 @given(matrices)
@@ -107,8 +117,10 @@ def test_the_product_compiles_for_every_gpu(
     )
     assert ("mma.sync.aligned.m16n8k16.row.col.f32.bf16" in code) == bfloat16
     # Hopper's own products are of that generation alone.
-    of_warpgroups = f"wgmma.mma_async.sync.aligned.m64n128k16.f32.{'bf16' if bfloat16 else 'f16'}"
-    assert (of_warpgroups in code) == (capability == 90)
+    half = "bf16" if bfloat16 else "f16"
+    for width in (64, 128):
+        own = f"wgmma.mma_async.sync.aligned.m64n{width}k16.f32.{half}.{half}"
+        assert (own in code) == (capability == 90)
     assert (".target sm_90a" in code) == (capability == 90)
     shared = [int(size) for size in re.findall(r"\.shared .*\[(\d+)\];", code)]
     assert sum(shared) <= SHARED_BYTES

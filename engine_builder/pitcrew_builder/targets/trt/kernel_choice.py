@@ -5,7 +5,6 @@ from pitcrew_builder.optimize import join_projections
 from pitcrew_builder.spec import Attention, Products, TensorRtPlan
 from pitcrew_builder.targets.trt import attention, norms, products
 
-
 _PRODUCTS_VERSION = "2"
 """Of the kernel for products. Other results in other bits, such as those of `wgmma`, are another engine."""
 

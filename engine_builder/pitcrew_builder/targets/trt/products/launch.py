@@ -31,9 +31,12 @@ FEW = 128
 MANY_BLOCKS = 264
 """Two for each processor of an H100: with fewer, several blocks share the inputs of a product."""
 
+NARROW = 132
+"""Tiles of many rows up to which they are halved, on GPUs with products of warpgroups: an H100's processors."""
+
 TOGETHER = {1: 0, 2: 264, 4: 248, 8: 240}
-"""Blocks that an H100 runs at once on GPUs with products of warpgroups, by the size of their clusters: tiles
-of many rows that are left over from such waves are shared likewise. Blocks without a cluster share nothing.
+"""Blocks that an H100 runs at once, by the size of their clusters: tiles of many rows that are left over from
+such waves are shared by the blocks of a cluster. Blocks without a cluster share nothing.
 """
 
 
@@ -64,6 +67,7 @@ class Matrix:
     def defines(self, capability: int) -> dict[str, object]:
         """What the source wants to be told."""
         parts = self.parts(capability)
+        of_warpgroups = capability == WITH_WARPGROUPS
         return {
             "BFLOAT16": int(self.bfloat16),
             "BIASED": int(self.biased),
@@ -71,8 +75,9 @@ class Matrix:
             "CLUSTER": parts,
             "FEW": FEW,
             "STAGES": STAGES,
-            "WGMMA": int(capability == WITH_WARPGROUPS),
-            "TOGETHER": _together(parts, capability),
+            "WGMMA": int(of_warpgroups),
+            "NARROW": NARROW if of_warpgroups else 0,
+            "TOGETHER": TOGETHER[parts] if of_warpgroups else 0,
         }
 
     def grid(self, rows: Size, capability: int) -> Size:
@@ -82,20 +87,25 @@ class Matrix:
         # TensorRT's expressions stand on the left of an operator only.
         narrow = self.count * _parts_of(self.outputs, OUTPUTS)
         of_few = (rows + MOST - 1) // MOST * (narrow * parts)
-        of_many = self._many(rows, parts, _together(parts, capability))
+        tiles = (
+            self._tiles(rows, parts) if capability == WITH_WARPGROUPS else self._wide_tiles(rows)
+        )
+        of_many = (tiles + parts - 1) // parts * parts
         return few * (of_few - of_many) + of_many
 
-    def _many(self, rows: Size, parts: int, together: int) -> Size:
-        tiles = (rows + TILE - 1) // TILE * (self.count * _parts_of(self.outputs, TILE))
+    def _wide_tiles(self, rows: Size) -> Size:
+        return (rows + TILE - 1) // TILE * (self.count * _parts_of(self.outputs, TILE))
+
+    def _tiles(self, rows: Size, parts: int) -> Size:
+        """Of many rows, for products of warpgroups; one that is shared counts for each of its blocks."""
+        wide, narrow = (self.count * _parts_of(self.outputs, width) for width in (TILE, TILE // 2))
+        is_narrow = self._wide_tiles(rows) < NARROW + 1
+        tiles = (rows + TILE - 1) // TILE * (is_narrow * (narrow - wide) + wide)
+        together = TOGETHER[parts]
         if not together:
-            return (tiles + parts - 1) // parts * parts
+            return tiles
         left = tiles - tiles // together * together
-        blocks = tiles + (left < together // parts + 1) * left * (parts - 1)
-        return (blocks + parts - 1) // parts * parts
-
-
-def _together(parts: int, capability: int) -> int:
-    return TOGETHER[parts] if capability == WITH_WARPGROUPS else 0
+        return tiles + (left < together // parts + 1) * left * (parts - 1)
 
 
 def _parts_of(whole: int, part: int) -> int:

@@ -4,6 +4,7 @@
 __device__ inline unsigned place(int row, int chunk) { return row * (STEP * 2) + ((chunk ^ (row >> 1 & 3)) << 4); }
 
 // TILE rows and TILE outputs: a warp has 64 of the rows and 32 of the outputs.
+template <int>
 __device__ inline void many_rows(const Call& call, int first_row, int first_output, int, int, unsigned char* shared) {
   const unsigned ring = address(shared);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;

@@ -1,30 +1,37 @@
 // Many rows on Hopper: a tile of 128 rows and 128 outputs, 32 inputs at a time, in a ring of stages. Each of
-// two warpgroups multiplies 64 rows with all outputs of the tile, asynchronously, from shared memory.
+// two warpgroups multiplies 64 rows with all outputs of the tile, asynchronously, from shared memory. Where
+// there are so few tiles that processors would idle they have 64 outputs, and the ring one more stage.
 //
 // Two blocks share a processor: while one waits for its stage the other multiplies. The blocks of a cluster
 // share the inputs of a tile that is left over when all processors had theirs, and add up their sums in order.
-constexpr int GROUP = 64;         // Rows of a warpgroup.
-constexpr int PITCH = TILE + 8;   // Of a row of sums, so that rows lie in different banks.
-constexpr int WORDS = TILE / 8;   // Eights of outputs.
-static_assert(GROUP * PITCH * 4 <= SHARED_BYTES, "half of a tile's sums lies in shared memory at a time");
+constexpr int GROUP = 64;  // Rows of a warpgroup.
 
 #if BFLOAT16
-#define WGMMA_OF "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
+#define OF_HALVES "bf16.bf16"
 #else
-#define WGMMA_OF "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 "
+#define OF_HALVES "f16.f16"
 #endif
-#define EIGHT(at)                                                                                         \
+#define SIXTEEN(at)                                                                                     \
   "+f"(sum[at]), "+f"(sum[at + 1]), "+f"(sum[at + 2]), "+f"(sum[at + 3]), "+f"(sum[at + 4]), "+f"(sum[at + 5]), \
-      "+f"(sum[at + 6]), "+f"(sum[at + 7])
+      "+f"(sum[at + 6]), "+f"(sum[at + 7]), "+f"(sum[at + 8]), "+f"(sum[at + 9]), "+f"(sum[at + 10]),   \
+      "+f"(sum[at + 11]), "+f"(sum[at + 12]), "+f"(sum[at + 13]), "+f"(sum[at + 14]), "+f"(sum[at + 15])
 
-// sum [64, 128] += rows [64, 16] outputs [128, 16]', both in shared memory.
-__device__ inline void multiply_tiles(float (&sum)[TILE / 2], unsigned long long rows, unsigned long long outputs) {
+// sum [64, 128 or 64] += rows [64, 16] outputs [128 or 64, 16]', both in shared memory.
+__device__ inline void multiply_tiles(float (&sum)[64], unsigned long long rows, unsigned long long outputs) {
   asm volatile(
-      WGMMA_OF
-      "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,"
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32." OF_HALVES
+      " {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,"
       "%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,"
       "%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}, %64, %65, 1, 1, 1, 0, 0;"
-      : EIGHT(0), EIGHT(8), EIGHT(16), EIGHT(24), EIGHT(32), EIGHT(40), EIGHT(48), EIGHT(56)
+      : SIXTEEN(0), SIXTEEN(16), SIXTEEN(32), SIXTEEN(48)
+      : "l"(rows), "l"(outputs));
+}
+__device__ inline void multiply_tiles(float (&sum)[32], unsigned long long rows, unsigned long long outputs) {
+  asm volatile(
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32." OF_HALVES
+      " {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,"
+      "%28,%29,%30,%31}, %32, %33, 1, 1, 1, 0, 0;"
+      : SIXTEEN(0), SIXTEEN(16)
       : "l"(rows), "l"(outputs));
 }
 
@@ -61,10 +68,11 @@ __device__ inline void exchange(unsigned (&v)[4], int quarter) {
 }
 
 // A warp's 16 rows: a thread holds outputs 8 * j + 2 * (lane % 4) and the next, of rows lane / 4 and eight on.
-__device__ inline void put_rows(const Call& call, const float (&sum)[TILE / 2], int first_row, int first_output) {
+template <int WIDTH>
+__device__ inline void put_rows(const Call& call, const float (&sum)[WIDTH / 2], int first_row, int first_output) {
   const int lane = threadIdx.x % 32, quarter = lane % 4;
 #pragma unroll
-  for (int j = 0; j < WORDS; j += 4)
+  for (int j = 0; j < WIDTH / 8; j += 4)
 #pragma unroll
     for (int side = 0; side < 2; ++side) {
       const int row = first_row + lane / 4 + 8 * side, at = first_output + 8 * j;
@@ -90,8 +98,12 @@ __device__ inline void put_rows(const Call& call, const float (&sum)[TILE / 2], 
 
 #if PARTS > 1
 // The sum of all blocks' sums, in their order.
-__device__ inline void put_shared(const Call& call, const float (&sum)[TILE / 2], int first_row, int first_output,
+template <int WIDTH>
+__device__ inline void put_shared(const Call& call, const float (&sum)[WIDTH / 2], int first_row, int first_output,
                                   int part, float* shared) {
+  constexpr int WORDS = WIDTH / 8;  // Eights of outputs.
+  constexpr int PITCH = WIDTH + 8;  // Of a row of sums, so that rows lie in different banks.
+  static_assert(GROUP * PITCH * 4 <= SHARED_BYTES, "sums of one warpgroup lie in shared memory at a time");
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   for (int group = 0; group < 2; ++group) {
     if (warp / 4 == group) {
@@ -134,61 +146,68 @@ __device__ inline void put_shared(const Call& call, const float (&sum)[TILE / 2]
 #endif
 
 // Block `part` of `parts` that share the tile's inputs.
+template <int WIDTH>
 __device__ inline void many_rows(const Call& call, int first_row, int first_output, int part, int parts,
                                  unsigned char* shared) {
-  constexpr int CHUNKS = STEP / 8, APART = 32 * WARPS / CHUNKS, LOADS = TILE / APART;
+  constexpr int CHUNKS = STEP / 8, APART = 32 * WARPS / CHUNKS, ROWS = TILE / APART, LOADS = WIDTH / APART;
+  constexpr unsigned OF_ROWS = TILE * STEP * 2, STAGE_BYTES = OF_ROWS + WIDTH * STEP * 2;
+  constexpr int DEPTH = SHARED_BYTES / STAGE_BYTES;
   const unsigned ring = address(shared);
   const int own_row = threadIdx.x / CHUNKS, own_input = threadIdx.x % CHUNKS * 8, group = threadIdx.x / 128;
   const int all = (call.inputs + STEP - 1) / STEP, each = (all + parts - 1) / parts;
   const int first = min(part * each, all), steps = min(each, all - first);
   const unsigned to = ring + place(own_row, own_input / 8);
-  const Half *row[LOADS], *matrix[LOADS];
-  bool has_row[LOADS], has_output[LOADS];
+  const Half *row[ROWS], *matrix[LOADS];
+  bool has_row[ROWS], has_output[LOADS];
+#pragma unroll
+  for (int i = 0; i < ROWS; ++i) {
+    const int x = first_row + own_row + i * APART;
+    has_row[i] = x < call.rows;
+    row[i] = call.x + (long long)min(x, call.rows - 1) * call.inputs + own_input;
+  }
 #pragma unroll
   for (int i = 0; i < LOADS; ++i) {
-    const int x = first_row + own_row + i * APART, w = first_output + own_row + i * APART;
-    has_row[i] = x < call.rows;
+    const int w = first_output + own_row + i * APART;
     has_output[i] = w < call.outputs;
-    row[i] = call.x + (long long)min(x, call.rows - 1) * call.inputs + own_input;
     matrix[i] = call.w + (long long)min(w, call.outputs - 1) * call.inputs + own_input;
   }
   const auto bring = [&](int step) {
-    const unsigned stage = to + step % STAGES * STAGE;
+    const unsigned stage = to + step % DEPTH * STAGE_BYTES;
     const int from = (first + step) * STEP;
     const bool there = from + own_input < call.inputs;
 #pragma unroll
-    for (int i = 0; i < LOADS; ++i) {
-      const unsigned at = stage + i * APART * STEP * 2;
-      fetch(at, row[i] + (there ? from : 0), there && has_row[i]);
-      fetch(at + STAGE / 2, matrix[i] + (there ? from : 0), there && has_output[i]);
-    }
+    for (int i = 0; i < ROWS; ++i)
+      fetch(stage + i * APART * STEP * 2, row[i] + (there ? from : 0), there && has_row[i]);
+#pragma unroll
+    for (int i = 0; i < LOADS; ++i)
+      fetch(stage + OF_ROWS + i * APART * STEP * 2, matrix[i] + (there ? from : 0), there && has_output[i]);
   };
 #pragma unroll
-  for (int step = 0; step < STAGES - 1; ++step) {
+  for (int step = 0; step < DEPTH - 1; ++step) {
     if (step < steps) bring(step);
     commit();
   }
-  float sum[TILE / 2] = {};
+  float sum[WIDTH / 2] = {};
   for (int step = 0; step < steps; ++step) {
-    arrived<STAGES - 2>();
+    arrived<DEPTH - 2>();
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");  // What came is read by the tensor cores.
     __syncthreads();
     asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-    const unsigned at = ring + step % STAGES * STAGE;
+    const unsigned at = ring + step % DEPTH * STAGE_BYTES;
 #pragma unroll
     for (int inner = 0; inner < STEP / 16; ++inner)  // 16 inputs are two units of 16 bytes.
-      multiply_tiles(sum, operand(at + group * GROUP * STEP * 2) + 2 * inner, operand(at + STAGE / 2) + 2 * inner);
+      multiply_tiles(sum, operand(at + group * GROUP * STEP * 2) + 2 * inner, operand(at + OF_ROWS) + 2 * inner);
     asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-    if (step + STAGES - 1 < steps) bring(step + STAGES - 1);
+    if (step + DEPTH - 1 < steps) bring(step + DEPTH - 1);
     commit();
     asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
   }
 #if PARTS > 1
   if (parts > 1) {
     __syncthreads();  // The ring holds sums from now on.
-    put_shared(call, sum, first_row, first_output, part, reinterpret_cast<float*>(shared));
+    put_shared<WIDTH>(call, sum, first_row, first_output, part, reinterpret_cast<float*>(shared));
     return;
   }
 #endif
-  put_rows(call, sum, first_row + threadIdx.x / 32 * 16, first_output);
+  put_rows<WIDTH>(call, sum, first_row + threadIdx.x / 32 * 16, first_output);
 }

@@ -2,7 +2,8 @@
 //
 // Defined from outside, beside what halves.cuh wants: BIASED (1 or 0), PARTS, the blocks that share few
 // outputs (at most CLUSTER, which is the same), FEW, the most rows of the first form, STAGES, WGMMA (1 where
-// the GPU has products of warpgroups) and TOGETHER, the blocks that run at once there (0: tiles are not shared).
+// the GPU has products of warpgroups) and for those NARROW, the tiles up to which they are halved, and TOGETHER,
+// the blocks that run at once (0: tiles are not shared).
 //
 // Few rows (decoding): the matrix is read once, straight from memory to registers, 16 bytes a thread. It is
 // the 16 x 16 side of the tensor cores' products, and eight rows are the other. Which of 32 inputs a thread
@@ -163,21 +164,23 @@ __launch_bounds__(32 * WARPS, 2) product(
   __shared__ __align__(1024) unsigned char shared[SHARED_BYTES];
   const Call all = {x, w, bias, y, rows, outputs, inputs};
   if (rows > FEW) {
-    const int by_rows = (rows + TILE - 1) / TILE, by_outputs = (outputs + TILE - 1) / TILE;
+    const int by_rows = (rows + TILE - 1) / TILE, all_rows = by_rows * count;
+    const bool narrow = all_rows * ((outputs + TILE - 1) / TILE) <= NARROW;
+    const int width = narrow ? TILE / 2 : TILE, by_outputs = (outputs + width - 1) / width;
     int block = blockIdx.x, part = 0, parts = 1;
 #if TOGETHER
-    const int tiles = by_rows * by_outputs * count, left = tiles % TOGETHER;
-    if (left <= TOGETHER / PARTS && block >= tiles - left) {
-      const int shared_block = block - (tiles - left);
-      block = tiles - left + shared_block / PARTS;
-      part = shared_block % PARTS;
+    const int left = all_rows * by_outputs % TOGETHER, whole = all_rows * by_outputs - left;
+    if (left <= TOGETHER / PARTS && block >= whole) {
+      part = (block - whole) % PARTS;
+      block = whole + (block - whole) / PARTS;
       parts = PARTS;
     }
 #endif
     const Place own = place_of(block, by_rows, by_outputs);
-    if (own.which < count)  // The grid is rounded up to whole clusters.
-      many_rows(one_of(all, own.which, shared_rows), own.row * TILE, own.output * TILE, part, parts,
-                shared);
+    if (own.which >= count) return;  // The grid is rounded up to whole clusters.
+    const Call call = one_of(all, own.which, shared_rows);
+    if (narrow) many_rows<TILE / 2>(call, own.row * TILE, own.output * width, part, parts, shared);
+    else many_rows<TILE>(call, own.row * TILE, own.output * width, part, parts, shared);
     return;
   }
   const Place own = place_of(blockIdx.x / PARTS, (rows + MOST - 1) / MOST, (outputs + OUTPUTS - 1) / OUTPUTS);
