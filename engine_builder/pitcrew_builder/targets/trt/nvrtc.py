@@ -52,7 +52,9 @@ def ptx(
     options: Sequence[str] = (),
     included: Mapping[str, bytes] = MappingProxyType({}),
 ) -> bytes:
-    """PTX of a source and the files that it may include. Raises `InvalidSpec` where NVRTC is missing and `CompilationFailed` with its log where it
+    """PTX of a source, which may include files by name.
+
+    Raises `InvalidSpec` where NVRTC is missing and `CompilationFailed` with its log where it
     refuses the source.
     """
     nvrtc = _nvrtc()

@@ -55,13 +55,13 @@ template <int GROUPS>
 __device__ inline void few_rows(const Call& call, int first_row, int first_output, int part, float* sums) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, mine = lane / 4, eighth = lane % 4 * 8;
   const Half* matrix[OUTPUTS / 8];
-  const Half* row[GROUPS];
+  int row[GROUPS];  // Not pointers: there are no more registers.
 #pragma unroll
   for (int i = 0; i < OUTPUTS / 8; ++i)
     matrix[i] = call.w + (long long)min(first_output + 8 * i + mine, call.outputs - 1) * call.inputs;
 #pragma unroll
   for (int i = 0; i < GROUPS; ++i)
-    row[i] = call.x + (long long)min(first_row + 8 * i + mine, call.rows - 1) * call.inputs;
+    row[i] = min(first_row + 8 * i + mine, call.rows - 1) * call.inputs;
 
   float sum[OUTPUTS / 16][GROUPS][4] = {};
   for (int from = (part * WARPS + warp) * DEEP; from < call.inputs; from += PARTS * WARPS * DEEP) {
@@ -77,7 +77,7 @@ __device__ inline void few_rows(const Call& call, int first_row, int first_outpu
 #pragma unroll
       for (int g = 0; g < GROUPS; ++g) {
         const int at = from + 32 * half + eighth;
-        const uint4 x = often(row[g] + at, at < call.inputs);
+        const uint4 x = often(call.x + row[g] + at, at < call.inputs);
 #pragma unroll
         for (int i = 0; i < OUTPUTS / 16; ++i) {
           const uint4 low = read[half][2 * i], high = read[half][2 * i + 1];
