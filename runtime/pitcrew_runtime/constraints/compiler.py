@@ -28,13 +28,15 @@ _AT_ONCE = 2
 _LIMITS = LLParserLimits(
     initial_lexer_fuel=1_000_000,
     step_lexer_fuel=100_000,
-    step_max_items=50_000,
+    step_max_items=5_000,
     max_lexer_states=20_000,
     max_grammar_size=200_000,
     precompute_large_lexemes=False,
     verbose_errors=False,
 )
-"""About 20 ms for a lexer and 10 ms for a step at the worst; 40 MB of lexer states."""
+"""About 20 ms for a lexer and 5 ms for a step, at first; 40 MB of lexer states. Objects of 400 optional
+properties need fewer items than these. What comes of a step as a text grows is `GrammarGuide`'s care.
+"""
 _WHITESPACE = r"[ \t\n\r]{0,16}"
 """Between the parts of JSON. Unbounded, a model could go on with spaces for ever."""
 

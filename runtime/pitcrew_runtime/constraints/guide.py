@@ -1,11 +1,16 @@
 """A compiled grammar that follows one sequence: `core.guide.Guide` by llguidance."""
 
 import re
-from collections.abc import Collection, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 
 from llguidance import LLMatcher
 
 _GIVEN_UP = "the constraint became too complex to follow: "
+_SECONDS_EACH = 0.004
+"""Of the processor, for the tokens that may follow: a hundred times what is usual."""
+_SECONDS_AHEAD = 0.25
+"""That may be taken at once, where less was needed before."""
 _PICTURE = re.compile(r"[\^| ]*$|\d+ \||<non-verbose/>")
 
 
@@ -14,10 +19,22 @@ class GrammarGuide:
 
     The matcher holds the state after `_told`; a continuation that differs from it is reached by
     rolling back. Tokens that the grammar does not allow (drafts, say) are not followed.
+
+    Everybody waits for a guide. What an ambiguous grammar takes grows with its text, which the fuel of
+    a single step does not bound: it is given up where it goes on to take too long, by `clock`, which
+    shows seconds of the processor.
     """
 
-    def __init__(self, matcher: LLMatcher, ends: Collection[int], vocabulary: int) -> None:
+    def __init__(
+        self,
+        matcher: LLMatcher,
+        ends: Collection[int],
+        vocabulary: int,
+        clock: Callable[[], float] = time.thread_time,
+    ) -> None:
         self._matcher = matcher
+        self._clock = clock
+        self._credit = _SECONDS_AHEAD
         self._told: list[int] = []
         self._ends = _bits(ends, vocabulary)
         self._fault: str | None = None
@@ -29,9 +46,20 @@ class GrammarGuide:
 
     def allowed(self, generated: Sequence[int]) -> bytes:
         """See `Guide`."""
-        if self._fault is not None or not self._follow(list(generated)):
+        begin = self._clock()
+        mask = self._mask(generated) if self._fault is None else self._ends
+        self._credit = min(self._credit + _SECONDS_EACH, _SECONDS_AHEAD) - (self._clock() - begin)
+        if self._credit < 0 and self._fault is None:
+            self._fault = (
+                f"{_GIVEN_UP}it takes more than {_SECONDS_EACH * 1000:g} ms for each token; make it "
+                "less ambiguous"
+            )
+        return mask if self._fault is None else self._ends
+
+    def _mask(self, generated: Sequence[int]) -> bytes:
+        if not self._follow(list(generated)):
             return self._ends
-        mask = self._matcher.compute_bitmask()
+        mask: bytes = self._matcher.compute_bitmask()
         return self._ends if self._failed() else mask
 
     def _follow(self, generated: list[int]) -> bool:

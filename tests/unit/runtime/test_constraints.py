@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from llguidance import LLMatcher, LLTokenizer
 
 from pitcrew_runtime.constraints.compiler import MAX_QUEUED, MAX_SOURCE, Compiled, Compiler
 from pitcrew_runtime.constraints.constraint import Constraint, Kind
@@ -218,6 +219,61 @@ def test_a_grammar_that_is_given_up_ends_the_text_and_says_so() -> None:
     assert follow.fault is not None
     assert "too complex" in follow.fault
     assert tokens(follow.allowed([])) == [END]
+
+
+class Ticking:
+    """A clock that a guide's work takes so many seconds by."""
+
+    def __init__(self, *seconds: float) -> None:
+        self._seconds, self._now, self._reads = seconds, 0.0, 0
+
+    def __call__(self) -> float:
+        self._now += self._seconds[self._reads // 2 % len(self._seconds)] * (self._reads % 2)
+        self._reads += 1
+        return self._now
+
+
+def asked_before_it_was_given_up(clock: Ticking) -> int:
+    backend = LLTokenizer(SOURCE, VOCABULARY, [END])
+    matcher = LLMatcher(backend, LLMatcher.grammar_from_regex("a*"))
+    follow = GrammarGuide(matcher, [END], VOCABULARY, clock)
+    for asked in range(1000):
+        allowed = follow.allowed([])
+        if follow.fault is not None:
+            assert tokens(allowed) == [END]
+            assert "too complex to follow: it takes more than 4 ms for each token" in follow.fault
+            return asked
+    return 1000
+
+
+def test_a_guide_that_keeps_everybody_waiting_is_given_up() -> None:
+    assert asked_before_it_was_given_up(Ticking(0.3)) == 0
+    assert asked_before_it_was_given_up(Ticking(0.014)) == 24
+    assert asked_before_it_was_given_up(Ticking(0.003)) == 1000
+    assert asked_before_it_was_given_up(Ticking(*[0.001] * 99, 0.2)) == 1000, "once in a while"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        'start: e\ne: e e e | e e | "a" | "b" | ""',
+        'start: x\nx: x x | "a" | "b" | x "c" | ("a" | "b" | "c" | " ") x',
+    ],
+)
+def test_a_grammar_that_grows_with_its_text_is_given_up(source: str) -> None:
+    follow, said, rng = guide(Kind.GRAMMAR, source), list[int](), random.Random(5)
+    while follow.fault is None and len(said) < 200:
+        following = [token for token in tokens(follow.allowed(said)) if token != END]
+        said.append(rng.choice(following or [END]))
+    assert follow.fault is not None
+    assert "too complex" in follow.fault
+
+
+def test_a_wide_schema_is_not_too_complex() -> None:
+    properties = {f"p{n}": {"type": ["string", "integer", "null"]} for n in range(400)}
+    follow = guide(Kind.JSON_SCHEMA, json.dumps({"type": "object", "properties": properties}))
+    babble(follow, random.Random(6))
+    assert follow.fault is None
 
 
 class Slow(Compiler):
