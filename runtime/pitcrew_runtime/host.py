@@ -63,7 +63,7 @@ class Host:
             *Models(self.served).routes(),
             *LoraEndpoints(self.served.library, lora_root).routes(),
             *Tokens(self.served, max_body_bytes).routes(),
-            *Description(OPERATIONS).routes(),
+            *Description(OPERATIONS, locked=keyring.locked).routes(),
             *KServeHttp(Service(self.served), max_body_bytes).routes(),
             *Health(self._loop, self._frontend, self.metrics, self._manifest).routes(),
             *Proof(self._frontend, self._manifest).routes(),

@@ -23,6 +23,11 @@ class Keyring:
         # Digests are of one length: a comparison does not even tell how long a key is.
         self._digests = [_digest(key.encode()) for key in sorted(set(keys))]
 
+    @property
+    def locked(self) -> bool:
+        """A key is needed."""
+        return bool(self._digests)
+
     def number(self, authorization: bytes) -> int:
         """Which key `Bearer <key>` holds, counted from 1; 0 where none is asked for.
 

@@ -43,8 +43,8 @@ class Operation:
 class Description:
     """Serves the description; it is written once."""
 
-    def __init__(self, operations: Sequence[Operation]) -> None:
-        self._document = orjson.dumps(describe(operations))
+    def __init__(self, operations: Sequence[Operation], *, locked: bool) -> None:
+        self._document = orjson.dumps(describe(operations, locked=locked))
 
     def routes(self) -> list[Route]:
         """The one endpoint."""
@@ -55,8 +55,8 @@ class Description:
         return Response(self._document, media_type="application/json")
 
 
-def describe(operations: Sequence[Operation]) -> Json:
-    """The OpenAPI document."""
+def describe(operations: Sequence[Operation], *, locked: bool) -> Json:
+    """The OpenAPI document; `locked`: what is not open asks for a key."""
     bodies = list(dict.fromkeys(one.body for one in operations if one.body is not None))
     _, schemas = models_json_schema(
         [(body, "validation") for body in bodies], ref_template="#/components/schemas/{model}"
@@ -68,7 +68,7 @@ def describe(operations: Sequence[Operation]) -> Json:
         "openapi": "3.1.0",
         "info": {"title": "Pitcrew", "version": __version__},
         "paths": paths,
-        "security": [{_KEY: []}],
+        "security": [{_KEY: []}] if locked else [],
         "components": {
             "schemas": {**schemas.get("$defs", {}), "Error": _ERROR},
             "securitySchemes": {_KEY: {"type": "http", "scheme": "bearer"}},

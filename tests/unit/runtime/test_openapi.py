@@ -7,7 +7,7 @@ from pitcrew_runtime.server.openapi import describe
 
 
 def test_it_can_be_written_and_names_keys_and_media() -> None:
-    document = orjson.loads(orjson.dumps(describe(OPERATIONS)))
+    document = orjson.loads(orjson.dumps(describe(OPERATIONS, locked=True)))
     paths = document["paths"]
     assert document["security"] == [{"key": []}]
     assert document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
@@ -17,3 +17,4 @@ def test_it_can_be_written_and_names_keys_and_media() -> None:
     assert paths["/v2/health/ready"]["get"]["responses"]["200"]["content"] == {}
     streamed = paths["/v1/chat/completions"]["post"]["responses"]["200"]["content"]
     assert list(streamed) == ["application/json", "text/event-stream"]
+    assert describe(OPERATIONS, locked=False)["security"] == []
