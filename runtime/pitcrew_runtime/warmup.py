@@ -45,6 +45,8 @@ def decode_together(engine: Engine, count: int, prompt: Sequence[int], clock: Cl
     firsts = range(0, count, engine.limits.max_waiting)
     for steps, first in zip(range(len(firsts), 0, -1), firsts, strict=True):
         wave = range(first, min(first + engine.limits.max_waiting, count))
+        while engine.gauges().waiting:  # for pages
+            _step(engine, clock)
         engine.submit(*(Request(-1 - one, tuple(prompt), 1 + steps, clock()) for one in wave))
         _step(engine, clock)
     while not engine.idle:

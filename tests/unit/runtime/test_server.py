@@ -536,6 +536,16 @@ def test_a_short_queue_keeps_no_bucket_cold() -> None:
     assert executor.sizes == [1, 1, 1, 2, 2, 1, 2, 3, 4, 4, *[1] * 8]
 
 
+@pytest.mark.parametrize("waiting", [1, 2, 3])
+def test_a_pool_too_small_for_a_bucket_keeps_nobody_from_starting(waiting: int) -> None:
+    executor = Watching()
+    limits = replace(LIMITS, max_waiting=waiting)
+    engine = Engine(Scheduler(limits, PageAllocator(3)), executor)
+    warm_up(engine, manifest().canary, Clock())
+    assert max(executor.sizes) == 2, "a page is left for each to go on"
+    assert engine.idle
+
+
 def test_sequences_too_short_for_a_bucket_keep_nobody_from_starting() -> None:
     executor = Watching()
     limits = replace(LIMITS, max_waiting=1, max_sequence_length=4)
