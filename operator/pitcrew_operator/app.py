@@ -11,8 +11,10 @@ import logging
 import os
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator, Collection, Coroutine, Hashable
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from typing import Final
 
 from pitcrew_operator.ask.asker import PodAsker
@@ -88,12 +90,14 @@ class Operator:
             looks=self.loads.looks,
             patience=self.patience,
             record=self.recorder.record,
+            watched=self._watched,
         )
         self._queue: WorkQueue[Key] = WorkQueue(reconciler.reconcile, metrics.queue_seconds.observe)
         metrics.queue_depth.set_function(lambda: self._queue.depth)
         self.problem: str | None = "the first listing is not complete"
         """Why the operator is not healthy; None where it is."""
         self.leads = False
+        self._led_since = time.monotonic()
 
     async def first_listing(self) -> None:
         """Return once the whole view is there."""
@@ -103,10 +107,13 @@ class Operator:
 
     def lead(self) -> None:
         """Look at every resource, and begin to write. The first listing is complete."""
-        self.leads = True
+        self.leads, self._led_since = True, time.monotonic()
         self._metrics.leader.set(1)
         self._look_at_everything()
         self._queue.start(self._config.workers)
+
+    def _watched(self) -> timedelta:
+        return timedelta(seconds=time.monotonic() - self._led_since)
 
     async def rest(self) -> None:
         """Stop writing; passes that have begun may come to their end."""

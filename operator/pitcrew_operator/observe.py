@@ -6,7 +6,7 @@ A child that the view lacks is read live before it is believed missing: it may b
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from pitcrew_operator.api.version import Phase
 from pitcrew_operator.ask.dcgm import PodName, average
@@ -115,6 +115,7 @@ async def see_deployment(
     config: Config,
     answers: Mapping[str, Answer],
     gpus: Mapping[PodName, Sequence[float]],
+    watched: timedelta,
     looks: Sequence[Look] = (),
 ) -> DeploymentSeen:
     """Everything that `plan_deployment` wants to know."""
@@ -134,6 +135,7 @@ async def see_deployment(
         looks=looks,
         looks_every=config.autoscaling_seconds,
         answers=answers,
+        watched=watched,
         proves_service=config.probe_services,
     )
 

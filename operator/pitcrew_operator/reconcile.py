@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Final, NamedTuple, TypeVar
 
@@ -73,12 +73,14 @@ class Reconciler:
         looks: Callable[[str, str], Sequence[Look]] = lambda namespace, name: (),
         patience: Patience[Key] | None = None,
         record: Callable[[Raw], Awaitable[None]] | None = None,
+        watched: Callable[[], timedelta] = lambda: timedelta.max,
     ) -> None:
+        """`watched` tells for how long this operator has been the one that writes."""
         self._patience = patience or Patience(math.inf, lambda key: None)
         self._cluster, self._store, self._config = cluster, store, config
         self._asker, self._gpus, self._looks = asker, gpus, looks
         self._record = record or partial(record_now, cluster)
-        self._metrics, self._now = metrics, now
+        self._metrics, self._now, self._watched = metrics, now, watched
         self._readers = Readers(
             LogTails(cluster, config.log_poll_seconds, now), ConfigMaps(cluster, now)
         )
@@ -136,6 +138,7 @@ class Reconciler:
             self._config,
             self._asker.answers(Key(DEPLOYMENT, namespace, name)),
             self._gpus(),
+            self._watched(),
             self._looks(namespace, name) if owner.spec.autoscaling else (),
         )
         actions = plan_deployment(owner, seen, self._now())

@@ -25,7 +25,7 @@ from pitcrew_operator.plan.conditions import (
     stalled,
     transition,
 )
-from pitcrew_operator.plan.memory import recall
+from pitcrew_operator.plan.memory import recall, resting
 from pitcrew_operator.plan.replicas import Fleet, rescale
 from pitcrew_operator.plan.rolling import Rolling, roll
 from pitcrew_operator.plan.rollout.course import frozen
@@ -123,13 +123,18 @@ def _updated(seen: DeploymentSeen, fleet: Fleet) -> Workload | None:
 
 def _step(owner: Deployment, seen: DeploymentSeen, fleet: Fleet, now: datetime) -> Step:
     if isinstance(seen.target, Situation):
-        return Step(seen.target, tuple(_keep(owner, fleet)))
+        return _rest(owner, seen.target, *_keep(owner, fleet))
     blocked = _blocked(owner, seen, seen.target)
     if blocked is not None:
-        return Step(blocked, (Requeue(_LOOK_AGAIN),))
+        return _rest(owner, blocked, Requeue(_LOOK_AGAIN))
     if seen.target.pods > 1 and not seen.has_groups:
-        return Step(_no_groups(seen.target), (Requeue(_LOOK_AGAIN),))
+        return _rest(owner, _no_groups(seen.target), Requeue(_LOOK_AGAIN))
     return _serve(owner, seen, seen.target, fleet, now)
+
+
+def _rest(owner: Deployment, why: Situation, *actions: Action) -> Step:
+    """A rollout cannot go on, or there is none."""
+    return Step(why, actions, rollout=resting(owner.status.rollout))
 
 
 def _no_groups(target: Revision) -> Situation:

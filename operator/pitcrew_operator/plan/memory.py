@@ -35,6 +35,11 @@ def remember(record: Record, before: RolloutStatus | None, engine_tag: str) -> d
     }
 
 
+def resting(status: RolloutStatus | None) -> RolloutStatus | None:
+    """While a rollout cannot go on, no time of it runs: it gets all of it again afterwards."""
+    return status and status.model_copy(update={"progressed_at": None, "held_since": None})
+
+
 def _failure(failed: FailedRevision) -> Failure:
     return Failure(
         failed.revision,

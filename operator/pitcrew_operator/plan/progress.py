@@ -18,7 +18,7 @@ from pitcrew_operator.plan.conditions import (
 from pitcrew_operator.plan.memory import remember
 from pitcrew_operator.plan.replicas import Fleet
 from pitcrew_operator.plan.rolling import Rolling
-from pitcrew_operator.plan.rollout.course import Failure, Phase
+from pitcrew_operator.plan.rollout.course import Failure, Fault, Phase
 from pitcrew_operator.plan.wish import spec_digest
 from pitcrew_operator.views import Deployment
 
@@ -38,6 +38,8 @@ def situation_of(owner: Deployment, target: Revision, fleet: Fleet, rolling: Rol
     if course.phase is Phase.PAUSED:
         text = f"{_told(wanted, target, fleet)}; spec.rollout.paused holds the rollout there"
         return reconciling(reasons.PAUSED, text)
+    if course.failing is not None:
+        return _failing(course.failing, target)
     if course.phase is Phase.CANARY:
         return reconciling(reasons.CANARY, _canary(owner, target, fleet, rolling))
     return rolling.trouble or reconciling(reasons.ROLLING_OUT, _told(wanted, target, fleet))
@@ -67,6 +69,11 @@ def _given_up(owner: Deployment, phase: Phase, failed: Failure, target: Revision
     if known is not None and known.stable_spec == spec_digest(owner):
         return ready(reasons.ROLLED_BACK, f"{text}; see condition UpToDate")
     return stalled(reasons.ROLLED_BACK, f"{text}; {_REMEDY}")
+
+
+def _failing(fault: Fault, target: Revision) -> Situation:
+    text = f"engine {target.engine.tag} fails: {fault.message}; spec.rollout.autoRollback is false"
+    return stalled(fault.reason, f"{text}: correct the spec, or take the change back")
 
 
 _REMEDY = "correct the spec, or set spec.rollout.trigger to another text to try again"

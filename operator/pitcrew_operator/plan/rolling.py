@@ -62,6 +62,7 @@ def roll(
         fatal=_fatal(own, trouble),
         trouble=Fault(trouble.reason, trouble.message) if trouble else None,
         verdict=_verdict(owner, comparison, seen.answers),
+        watched=seen.watched,
     )
     wish = wish_of(owner, target.hash)
     course = advance(wish, recall(owner.status.rollout), sight)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 from pitcrew_operator.kinds import Raw
 from pitcrew_operator.manifests.revision import Revision
@@ -32,5 +33,7 @@ class DeploymentSeen:
     """What was measured of an autoscaled deployment, the newest first."""
     looks_every: float = 15.0
     """Seconds from one look to the next."""
+    watched: timedelta = timedelta.max
+    """For how long this operator has looked after it."""
     proves_service: bool = True
     """Whether an answer through the Service is asked for before Ready."""

@@ -109,7 +109,7 @@ class Rollouts(RuleBasedStateMachine):
             return
         getattr(self.fleet, what)(name)
 
-    @rule(seconds=st.integers(-60, 150))
+    @rule(seconds=st.integers(-60, 150) | st.integers(-7200, 7200))
     def clock_moves(self, seconds: int) -> None:
         self.fleet.pass_time(seconds)
 

@@ -1,6 +1,7 @@
 """Rollouts through plan_deployment: what is written, asked and told at each stage."""
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -55,6 +56,7 @@ class Cluster:
         self.children += [self._workload(new)] if new is not None else []
         self.pods: tuple[Pod, ...] = ()
         self.answers: dict[str, Answer] = {}
+        self.watched = timedelta.max
 
     def _workload(self, n: int, **engine_fields: object) -> dict[str, Any]:
         document = workload_manifest(self.owner, **engine_fields)
@@ -73,7 +75,12 @@ class Cluster:
         around[SERVICE, "chat"] = raw | {"spec": raw["spec"] | {"clusterIP": "10.96.0.9"}}
         target = target_of(self.owner, ENGINE, CONFIG)
         seen = DeploymentSeen(
-            target, tuple(self.children), Beside(around), self.pods, answers=self.answers
+            target,
+            tuple(self.children),
+            Beside(around),
+            self.pods,
+            answers=self.answers,
+            watched=self.watched,
         )
         actions = plan_deployment(self.owner, seen, NOW.replace(minute=seconds // 60))
         self.settle(actions)
@@ -241,3 +248,37 @@ def test_scaling_goes_on_where_nobody_knows_what_to_roll_to() -> None:
     actions = plan_deployment(cluster.owner, seen, NOW)
     assert scaled(actions) == {cluster.old.name: 4}
     assert told(actions)[1] == reasons.ENGINE_NOT_FOUND
+
+
+def test_a_rollout_that_could_not_go_on_is_given_all_its_time_again() -> None:
+    cluster = Cluster(2, 0)
+    cluster.plan()
+    assert cluster.owner.status.rollout is not None
+    assert cluster.owner.status.rollout.progressed_at is not None
+    nowhere = DeploymentSeen(target_of(cluster.owner, None, CONFIG), tuple(cluster.children))
+    cluster.settle(plan_deployment(cluster.owner, nowhere, NOW))
+    cluster.plan(seconds=3540)
+    assert cluster.owner.status.rollout.phase == "Progressing"
+
+
+@pytest.mark.parametrize(
+    ("watched", "phase"), [(timedelta(seconds=9), "Progressing"), (timedelta.max, "RollingBack")]
+)
+def test_nobody_is_late_while_no_operator_was_there(watched: timedelta, phase: str) -> None:
+    cluster = Cluster(2, 1)
+    cluster.children[1]["status"] |= counts(0)
+    cluster.plan()
+    cluster.watched = watched
+    cluster.plan(seconds=3540)
+    assert cluster.owner.status.rollout is not None
+    assert cluster.owner.status.rollout.phase == phase
+
+
+def test_a_failure_that_may_not_go_back_is_told_with_what_to_do() -> None:
+    cluster = Cluster(2, 1, rollout={"autoRollback": False})
+    cluster.children[1]["status"] |= counts(0)
+    cluster.plan()
+    health, reason, message = told(cluster.plan(seconds=3540))
+    assert (health, reason) == (Health.STALLED, "ProgressDeadlineExceeded")
+    assert "spec.rollout.progressDeadlineSeconds" in message
+    assert "spec.rollout.autoRollback is false" in message

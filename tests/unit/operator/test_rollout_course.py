@@ -29,9 +29,10 @@ def look(
     fatal: Fault | None = None,
     trouble: Fault | None = None,
     verdict: Verdict | None = None,
+    watched: timedelta = timedelta.max,
 ) -> Course:
     now = NOW + timedelta(seconds=seconds)
-    return advance(wish, record, Sight(counts, now, fatal, trouble, verdict))
+    return advance(wish, record, Sight(counts, now, fatal, trouble, verdict, watched))
 
 
 def begun(wish: Wish = TO_B) -> Record:
@@ -216,3 +217,51 @@ def test_a_canary_that_falls_gets_time_to_stand_up() -> None:
     assert (fallen.phase, fallen.record.held) == (Phase.PROGRESSING, None)
     assert fallen.wake == timedelta(seconds=100)
     assert look(wish, fallen.record, {"a": at(3), "b": at(1, 0)}, seconds=150).record.failed
+
+
+def test_a_canary_that_serves_for_moments_only_is_given_up() -> None:
+    wish, course = replace(TO_B, steps=CANARY), look(replace(TO_B, steps=CANARY), begun(), {})
+    for second in range(0, 600, 20):
+        course = look(wish, course.record, {"a": at(3), "b": at(1)}, seconds=second)
+        course = look(wish, course.record, {"a": at(3), "b": at(1, 0)}, seconds=second + 2)
+        if course.record.failed is not None:
+            break
+    assert 100 < second < 200
+
+
+def test_a_clock_that_was_set_back_puts_no_deadline_off() -> None:
+    wish = replace(TO_B, steps=CANARY)
+    waiting, serving = {"a": at(4), "b": at(1, 0)}, {"a": at(3), "b": at(1)}
+    record = look(wish, replace(begun(wish), progressed=NOW + timedelta(hours=3)), waiting).record
+    assert look(wish, record, waiting, seconds=101).record.failed is not None
+    held = look(wish, replace(begun(wish), held=NOW + timedelta(hours=3)), serving)
+    assert held.wake == timedelta(seconds=60)
+
+
+def test_nobody_is_late_while_nobody_watched() -> None:
+    waiting = {"a": at(4), "b": at(1, 0)}
+    back = look(TO_B, begun(), waiting, seconds=3600, watched=timedelta(seconds=5))
+    assert (back.phase, back.wake) == (Phase.PROGRESSING, timedelta(seconds=95))
+    over = look(TO_B, back.record, waiting, seconds=3700, watched=timedelta(seconds=105))
+    assert over.record.failed is not None
+
+
+def test_what_was_scaled_down_in_between_is_progress_again() -> None:
+    wide, narrow = replace(TO_B, budget=Budget(9, 1, 0)), replace(TO_B, budget=Budget(2, 1, 0))
+    record = look(wide, begun(wide), {"a": at(4), "b": at(6)}, seconds=10).record
+    record = look(narrow, record, {"a": at(1), "b": at(2)}, seconds=20).record
+    grown = look(wide, record, {"a": at(1), "b": at(3)}, seconds=105)
+    assert grown.record.progressed == NOW + timedelta(seconds=105)
+
+
+def test_where_nothing_may_go_back_a_failure_is_told() -> None:
+    wish = replace(TO_B, rolls_back=False, steps=CANARY)
+    waiting = look(wish, begun(wish), {"a": at(3), "b": at(1, 0)}, seconds=60)
+    assert (waiting.failing, waiting.wake) == (None, timedelta(seconds=40))
+    late = look(wish, begun(wish), {"a": at(3), "b": at(1, 0)}, seconds=100)
+    assert late.phase is Phase.PROGRESSING
+    assert late.failing is not None
+    assert "spec.rollout.progressDeadlineSeconds" in late.failing.message
+    bad = Verdict(Outcome.BAD, "too slow")
+    judged = look(wish, begun(wish), {"a": at(3), "b": at(1)}, verdict=bad)
+    assert (judged.phase, judged.failing) == (Phase.CANARY, Fault(bad.reason, "too slow"))

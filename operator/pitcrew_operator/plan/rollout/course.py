@@ -15,6 +15,8 @@ from pitcrew_operator.plan.rollout.analysis import Outcome, Verdict
 from pitcrew_operator.plan.rollout.share import Share, split
 from pitcrew_operator.plan.rollout.step import Budget, Count
 
+PROGRESS_DEADLINE_EXCEEDED = "ProgressDeadlineExceeded"
+
 
 class Phase(StrEnum):
     """Where a rollout stands."""
@@ -92,6 +94,9 @@ class Sight:
     """Why they do not run yet."""
     verdict: Verdict | None = None
     """On the canary; None where nobody judges."""
+    watched: timedelta = timedelta.max
+    """For how long somebody has looked after it without a break: nobody is late while nobody was there
+    to let it go on."""
 
     def serving(self, revision: str) -> int:
         """Replicas of a revision that serve."""
@@ -118,6 +123,8 @@ class Course:
     """Replicas by revision; the others should have none."""
     note: str = ""
     """What a canary waits for."""
+    failing: Fault | None = None
+    """Why it would turn back, if it were allowed to."""
     wake: timedelta | None = None
     """When time alone may change something."""
 
@@ -162,7 +169,19 @@ def _recorded(wish: Wish, before: Record | None, sight: Sight) -> Record:
     failed = before.failed
     if failed is not None and (failed.trigger != wish.trigger or stable is None):
         return Record(wish.revision, stable, progressed=sight.now)
-    return replace(before, stable=stable)
+    return _plausible(replace(before, stable=stable), wish, sight)
+
+
+def _plausible(record: Record, wish: Wish, sight: Sight) -> Record:
+    """The record by today's clock and numbers: a clock may have been set back, and replicas that were
+    scaled away have to start again.
+    """
+    return replace(
+        record,
+        progressed=record.progressed and min(record.progressed, sight.now),
+        held=record.held and min(record.held, sight.now),
+        available=min(record.available, wish.budget.replicas),
+    )
 
 
 def _likeliest(wish: Wish, sight: Sight) -> str | None:
@@ -217,33 +236,54 @@ def _canary(wish: Wish, record: Record, sight: Sight) -> Course:
     assert record.stable is not None, "a canary is held against a stable revision"
     goals = {wish.revision: canary, record.stable: rest}
     if sight.serving(wish.revision) < canary or canary == 0:
-        if record.held is not None:
-            record = replace(record, held=None, progressed=sight.now)
-        return _in_time(wish, record, sight, goals)
+        return _in_time(wish, _fallen(record, sight.now), sight, goals)
     record = replace(record, held=record.held or sight.now)
     assert record.held is not None
     verdict = sight.verdict or Verdict(Outcome.GOOD)
-    if verdict.outcome is Outcome.BAD and wish.rolls_back:
-        return _fail(wish, record, Fault(verdict.reason, verdict.message), sight)
+    if verdict.outcome is Outcome.BAD:
+        fault = Fault(verdict.reason, verdict.message)
+        if wish.rolls_back:
+            return _fail(wish, record, fault, sight)
+        return Course(Phase.CANARY, record, goals, verdict.message, failing=fault)
     left = record.held + share.hold - sight.now
     if left <= timedelta() and verdict.outcome is Outcome.GOOD:
         onward = replace(record, step=record.step + 1, held=None, progressed=sight.now)
         return _forward(wish, onward, replace(sight, verdict=None))
     wake = left if left > timedelta() else None
-    return Course(Phase.CANARY, record, goals, verdict.message, wake)
+    return Course(Phase.CANARY, record, goals, verdict.message, wake=wake)
+
+
+def _fallen(record: Record, now: datetime) -> Record:
+    """A step whose replicas do not serve, or not any more. While they served no time was lost, and as
+    much is won back; so one that falls after hours has all its time again, and one that serves for
+    moments only comes to its end.
+    """
+    if record.held is None:
+        return record
+    assert record.progressed is not None, "it was set on the way to the step"
+    won = record.progressed + 2 * (now - record.held)
+    return replace(record, held=None, progressed=min(now, won))
 
 
 def _in_time(wish: Wish, record: Record, sight: Sight, goals: Mapping[str, int]) -> Course:
     """On the way, for as long as it gets on."""
     assert record.progressed is not None
-    left = record.progressed + wish.deadline - sight.now
-    if not wish.rolls_back:
-        return Course(Phase.PROGRESSING, record, goals)
-    if left <= timedelta():
-        seconds = int(wish.deadline.total_seconds())
-        late = Fault("ProgressDeadlineExceeded", f"no further replica served within {seconds} s")
-        return _fail(wish, record, sight.trouble or late, sight)
-    return Course(Phase.PROGRESSING, record, goals, wake=left)
+    left = wish.deadline - min(sight.now - record.progressed, sight.watched)
+    if left > timedelta():
+        return Course(Phase.PROGRESSING, record, goals, wake=left)
+    fault = sight.trouble or _late(wish)
+    if wish.rolls_back:
+        return _fail(wish, record, fault, sight)
+    return Course(Phase.PROGRESSING, record, goals, failing=fault)
+
+
+def _late(wish: Wish) -> Fault:
+    seconds = int(wish.deadline.total_seconds())
+    return Fault(
+        PROGRESS_DEADLINE_EXCEEDED,
+        f"no further replica served within {seconds} s; correct what keeps it, or raise "
+        "spec.rollout.progressDeadlineSeconds",
+    )
 
 
 def _fail(wish: Wish, record: Record, fault: Fault, sight: Sight) -> Course:
