@@ -31,14 +31,39 @@ class Totals:
     first_tokens: float = 0
     buckets: Mapping[float, float] = field(default_factory=dict)
 
+    def plus(self, other: "Totals") -> "Totals":
+        """Both together."""
+        return Totals(
+            self.good + other.good,
+            self.errors + other.errors,
+            self.seconds + other.seconds,
+            self.first_tokens + other.first_tokens,
+            {
+                bound: self.buckets.get(bound, 0) + other.buckets.get(bound, 0)
+                for bound in self.buckets.keys() | other.buckets.keys()
+            },
+        )
+
     def since(self, earlier: "Totals") -> "Totals":
-        """What came after the earlier look at the same pod."""
+        """What came after the earlier look at the same address. Counters only ever grow: where one is
+        less than it was, a process has begun anew there, and all that it counted came after.
+        """
+        if self._is_less(earlier):
+            return self
         return Totals(
             self.good - earlier.good,
             self.errors - earlier.errors,
             self.seconds - earlier.seconds,
             self.first_tokens - earlier.first_tokens,
             {bound: n - earlier.buckets.get(bound, 0) for bound, n in self.buckets.items()},
+        )
+
+    def _is_less(self, earlier: "Totals") -> bool:
+        return (
+            self.good < earlier.good
+            or self.errors < earlier.errors
+            or self.seconds < earlier.seconds
+            or self.first_tokens < earlier.first_tokens
         )
 
 

@@ -1,7 +1,7 @@
 """Measures the pods of a canary beside those of the stable revision.
 
-A canary's pods are young: all that they have counted belongs to the rollout. Of the stable ones
-counts what came after they were first looked at.
+A canary's pods are young: all that they have counted belongs to the rollout, also what a process counted
+that has ended since. Of the stable ones counts what came after they were first looked at.
 """
 
 import asyncio
@@ -23,10 +23,24 @@ _NAME_A_KEY: Final = (
 
 
 @dataclass
-class PodWatch:
-    """Remembers, for one rollout, where the stable pods' counters stood and what the engines said."""
+class Tally:
+    """What was counted at one address since it was first looked at, whatever process counted it."""
 
-    begun: dict[str, Totals] = field(default_factory=dict)
+    last: Totals = field(default_factory=Totals)
+    counted: Totals = field(default_factory=Totals)
+
+    def count(self, totals: Totals) -> None:
+        """Take the newest look in."""
+        self.counted = self.counted.plus(totals.since(self.last))
+        self.last = totals
+
+
+@dataclass
+class PodWatch:
+    """Remembers, for one rollout, what each pod has counted and what the engines said."""
+
+    canary: dict[str, Tally] = field(default_factory=dict)
+    stable: dict[str, Tally] = field(default_factory=dict)
     agreement: Agreement | None = None
 
     async def compare(self, http: Http, keys: Keys, question: ComparePods) -> Evidence:
@@ -34,14 +48,15 @@ class PodWatch:
         problems: list[str] = []
         canary = await _look(http, question.canary, problems)
         stable = await _look(http, question.stable, problems)
+        for address, totals in canary.items():
+            self.canary.setdefault(address, Tally()).count(totals)
         for address, totals in stable.items():
-            self.begun.setdefault(address, totals)
-        later = [totals.since(self.begun[address]) for address, totals in stable.items()]
+            self.stable.setdefault(address, Tally(totals)).count(totals)
         if question.prompts and self.agreement is None:
             await self._ask_both(http, keys, question, problems)
         return Evidence(
-            canary=add_up(list(canary.values())),
-            stable=add_up(later),
+            canary=add_up([tally.counted for tally in self.canary.values()]),
+            stable=add_up([tally.counted for tally in self.stable.values()]),
             agreement=self.agreement,
             problem="; ".join(problems) or None,
         )

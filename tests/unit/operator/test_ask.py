@@ -140,6 +140,45 @@ async def test_pods_are_compared(http: Http) -> None:
     assert found.agreement == Agreement(2, 4)
 
 
+class Counters:
+    """A pod's counters, which begin anew when its process does."""
+
+    def __init__(self, good: int = 0, errors: int = 0, seconds: float = 0.0) -> None:
+        self.good, self.errors, self.seconds = good, errors, seconds
+
+    async def tell(self, request: web.Request) -> web.Response:
+        first = "pitcrew_time_to_first_token_seconds"
+        return web.Response(
+            text=f'pitcrew_requests_finished_total{{reason="stop"}} {self.good}\n'
+            f'pitcrew_requests_refused_total{{code="500"}} {self.errors}\n'
+            f"{first}_sum {self.seconds}\n{first}_count {self.good}\n"
+            f'{first}_bucket{{le="+Inf"}} {self.good}\n'
+        )
+
+
+async def test_a_stable_pod_that_began_anew_counts_from_there(http: Http) -> None:
+    counters, watch = Counters(good=1000, seconds=100.0), PodWatch()
+    async with pod(metrics=counted(5)) as new, pod(metrics=counters.tell) as old:
+        await watch.compare(http, NO_KEYS, comparison(new, old))
+        counters.good, counters.seconds = 1010, 103.0
+        await watch.compare(http, NO_KEYS, comparison(new, old))
+        counters.good, counters.seconds = 4, 120.0
+        found = await watch.compare(http, NO_KEYS, comparison(new, old))
+    assert (found.stable.requests, found.stable.first_tokens) == (14, 14)
+    assert found.stable.first_token_seconds == pytest.approx(123.0)
+
+
+async def test_what_a_canary_failed_is_not_forgotten_when_it_begins_anew(http: Http) -> None:
+    counters, watch = Counters(good=7, errors=3), PodWatch()
+    async with pod(metrics=counters.tell) as new, pod(metrics=counted(70)) as old:
+        await watch.compare(http, NO_KEYS, comparison(new, old))
+        counters.good, counters.errors = 2, 0
+        await watch.compare(http, NO_KEYS, comparison(new, old))
+        asked = replace(comparison(new, old), canary=())
+        found = await watch.compare(http, NO_KEYS, asked)
+    assert (found.canary.requests, found.canary.errors) == (12, 3)
+
+
 async def test_pods_with_keys_are_told(http: Http) -> None:
     closed = answers({"error": "no key"}, 401)
     async with pod(metrics=counted(1), v1_models=closed) as url:

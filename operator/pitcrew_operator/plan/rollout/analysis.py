@@ -163,5 +163,5 @@ def _broken(bounds: Bounds, evidence: Evidence) -> Iterator[str]:
 def _disagreement(rate: float, limit: float) -> str:
     return (
         f"{rate:.1%} of the tokens agree with the stable revision's, less than "
-        f"minTokenAgreement = {limit:g}"
+        f"analysis.golden.minAgreement = {limit:g}"
     )
