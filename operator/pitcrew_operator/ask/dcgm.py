@@ -12,6 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 _UTILIZATION: Final = "DCGM_FI_DEV_GPU_UTIL"
 _ENGINE_ACTIVE: Final = "DCGM_FI_PROF_GR_ENGINE_ACTIVE"
+_WHOLE: Final = {_UTILIZATION: 1, _ENGINE_ACTIVE: 100}
+"""What makes percent of each."""
 
 
 class PodName(NamedTuple):
@@ -22,22 +24,24 @@ class PodName(NamedTuple):
 
 
 def readings(text: str) -> dict[PodName, list[float]]:
-    """Percent of each GPU, or slice of one, by the pod that holds it.
+    """Percent of each GPU, or slice of one, by the pod that holds it. What is no percentage (DCGM has
+    figures that stand for "not known") is left out.
 
-    Raises ValueError for what is no Prometheus text.
+    Raises ValueError where a line of these is no Prometheus text.
     """
     found: dict[PodName, dict[tuple[str, str], float]] = defaultdict(dict)
-    for family in text_string_to_metric_families(text):
-        if family.name not in (_UTILIZATION, _ENGINE_ACTIVE):
-            continue
-        for sample in family.samples:
+    # An exporter tells of a hundred things, and to parse them all would keep everybody waiting.
+    lines = (line for line in text.splitlines() if line.startswith(tuple(_WHOLE)))
+    for family in text_string_to_metric_families("\n".join((*lines, ""))):
+        for sample in family.samples if family.name in _WHOLE else ():
             pod, device = _pod(sample.labels), _device(sample.labels)
-            if not pod.name:
+            percent = _WHOLE[family.name] * sample.value
+            if not pod.name or not 0 <= percent <= 100:
                 continue
             if family.name == _UTILIZATION:
-                found[pod][device] = sample.value
+                found[pod][device] = percent
             else:
-                found[pod].setdefault(device, 100 * sample.value)
+                found[pod].setdefault(device, percent)
     return {pod: list(devices.values()) for pod, devices in found.items()}
 
 

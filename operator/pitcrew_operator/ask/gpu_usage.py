@@ -19,6 +19,9 @@ _INTERVAL: Final = 60.0
 _SOONEST: Final = 10.0
 """Seconds between two looks that pods without a reading lead to."""
 _AFTER_A_REFUSAL: Final = 600.0
+_STALE: Final = 180.0
+"""Readings that are older tell nothing."""
+_AT_A_TIME: Final = 16
 _NOBODY: Final = "-"
 
 logger = logging.getLogger(__name__)
@@ -38,25 +41,30 @@ class GpuUsage:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._cluster, self._http, self._config, self._wake = cluster, http, config, wake
-        self._clock, self._looked = clock, float("-inf")
+        self._clock, self._looked, self._read_at = clock, float("-inf"), clock()
+        self._slots = asyncio.Semaphore(_AT_A_TIME)
         self._told: dict[str, Readings] = {}
         """By the address of the exporter."""
         self.usage: Mapping[PodName, Sequence[float]] = {}
 
     async def run(self) -> None:
-        """Look again and again, for ever; what cannot be read is no news, and nobody waits for it."""
+        """Look again and again, for ever, and nobody waits for it."""
         while True:
-            pause = await self._pause_after_a_look()
+            pause = await self.pause_after_a_look()
             await asyncio.sleep(pause)
 
-    async def _pause_after_a_look(self) -> float:
+    async def pause_after_a_look(self) -> float:
+        """One look, and the seconds until the next. What was read last counts for a while."""
         try:
             await self.look()
         except Rejected as error:
             logger.warning("cannot list DCGM exporters, so GPU usage is not told: %s", error)
+            self._take({})
             return _AFTER_A_REFUSAL
         except ClusterError as error:
             logger.debug("cannot list DCGM exporters: %s", error)
+            if self._clock() - self._read_at > _STALE:
+                self._take({})
         return _INTERVAL
 
     async def look(self) -> None:
@@ -67,6 +75,7 @@ class GpuUsage:
         exporters = await self._cluster.select(POD, None, self._config.dcgm_selector)
         ready = (pod for raw in exporters if (pod := pod_of(raw)).ready)
         self._take(await self._scrape({pod.ip for pod in ready if pod.ip}))
+        self._read_at = self._clock()
 
     async def refresh(self, pods: Collection[PodName]) -> None:
         """Read those exporters again that tell of these pods; all of them where one pod is told of by none."""
@@ -94,7 +103,8 @@ class GpuUsage:
     async def _read(self, ip: str) -> Readings:
         url = f"http://{url_host(ip)}:{self._config.dcgm_port}/metrics"
         try:
-            return readings(await self._http.text(url))
+            async with self._slots:
+                return readings(await self._http.text(url))
         except (NoAnswer, ValueError) as error:
             logger.debug("no reading: %s", error)
             return {}

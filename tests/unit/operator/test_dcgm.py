@@ -7,7 +7,8 @@ import pytest
 from pitcrew_operator.ask.dcgm import PodName, average, readings
 from pitcrew_operator.ask.gpu_usage import GpuUsage
 from pitcrew_operator.ask.http import Http, NoAnswer
-from pitcrew_operator.kinds import POD
+from pitcrew_operator.errors import ClusterError, Rejected, Unavailable
+from pitcrew_operator.kinds import POD, Kind, Raw
 from pitcrew_operator.plan.usage import told
 from tests.property.operator.simulation import SimulatedCluster
 from tests.property.operator.world import CHAT, HUB, World
@@ -38,6 +39,14 @@ def test_labels_that_a_scrape_has_renamed_are_found() -> None:
         'exported_pod="chat-1",exported_namespace="models"} 12\n'
     )
     assert readings(text) == {ONE: [12.0]}
+
+
+@pytest.mark.parametrize("value", ["NaN", "+Inf", "-1", "2147483632", "9223372036854775792", "101"])
+def test_what_is_no_percentage_is_left_out(value: str) -> None:
+    busy = 'DCGM_FI_DEV_GPU_UTIL{gpu="0",UUID="GPU-a",pod="chat-1",namespace="models"} '
+    assert readings(f"{busy}{value}\n") == {}
+    slice_ = busy.replace("DEV_GPU_UTIL", "PROF_GR_ENGINE_ACTIVE")
+    assert readings(f"{busy}{value}\n{slice_}0.5\n") == {ONE: [50.0]}
 
 
 def test_what_is_no_exposition_is_an_error() -> None:
@@ -136,6 +145,38 @@ async def test_exporters_of_the_pods_in_question_are_read_again() -> None:
     now[0] += 10.0
     await gpus.refresh({ONE})
     assert gpus.usage == {ONE: [50.0], TWO: [20.0]}
+
+
+class Unreadable(SimulatedCluster):
+    """Lists no pods once there is a problem."""
+
+    problem: ClusterError | None = None
+
+    async def select(self, kind: Kind, namespace: str | None, selector: str) -> list[Raw]:
+        if self.problem is not None:
+            raise self.problem
+        return await super().select(kind, namespace, selector)
+
+
+@pytest.mark.parametrize(
+    ("problem", "age", "counts"),
+    [
+        (Unavailable("away"), 120, True),
+        (Unavailable("away"), 181, False),
+        (Rejected(403, "forbidden"), 1, False),
+    ],
+)
+async def test_readings_count_until_they_are_stale(
+    problem: ClusterError, age: float, counts: bool
+) -> None:
+    cluster, now = Unreadable(), 0.0
+    cluster.create(POD, exporter("one", "10.0.0.1"))
+    texts = {"http://10.0.0.1:9400/metrics": EXPORTER}
+    gpus = GpuUsage(cluster, Exporters(texts), CONFIG, lambda _: None, clock=lambda: now)
+    await gpus.pause_after_a_look()
+    cluster.problem, now = problem, age
+    await gpus.pause_after_a_look()
+    assert bool(gpus.usage) is counts
 
 
 async def test_nobody_is_asked_where_none_is_wanted() -> None:
