@@ -62,15 +62,19 @@ class Book:
         return replace(self, versions=tuple(v for v in self.versions if v.key not in keys))
 
     def proven(self, version: EngineVersion) -> "Book":
-        """A version is ready and becomes the current one.
+        """A version is ready and becomes the current one."""
+        book = self.kept(version)
+        if self.current == version.id:
+            return book
+        return replace(book, current=version.id, previous=self.current)
+
+    def kept(self, version: EngineVersion) -> "Book":
+        """A version is ready, and what serves goes on serving.
 
         Another version that turned out to be the same engine (a copied checkpoint) makes way.
         """
         same = [v.key for v in self.versions if v.id == version.id and v.key != version.key]
-        book = self.drop(*same).put(version)
-        if self.current == version.id:
-            return book
-        return replace(book, current=version.id, previous=self.current)
+        return self.drop(*same).put(version)
 
     def retire(self, retention: int, in_use: Collection[str]) -> "Book":
         """Mark what retention lets go; drop what failed long ago."""

@@ -59,7 +59,7 @@ def advance(order: Order, book: Book, found: Look, work: Work, now: datetime) ->
             book = book.drop(running.key)
         elif found.answer is None or running.key != order.key(found.answer):
             if job is not None:
-                return _follow(order, book, running, job, work, now)
+                return _finish(order, book, found.answer, job, work, now)
             book = book.drop(running.key)
     if found.answer is None:
         return Course(book, found.trouble)
@@ -123,6 +123,23 @@ def _return(order: Order, book: Book, version: EngineVersion, answer: Answer, wo
     settled = _settled(order, back, answer)
     assert settled is not None, "it is ready"
     return settled
+
+
+def _finish(
+    order: Order, book: Book, answer: Answer | None, job: Job, work: Work, now: datetime
+) -> Course:
+    """Go on with a build that is not what is wanted now. Where that is proven already (a branch came
+    back to where it was), it serves, and the build is only kept.
+    """
+    running = book.running
+    assert running is not None, "it was found there"
+    settled = _settled(order, book, answer) if answer is not None else None
+    if settled is None:
+        return _follow(order, book, running, job, work, now)
+    step = follow(order, running, job, work.pods, work.progress, work.turn, now)
+    ready = step.version.phase is Phase.READY
+    after = settled.book.kept(step.version) if ready else settled.book.put(step.version)
+    return Course(after, None, step.actions, step.progress)
 
 
 def _follow(

@@ -189,6 +189,33 @@ def test_a_build_that_the_branch_made_old(world: World, superseded: str, stays: 
     assert world.status(TINY)["engine"]["commit"] == "2" * 40
 
 
+@pytest.mark.parametrize("how", ["success", "refusal"])
+def test_a_branch_that_comes_back_is_served_all_the_while(world: World, how: str) -> None:
+    first = world.status(TINY)["current"]
+    world.change(TWIN, suspend=True)
+    move_branch(world, "1")
+    job = begin_next(world)
+    served: list[str | None] = []
+    world.cluster.listeners.append(
+        lambda _, kind, raw: served.append(raw["status"].get("current")) if kind is ENGINE else None
+    )
+    move_branch(world, "0")
+    for _ in range(3):
+        world.settle()
+        for look in world.unfinished("resolve"):
+            world.start(look)
+            world.end(look, "success")
+    assert world.condition(TINY, "UpToDate") == ("True", reasons.UP_TO_DATE)
+    world.end(job, how)
+    go_on(world)
+    assert {*served} == {first}
+    assert "previous" not in world.status(TINY)
+    assert phases(world) == ["Ready" if how == "success" else "Failed", "Ready"]
+    move_branch(world, "1")
+    go_on(world)
+    assert len(builds(world)) == 2
+
+
 def test_old_engines_leave_the_store_and_used_ones_stay(world: World) -> None:
     first = world.status(TINY)["current"]
     world.change(CHAT, engineRef={"name": "tiny", "version": first[:12]})
