@@ -140,7 +140,8 @@ def see_uses(engine: Engine, store: Store, place: stores.Store) -> Uses:
     """Who else needs engines of the same store."""
     namespace, name = engine.meta.namespace, engine.meta.name
     ids = [version.id for version in engine.status.versions if version.id]
-    named = _named(store.refer(DEPLOYMENT, namespace, f"engine={name}"))
+    deployments = [r for r in store.all(DEPLOYMENT) if r["metadata"]["namespace"] == namespace]
+    named = _named(deployments, name)
     # A bucket may be that of several namespaces.
     everywhere = isinstance(place, stores.Bucket)
     others = [
@@ -159,17 +160,17 @@ def see_uses(engine: Engine, store: Store, place: stores.Store) -> Uses:
     )
 
 
-def _named(deployments: list[Raw]) -> set[str]:
-    """Ids, or their first digits, that deployments serve or ask for."""
-    found = set[str]()
+def _named(deployments: list[Raw], engine: str) -> set[str]:
+    """Ids that deployments serve, and ids or their first digits that they ask this engine for. One that
+    asks another LLMEngine by now may still serve this one's, or have to go back to it.
+    """
+    found = set[object]()
     for raw in deployments:
-        named = (
-            at(raw, "status", "engine", "id"),
-            at(raw, "status", "rollout", "engineId"),
-            at(raw, "spec", "engineRef", "version"),
-        )
-        found |= {each for each in named if isinstance(each, str) and each}
-    return found
+        found.add(at(raw, "status", "engine", "id"))
+        found.add(at(raw, "status", "rollout", "engineId"))
+        if at(raw, "spec", "engineRef", "name") == engine:
+            found.add(at(raw, "spec", "engineRef", "version"))
+    return {each for each in found if isinstance(each, str) and each}
 
 
 def _flat(read: Callable[[Raw], Iterator[str]], engines: list[Raw]) -> Iterator[str]:

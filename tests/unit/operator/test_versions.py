@@ -234,6 +234,22 @@ def test_old_engines_leave_the_store_and_used_ones_stay(world: World) -> None:
     assert phases(world) == phases(world, TWIN) == ["Ready", "Ready"]
 
 
+def test_what_a_rollout_to_another_engine_may_go_back_to_stays(world: World) -> None:
+    world.change(TINY, shapes={"maxBatchSize": 2})
+    go_on(world, 12)
+    first = world.status(TINY)["current"]
+    world.change(CHAT, rollout={"paused": True}, engineRef={"name": "twin"})
+    go_on(world)
+    assert world.status(CHAT)["engine"]["id"] == first
+    for digit in "123":
+        move_branch(world, digit)
+        go_on(world)
+    assert first in world.engines
+    world.change(CHAT, rollout={})
+    go_on(world, 12)
+    assert first not in world.engines
+
+
 def test_more_is_kept_where_more_is_asked_for(world: World) -> None:
     for key in (TINY, TWIN):
         world.change(key, retention=4)
