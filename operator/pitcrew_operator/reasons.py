@@ -60,6 +60,8 @@ IMAGE_PULL_FAILED: Final = "ImagePullFailed"
 POD_MISCONFIGURED: Final = "PodMisconfigured"
 ENGINE_NOT_FOUND: Final = "EngineNotFound"
 POD_FAILING: Final = "PodFailing"
+POD_LOST: Final = "PodLost"
+PODS_REFUSED: Final = "PodsRefused"
 FORBIDDEN: Final = "Forbidden"
 SERVICE_UNREACHABLE: Final = "ServiceUnreachable"
 
@@ -95,6 +97,8 @@ NEEDS_ATTENTION: Final = frozenset(
         POD_MISCONFIGURED,
         ENGINE_NOT_FOUND,
         POD_FAILING,
+        POD_LOST,
+        PODS_REFUSED,
         FORBIDDEN,
         SERVICE_UNREACHABLE,
         ROLLING_BACK,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from pitcrew_operator.kinds import CLAIM, JOB, LEADER_WORKER_SET, NODE, POD, WORKLOAD, Kind, Raw
+from pitcrew_operator.views import REFUSAL
 
 _ENDS: Final = ("Complete", "Failed")
 _POD_CONDITIONS: Final = (("Ready", "True"), ("PodScheduled", "False"))
@@ -58,7 +59,8 @@ def _pod(raw: Raw) -> Raw:
     steps = [_pick(s, "name", "restartPolicy") for s in spec.get("initContainers") or ()]
     conditions = status.get("conditions") or ()
     told = [c for c in conditions if (c.get("type"), c.get("status")) in _POD_CONDITIONS]
-    kept = _pick(status, "podIP", "containerStatuses", "initContainerStatuses")
+    lost = ("phase", "reason", "message") if status.get("phase") == "Failed" else ()
+    kept = _pick(status, "podIP", "containerStatuses", "initContainerStatuses", *lost)
     return {
         **raw,
         "metadata": {k: v for k, v in raw["metadata"].items() if k != "finalizers"},
@@ -69,7 +71,10 @@ def _pod(raw: Raw) -> Raw:
 
 def _workload(raw: Raw) -> Raw:
     counts = ("replicas", "updatedReplicas", "readyReplicas", "availableReplicas")
-    return {**raw, "status": _pick(raw.get("status") or {}, "observedGeneration", *counts)}
+    status = raw.get("status") or {}
+    told = [c for c in status.get("conditions") or () if c.get("type") == REFUSAL]
+    kept = {"conditions": told} if told else {}
+    return {**raw, "status": _pick(status, "observedGeneration", *counts) | kept}
 
 
 def _pick(document: Raw, *keys: str) -> dict[str, object]:

@@ -19,6 +19,8 @@ from pitcrew_operator.quantity import parse_quantity
 
 JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
 COMPONENT_LABEL = "app.kubernetes.io/component"
+REFUSAL = "ReplicaFailure"
+"""Condition of a built-in Deployment: the API server refuses its pods, or their removal."""
 
 Spec = TypeVar("Spec", bound=Model)
 Status = TypeVar("Status", bound=StatusModel)
@@ -208,6 +210,8 @@ class Pod:
     """The container's end, or its latest one where it was restarted."""
     ip: str | None = None
     restarts: int = 0
+    lost: tuple[str, str] | None = None
+    """Reason and message of what ended the pod as a whole, such as an eviction: it never runs again."""
 
     @property
     def job_name(self) -> str | None:
@@ -233,6 +237,7 @@ def pod_of(raw: Raw) -> Pod:
         termination=_termination(state, container.get("lastState") or {}),
         ip=status.get("podIP") or None,
         restarts=container.get("restartCount") or 0,
+        lost=_lost(status),
     )
 
 
@@ -267,6 +272,12 @@ def _unscheduled(condition: Mapping[str, Any]) -> str | None:
     return None
 
 
+def _lost(status: Mapping[str, Any]) -> tuple[str, str] | None:
+    if status.get("phase") != "Failed" or not status.get("reason"):
+        return None
+    return status["reason"], status.get("message") or ""
+
+
 def _termination(state: Mapping[str, Any], last: Mapping[str, Any]) -> Termination | None:
     ended = state.get("terminated") or last.get("terminated")
     if not ended:
@@ -296,6 +307,8 @@ class Workload:
     """Ready for as long as counts."""
     drops_idle_first: bool = True
     """Whether scaling down takes away those first that are not ready."""
+    refused: str | None = None
+    """What the API server says where it refuses its pods."""
 
     @property
     def is_settled(self) -> bool:
@@ -320,7 +333,13 @@ def workload_of(raw: Raw) -> Workload:
         updated=status.get("updatedReplicas") or 0,
         ready=status.get("readyReplicas") or 0,
         available=status.get("availableReplicas") or 0,
+        refused=_refusal(status),
     )
+
+
+def _refusal(status: Mapping[str, Any]) -> str | None:
+    told = (c for c in status.get("conditions") or () if c.get("type") == REFUSAL)
+    return next((c.get("message") or "" for c in told if c.get("status") == "True"), None)
 
 
 def _time(text: str | None) -> datetime | None:

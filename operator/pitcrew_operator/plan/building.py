@@ -15,7 +15,7 @@ from pitcrew_operator.order import Order
 from pitcrew_operator.plan import outcome
 from pitcrew_operator.plan.actions import Action, Apply, Delete, Patch, Requeue
 from pitcrew_operator.plan.conditions import Situation, reconciling, rfc3339, stalled
-from pitcrew_operator.plan.pods import newest, why_not_running
+from pitcrew_operator.plan.pods import never_came, newest, why_not_running
 from pitcrew_operator.views import Engine, Job, Pod
 
 _LOOK_AGAIN: Final = 5.0
@@ -105,7 +105,7 @@ def follow(
     shared = () if is_ours else (share(order.engine, job),)
     if job.suspended:
         return _queued(version, job, turn, shared)
-    going = _going(order, version, job, own, progress.get(job.meta.name), now)
+    going = _going(order, version, job, own, progress.get(job.meta.name), turn, now)
     return Advance(going.version, going.situation, (*shared, *going.actions), going.progress)
 
 
@@ -136,19 +136,22 @@ def _going(
     job: Job,
     pods: Sequence[Pod],
     progress: Progress | None,
+    turn: Turn,
     now: datetime,
 ) -> Advance:
     proven = outcome.early(order, pods)
     if proven is not None:
         return _proven(version, job, proven, now)
     pod = pods[0] if pods else None
+    # A Job that had to wait does not tell since when it may go on.
+    unseen = never_came(job, now, "spec.build") if pod is None and not turn.limit else None
     if pod is not None and pod.running:
         text = f"{progress.phase} {progress.percent}%" if progress else "Starting"
         told = reconciling(reasons.BUILDING, f"Job {job.meta.name} is building the engine")
         again = Requeue(order.config.log_poll_seconds)
         return Advance(version, told, (again,), progress=text)
     situation = (
-        (why_not_running(pod, order.store.name) if pod else None)
+        (why_not_running(pod, order.store.name) if pod else unseen)
         or outcome.retrying(pods)
         or reconciling(reasons.BUILD_STARTING, f"Job {job.meta.name} is starting")
     )

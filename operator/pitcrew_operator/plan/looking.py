@@ -15,7 +15,7 @@ from pitcrew_operator.plan import outcome
 from pitcrew_operator.plan.actions import Action, Apply, Delete, Requeue
 from pitcrew_operator.plan.conditions import Situation, reconciling, rfc3339, stalled
 from pitcrew_operator.plan.inputs import missing
-from pitcrew_operator.plan.pods import newest, why_not_running
+from pitcrew_operator.plan.pods import never_came, newest, why_not_running
 from pitcrew_operator.views import Job, Pod
 
 _LOOK_AGAIN: Final = 10.0
@@ -55,7 +55,7 @@ def look(order: Order, jobs: Sequence[Job], pods: Sequence[Pod], now: datetime) 
     if recorded is not None and recorded.job_uid == job.meta.uid and not job.meta.deleting:
         return _make_room(order, answer, job)
     if job.meta.deleting or not job.ended:
-        return Look(answer, None if answer else _going(order, job, pods))
+        return Look(answer, None if answer else _going(order, job, pods, now))
     return _ended(order, known, job, pods, now)
 
 
@@ -106,13 +106,13 @@ def _asks(order: Order) -> Situation:
     return reconciling(reasons.RESOLVING, f"Job {order.look_name} asks what would be built")
 
 
-def _going(order: Order, job: Job, pods: Sequence[Pod]) -> Situation:
+def _going(order: Order, job: Job, pods: Sequence[Pod], now: datetime) -> Situation:
     if job.meta.deleting:
         text = f"waiting for the earlier Job {job.meta.name} to be gone"
         return reconciling(reasons.WAITING_FOR_DELETION, text)
     own = newest(pod for pod in pods if pod.job_name == job.meta.name)
     return (
-        (why_not_running(own[0], order.store.name) if own else None)
+        (why_not_running(own[0], order.store.name) if own else never_came(job, now, "spec.build"))
         or outcome.retrying(own)
         or _asks(order)
     )

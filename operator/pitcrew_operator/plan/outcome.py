@@ -69,7 +69,7 @@ def early(order: Order, pods: Sequence[Pod]) -> Proven | None:
 
 def retrying(pods: Sequence[Pod]) -> Situation | None:
     """Between two tries: what the last one said."""
-    ended = [pod for pod in pods if pod.termination is not None and pod.termination.exit_code != 0]
+    ended = [pod for pod in pods if pod.lost or (pod.termination and pod.termination.exit_code)]
     if not ended:
         return None
     report = _report(ended)
@@ -153,12 +153,11 @@ def _deadline(order: Order) -> Situation:
 
 
 def _unreported(order: Order, job: Job, pods: Sequence[Pod]) -> Situation:
-    ended = next((pod for pod in pods if pod.termination), None)
+    ended = next((pod for pod in pods if pod.termination or pod.lost), None)
     if ended is None:
         text = f"Job {job.meta.name} failed ({job.failed}) and its pods are gone"
         return stalled(reasons.BUILD_FAILED, f"{text}; {_AGAIN}")
-    assert ended.termination is not None
-    if ended.termination.reason == "OOMKilled":
+    if ended.termination and ended.termination.reason == "OOMKilled":
         limit = order.engine.spec.build.resources.limits.get("memory", "not set")
         return stalled(
             reasons.OUT_OF_MEMORY,
@@ -172,6 +171,9 @@ _AGAIN: Final = "to build again, set spec.rebuildPolicy.trigger to another text"
 
 
 def _exit_text(pod: Pod) -> str:
+    if pod.lost is not None:
+        reason, message = pod.lost
+        return f"pod {pod.meta.name} was ended from outside ({reason}: {message})"
     assert pod.termination is not None
     return (
         f"the builder ended with exit code {pod.termination.exit_code} and left no report; see "

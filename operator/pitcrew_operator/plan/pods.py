@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
 from typing import Final
 
 from pitcrew_operator import reasons
 from pitcrew_operator.plan.conditions import Situation, reconciling
-from pitcrew_operator.views import Pod
+from pitcrew_operator.views import Job, Pod
 
 _IMAGE_REASONS: Final = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}
@@ -15,6 +16,7 @@ _CONFIG_REASONS: Final = frozenset(
     {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 )
 _MISSING_CLAIM: Final = re.compile(r'persistentvolumeclaim "([^"]+)" not found')
+_PATIENCE: Final = timedelta(minutes=2)
 _REPORT: Final = re.compile(r"^([A-Z][A-Za-z0-9]{1,62}): (.+)$", re.DOTALL)
 
 
@@ -72,6 +74,36 @@ def _unscheduled(pod: Pod, message: str, store: str | None) -> Situation:
         f"no node can run pod {pod.meta.name}: {message}; lower its resource requests, correct "
         "nodeSelector or tolerations, or add a node",
     )
+
+
+def was_lost(pod: Pod) -> Situation | None:
+    """What ended the pod as a whole: an eviction, or a node that would not take it."""
+    if pod.lost is None:
+        return None
+    reason, message = pod.lost
+    text = f"pod {pod.meta.name} was ended from outside ({reason}: {message or 'no details'})"
+    return reconciling(
+        reasons.POD_LOST,
+        f"{text}; another takes its place; if that happens again, raise its requests or see to its node",
+    )
+
+
+def refused(place: str, message: str) -> Situation:
+    """The API server takes no pods of a workload or Job. `place` names the fields of its pods."""
+    return reconciling(
+        reasons.PODS_REFUSED,
+        f"no pod can be created: {message}; raise the quota of the namespace, or create or correct what "
+        f"{place} names (PriorityClass, ServiceAccount, resources)",
+    )
+
+
+def never_came(job: Job, now: datetime, place: str) -> Situation | None:
+    """A Job without a pod, long after it was made: nothing but its Events tells why."""
+    if not job.created or now - datetime.fromisoformat(job.created) < _PATIENCE:
+        return None
+    meta = job.meta
+    command = f"kubectl describe job --namespace {meta.namespace} {meta.name}"
+    return refused(place, f"Job {meta.name} still has none, and {command} tells why")
 
 
 def last_report(pods: Sequence[Pod]) -> tuple[str, str, bool] | None:

@@ -14,7 +14,7 @@ from pitcrew_operator.manifests.serving_pod import PORT
 from pitcrew_operator.plan.actions import Action, Ask, Requeue
 from pitcrew_operator.plan.conditions import Health, Situation
 from pitcrew_operator.plan.memory import recall
-from pitcrew_operator.plan.pods import last_report, newest, why_not_running
+from pitcrew_operator.plan.pods import last_report, newest, refused, was_lost, why_not_running
 from pitcrew_operator.plan.questions import (
     Answer,
     ComparePods,
@@ -54,7 +54,7 @@ def roll(
 ) -> Rolling:
     """Take the next step of the rollout to the target."""
     own = [p for p in newest(seen.pods) if p.meta.labels.get(REVISION_LABEL) == target.hash]
-    trouble = trouble_of(own, target.engine.claim_name)
+    trouble = trouble_of(own, target.engine.claim_name) or _refusal(fleet, target)
     comparison = _comparison(owner, target, seen.pods)
     sight = Sight(
         fleet.counts,
@@ -80,23 +80,33 @@ def roll(
 
 def trouble_of(pods: Sequence[Pod], store: str | None) -> Situation | None:
     """Why pods do not run, the youngest's reason first; None where they do or take their time."""
-    for pod in pods:
+    here = [pod for pod in pods if pod.lost is None]
+    for pod in here:
         problem = why_not_running(pod, store)
         if problem is not None:
             return problem
-    report = last_report(pods)
+    report = last_report(here)
     if report is None:
-        return None
+        # What was lost before the youngest pod came has its successor.
+        return was_lost(pods[0]) if pods else None
     reason, message, final = report
     health = Health.STALLED if final else Health.RECONCILING
     return Situation(health, reason, message, is_trouble=True)
+
+
+def _refusal(fleet: Fleet, target: Revision) -> Situation | None:
+    workload = fleet.of_revision(target.hash)
+    if workload is None or workload.refused is None:
+        return None
+    return refused("spec.runtime", workload.refused)
 
 
 def _fatal(pods: Sequence[Pod], trouble: Situation | None) -> Fault | None:
     """A start that was refused for good, or that failed again and again."""
     if trouble is None:
         return None
-    hopeless = any(pod.restarts >= _HOPELESS_RESTARTS and not pod.ready for pod in pods)
+    here = [pod for pod in pods if pod.lost is None]
+    hopeless = any(pod.restarts >= _HOPELESS_RESTARTS and not pod.ready for pod in here)
     if trouble.health is Health.STALLED or hopeless:
         return Fault(trouble.reason, trouble.message)
     return None

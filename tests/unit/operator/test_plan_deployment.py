@@ -355,6 +355,8 @@ TROUBLE: list[tuple[str, dict[str, Any], Health, str, str]] = [
     ("restarted", {"containerStatuses": [{"name": "main", "state": {"running": {}}, "lastState":
      {"terminated": {"exitCode": 2, "message": "OutOfKvMemory: 1 page"}}}]},
      Health.STALLED, "OutOfKvMemory", "1 page"),
+    ("no device", {"phase": "Failed", "reason": "UnexpectedAdmissionError", "message":
+     "no healthy devices present"}, Health.RECONCILING, "PodLost", "no healthy devices present"),
 ]  # fmt: skip
 
 
@@ -372,6 +374,26 @@ def test_trouble_of_pods_reaches_the_condition(
     assert hint in found[2]
     (event,) = (action for action in actions if isinstance(action, Emit))
     assert event.type == ("Normal" if case == "loading" else "Warning")
+
+
+def test_a_pod_that_was_evicted_is_no_trouble_of_those_after_it() -> None:
+    owner = deployment()
+    child = workload(owner, replicas=2, updatedReplicas=2)
+    box = {"name": "main", "state": {"terminated": {"exitCode": 137}}, "restartCount": 3}
+    gone = pod({"phase": "Failed", "reason": "Evicted", "containerStatuses": [box]})
+    here = replace(pod(container("running")), created="2026-11-01T11:30:00Z")
+    assert told(plan(owner, seen(owner, child, gone, here)))[1] == reasons.ROLLING_OUT
+
+
+def test_pods_that_the_api_server_refuses_are_told() -> None:
+    owner = deployment()
+    message = 'pods "chat-1" is forbidden: no PriorityClass with name urgent was found'
+    refusal = {"type": "ReplicaFailure", "status": "True", "message": message}
+    child = workload(owner, replicas=0, updatedReplicas=0, conditions=[refusal])
+    health, reason, told_of = told(plan(owner, seen(owner, child)))
+    assert (health, reason) == (Health.RECONCILING, reasons.PODS_REFUSED)
+    assert message in told_of
+    assert "spec.runtime" in told_of
 
 
 def test_second_plan_over_the_written_status_is_empty() -> None:

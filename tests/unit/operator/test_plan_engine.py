@@ -280,6 +280,8 @@ PENDING: list[tuple[str, dict[str, Any], str, str]] = [
      reasons.RETRYING, "no route"),
     ("quiet end", terminated("", 0), reasons.BUILD_STARTING, "Job"),
     ("killed", terminated("", 137, "Error"), reasons.RETRYING, "exit code 137"),
+    ("evicted", {"phase": "Failed", "reason": "Evicted", "message": "low on ephemeral-storage"},
+     reasons.RETRYING, "low on ephemeral-storage"),
 ]  # fmt: skip
 
 
@@ -291,6 +293,20 @@ def test_what_holds_a_build_up(case: str, status: dict[str, Any], reason: str, h
     health, found, message = told(actions)
     assert (health, found) == (Health.RECONCILING, reason), case
     assert hint in message
+
+
+@pytest.mark.parametrize(("age", "is_told"), [(1, False), (3, True)])
+@pytest.mark.parametrize("component", ["resolve", "build"])
+def test_a_job_that_gets_no_pod_is_told(component: str, age: int, is_told: bool) -> None:
+    subject = looked() if component == "build" else engine(QUIET)
+    name = job_name(subject) if component == "build" else look_name(subject)
+    found = replace(
+        job(name, component=component), created=(NOW - timedelta(minutes=age)).isoformat()
+    )
+    health, reason, message = told(plan(subject, seen_with(subject, found)))
+    assert health is Health.RECONCILING
+    assert (reason == reasons.PODS_REFUSED) is is_told
+    assert (f"kubectl describe job --namespace models {name}" in message) is is_told
 
 
 def test_progress_is_shown_and_looked_at_again() -> None:

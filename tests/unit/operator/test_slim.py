@@ -36,14 +36,27 @@ JOB_RAW = whole(
 )
 WORKLOAD_RAW = whole(
     spec={"replicas": 2, "template": {"spec": {"containers": [CONTAINER]}}},
-    status={"replicas": 2, "readyReplicas": 1},
+    status={
+        "replicas": 2,
+        "readyReplicas": 1,
+        "conditions": [
+            {"type": "Progressing", "status": "True"},
+            {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota"},
+        ],
+    },
 )
+LOST_RAW = whole(status={"phase": "Failed", "reason": "Evicted", "message": "low on memory"})
 
 
 @pytest.mark.parametrize(
     ("kind", "raw", "read"),
-    [(POD, POD_RAW, pod_of), (JOB, JOB_RAW, job_of), (WORKLOAD, WORKLOAD_RAW, workload_of)],
-    ids=["pod", "job", "workload"],
+    [
+        (POD, POD_RAW, pod_of),
+        (POD, LOST_RAW, pod_of),
+        (JOB, JOB_RAW, job_of),
+        (WORKLOAD, WORKLOAD_RAW, workload_of),
+    ],
+    ids=["pod", "lost", "job", "workload"],
 )
 def test_slim_object_reads_like_the_whole_one(
     kind: Kind, raw: Raw, read: Callable[[Raw], object]
