@@ -5,6 +5,7 @@ to be ready, where the engine lies. Each of these is refused with the field to u
 """
 
 from collections.abc import Iterator, Mapping
+from posixpath import normpath
 from typing import Any, Final, Self
 
 from pydantic import Field, model_validator
@@ -43,8 +44,11 @@ _RUNTIME: Final = {
 _ENGINE_MAY: Final = frozenset(
     {"name", "env", "envFrom", "resources", "securityContext", "volumeMounts"}
 )
-_VOLUMES: Final = frozenset({"engine", "adapters", "ranks", "tmp"})
-_PATHS: Final = ("/engine", "/adapters", "/ranks", "/tmp", "/pulled")  # noqa: S108 (paths inside a pod)
+_VOLUMES: Final = frozenset({"engine", "adapters", "ranks", "ranks-tls", "tmp"})
+_PATHS: Final = (
+    *("/engine", "/adapters", "/ranks", "/ranks-tls", "/pulled"),
+    "/tmp",  # noqa: S108 (a path inside a pod)
+)
 _PORTS: Final = {"containerPort": (8000, 8002), "name": ("http", "ranks")}
 _LABELS: Final = (f"{GROUP}/", "app.kubernetes.io/", "leaderworkerset.sigs.k8s.io/")
 
@@ -107,10 +111,11 @@ def _container(path: str, kind: str, name: str, container: Mapping[str, Any]) ->
                 yield f"{path}.env[{name_}] is the operator's; leave it out"
     elif (kind, name) == ("initContainers", ENGINE_CONTAINER):
         yield from _owned(path, container, dict.fromkeys(container.keys() - _ENGINE_MAY, _OURS))
+        _objects(container, path, "env")
     else:
         return
     for mount in _objects(container, path, "volumeMounts"):
-        where = str(mount.get("mountPath")).rstrip("/")
+        where = "/" + normpath(f"/{mount.get('mountPath')}").lstrip("/")
         if where in _PATHS or where.startswith("/engine/"):
             yield f"{path}.volumeMounts: {where} is the operator's; choose another mountPath"
 
@@ -121,10 +126,10 @@ def _owned(path: str, given: Mapping[str, Any], owned: Mapping[str, str]) -> Ite
 
 
 def _objects(parent: Mapping[str, Any], path: str, field: str) -> list[Mapping[str, Any]]:
-    """The entries of a list. Raises ValueError where they are no objects."""
-    found = parent.get(field)
-    if found is None:
-        return []
+    """The entries of a list that holds some of ours. Raises ValueError where they are no objects; null
+    would remove ours.
+    """
+    found = parent.get(field, [])
     if not isinstance(found, list) or not all(isinstance(entry, Mapping) for entry in found):
         raise ValueError(f"{path}.{field} must be a list of objects")
     return found

@@ -116,6 +116,31 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "volume": ({"volumes": [{"name": "engine"}]}, "spec.volumes[engine]", "another name"),
     "nameless": ({"containers": [{"image": "x"}]}, "spec.containers", "needs a name"),
+    "crooked mount": (
+        runtime(volumeMounts=[{"name": "x", "mountPath": "//engine/../engine"}]),
+        "spec.containers[runtime].volumeMounts: /engine is",
+        "another mountPath",
+    ),
+    "certificates": ({"volumes": [{"name": "ranks-tls"}]}, "spec.volumes[ranks-tls]", "another"),
+    "certificates' place": (
+        runtime(volumeMounts=[{"name": "x", "mountPath": "/ranks-tls"}]),
+        "/ranks-tls is the operator's",
+        "another mountPath",
+    ),
+    "no verification": ({"initContainers": None}, "spec.initContainers", "a list of objects"),
+    "no volumes": ({"volumes": None}, "spec.volumes", "must be a list of objects"),
+    "no mounts": (
+        runtime(volumeMounts=None),
+        "spec.containers[runtime].volumeMounts",
+        "must be a list of objects",
+    ),
+    "no ports": (runtime(ports=None), "spec.containers[runtime].ports", "a list of objects"),
+    "no environment": (runtime(env=None), "spec.containers[runtime].env", "a list of objects"),
+    "no keys": (
+        {"initContainers": [{"name": "engine", "env": None}]},
+        "spec.initContainers[engine].env",
+        "a list of objects",
+    ),
     "no list": ({"containers": 5}, "spec.containers", "must be a list of objects"),
     "no objects": ({"volumes": ["a"]}, "spec.volumes", "must be a list of objects"),
 }
