@@ -168,7 +168,7 @@ class Reconciler:
             situation = problem.refused(
                 error.status, error.message, is_permission=error.is_permission
             )
-            told = problem.tell(kind, meta, before, situation, self._now())
+            told = problem.tell_refusal(kind, meta, before, actions, situation, self._now())
             await self._perform(told, decisions)
             raise
 

@@ -107,7 +107,7 @@ class SimulatedCluster:
         number = next(self._numbers)
         if kind is SERVICE:
             found["spec"] = found["spec"] | {"clusterIP": f"10.96.0.{number % 256}"}
-        created = f"2026-11-01T11:00:00.{number:06}Z"
+        created = f"2026-11-01T11:59:00.{number:06}Z"
         stamp = {"uid": f"uid-{number}", "generation": 1}
         found["metadata"] = {"creationTimestamp": created} | found["metadata"] | stamp
         self.created[f"{kind.kind}/{found['metadata']['name']}"] += 1
@@ -171,7 +171,7 @@ class SimulatedCluster:
                 "name": f"{metadata['name']}-{number}",
                 "namespace": metadata["namespace"],
                 "labels": labels,
-                "creationTimestamp": f"2026-11-01T11:00:00.{number:06}Z",
+                "creationTimestamp": f"2026-11-01T11:59:00.{number:06}Z",
                 "ownerReferences": [{"kind": "Job", "name": "", "uid": metadata["uid"]}],
             },
             "spec": template["spec"],

@@ -1,5 +1,6 @@
 """One pass against a cluster in memory: what cannot be done is told, and never stops the rest."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from tests.unit.operator.factories import (
     deployment_raw,
     engine_raw,
     resolved,
+    succeeded,
 )
 
 ENGINE_KEY = Key(ENGINE, NAMESPACE, "tiny")
@@ -81,6 +83,12 @@ class Bench:
         await self.reconcile(ENGINE_KEY)
         await self.reconcile(ENGINE_KEY)
 
+    def condition(self, key: Key, kind: str) -> tuple[str, str, str]:
+        """Status, reason and message of a condition."""
+        conditions = self.cluster.objects[key.kind, key.name]["status"]["conditions"]
+        (found,) = [c for c in conditions if c["type"] == kind]
+        return found["status"], found["reason"], found["message"]
+
     def ready(self, key: Key) -> tuple[str, str, str]:
         """Type of the true condition, its reason, and the message of Ready."""
         conditions = self.cluster.objects[key.kind, key.name]["status"]["conditions"]
@@ -111,6 +119,36 @@ async def test_quota_is_awaited_rather_than_final() -> None:
     bench.cluster.refusals = {}  # type: ignore[attr-defined]
     await bench.reconcile(DEPLOYMENT_KEY)
     assert bench.ready(DEPLOYMENT_KEY)[1] == reasons.ROLLING_OUT
+
+
+async def test_an_engine_that_serves_stays_ready_where_its_next_look_is_forbidden() -> None:
+    bench = Bench(RefusingCluster())
+    bench.cluster.create(ENGINE, engine_raw({"rebuildPolicy": {"pollSeconds": 60}}))
+    await bench.begin_build()
+    (build,) = bench.cluster.jobs("build")
+    bench.cluster.start_pod(build)
+    bench.cluster.end_pod(bench.cluster.pods_of(build)[0], succeeded(), 0)
+    bench.cluster.end_job(build, "Complete")
+    await bench.reconcile(ENGINE_KEY)
+    assert bench.condition(ENGINE_KEY, "Ready")[:2] == ("True", reasons.ENGINE_READY)
+    (look,) = bench.cluster.jobs("resolve")
+    bench.cluster.remove(JOB, look["metadata"]["name"])
+    refusal = Rejected(403, "exceeded quota: count/jobs.batch")
+    bench.cluster.refusals[JOB] = refusal  # type: ignore[attr-defined]
+    bench.now += timedelta(minutes=5)
+    with pytest.raises(RetryLater):
+        await bench.reconcile(ENGINE_KEY)
+    assert bench.condition(ENGINE_KEY, "Ready")[:2] == ("True", reasons.ENGINE_READY)
+    status, reason, message = bench.condition(ENGINE_KEY, "UpToDate")
+    assert (status, reason) == ("Unknown", reasons.FORBIDDEN)
+    assert "exceeded quota" in message
+    writes = bench.cluster.writes
+    with pytest.raises(RetryLater):
+        await bench.reconcile(ENGINE_KEY)
+    assert bench.cluster.writes == writes
+    bench.cluster.refusals.clear()  # type: ignore[attr-defined]
+    await bench.reconcile(ENGINE_KEY)
+    assert bench.cluster.jobs("resolve")
 
 
 async def test_api_server_that_is_away_is_retried_and_not_told() -> None:
