@@ -135,26 +135,30 @@ def choose_pool(
     nodes: Iterable[GpuNode],
     capability: str,
     selector: Mapping[str, str],
-    product: str | None = None,
+    known: GpuPool | None = None,
 ) -> GpuPool | None:
     """The pool to build for: of the product that is in use, else of the commonest; newest driver.
 
-    Staying with a product keeps engines from being rebuilt whenever a node comes or goes. The
-    newest driver wins as soon as one node has it: during a driver upgrade the next engine is built
-    while the nodes that still wait serve the one before. None where no node qualifies.
+    `known` is the pool of before. Staying with its product keeps engines from being rebuilt whenever a
+    node comes or goes. The newest driver wins as soon as one node has it: during a driver upgrade the
+    next engine is built while the nodes that still wait serve the one before. Nodes that take no pods
+    for a while bring nothing new, and take nothing away. None where no node qualifies.
     """
     fitting = [
         node
         for node in nodes
-        if node.schedulable
-        and node.capability == capability
-        and selector.items() <= node.labels.items()
+        if node.capability == capability and selector.items() <= node.labels.items()
     ]
-    if not fitting:
+    usable = [node for node in fitting if node.schedulable]
+    if not usable:
         return None
-    chosen = _product(fitting, product)
+    in_use = known is not None and any(node.product == known.product for node in fitting)
+    chosen = known.product if known is not None and in_use else _commonest(usable)
     alike = [node for node in fitting if node.product == chosen]
-    newest = max((node.driver for node in alike), key=lambda driver: (driver.cuda, driver.branch))
+    drivers = [n.driver for n in alike if n.schedulable or (known and n.driver == known.driver)]
+    if not drivers:
+        return None
+    newest = max(drivers, key=lambda driver: (driver.cuda, driver.branch))
     ours = [node for node in alike if node.driver == newest]
     label = min(node.driver_label for node in ours)
     return GpuPool(
@@ -167,11 +171,8 @@ def choose_pool(
     )
 
 
-def _product(nodes: Sequence[GpuNode], preferred: str | None) -> str:
+def _commonest(nodes: Sequence[GpuNode]) -> str:
     counts: Counter[str] = Counter()
     for node in nodes:
         counts[node.product] += node.count
-    if preferred in counts:
-        assert preferred is not None
-        return preferred
     return max(counts, key=lambda name: (counts[name], name))

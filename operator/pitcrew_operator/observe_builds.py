@@ -124,8 +124,7 @@ def see_pool(engine: Engine, store: Store) -> GpuPool | None:
     recorded = engine.status.resolution.pool if engine.status.resolution else None
     remembered = GpuPool.of(recorded) if recorded else None
     nodes = (node for raw in store.all(NODE) if (node := _node(raw)))
-    product = remembered.product if remembered else None
-    chosen = choose_pool(nodes, capability, engine.spec.build.node_selector, product)
+    chosen = choose_pool(nodes, capability, engine.spec.build.node_selector, remembered)
     if chosen is None and remembered is not None and remembered.capability == capability:
         return remembered
     return chosen

@@ -10,7 +10,7 @@ from pitcrew_operator.order import Order
 from pitcrew_operator.plan.actions import Action, Requeue
 from pitcrew_operator.plan.book import Book
 from pitcrew_operator.plan.building import failure
-from pitcrew_operator.plan.conditions import Situation, reconciling, stalled
+from pitcrew_operator.plan.conditions import Situation, reconciling, rfc3339, stalled
 from pitcrew_operator.plan.preflight import misfit
 from pitcrew_operator.plan.window import until_open
 from pitcrew_operator.views import Job
@@ -67,11 +67,6 @@ def _policy(order: Order, book: Book, now: datetime) -> Held | None:
     wait = until_open(policy.window, now)
     if wait <= timedelta():
         return None
-    text = f"a newer engine is built when the window opens, in {_hours(wait)}"
+    text = f"a newer engine is built when the window opens, at {rfc3339(now + wait)}"
     again = (Requeue(wait.total_seconds()),)
     return Held(reconciling(reasons.AWAITING_WINDOW, text), again)
-
-
-def _hours(wait: timedelta) -> str:
-    hours = int(wait.total_seconds() // 3600)
-    return f"about {hours} h" if hours else "less than an hour"

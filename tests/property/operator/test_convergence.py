@@ -82,6 +82,12 @@ class Life(RuleBasedStateMachine):
     def restart(self, image: str | None) -> None:
         self.world.restart(image)
 
+    @rule(events=st.integers(0, 30))
+    def another_operator_leads(self, events: int) -> None:
+        """With a view that is as old as may be; two may believe in turns that they lead."""
+        self.world.hand_over()
+        self.world.deliver(events)
+
     @rule(key=st.sampled_from(KEYS), outage=st.integers(-1, 3), crowd=st.booleans())
     def reconcile(self, key: Key, outage: int, crowd: bool) -> None:
         """One pass, perhaps with the API server going away before one of its writes."""

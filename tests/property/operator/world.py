@@ -5,11 +5,14 @@ The world knows nothing of what must hold; the tests do.
 
 import itertools
 import math
+from collections import deque
 from collections.abc import Callable, Coroutine, Hashable, Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from pitcrew_operator.ask.dcgm import PodName
+from pitcrew_operator.config import Config
 from pitcrew_operator.dispatch import concerned
 from pitcrew_operator.kinds import DEPLOYMENT, ENGINE, JOB, POD, Kind, Raw
 from pitcrew_operator.metrics import Metrics
@@ -64,6 +67,18 @@ def claim(name: str) -> Raw:
     return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": {}}
 
 
+@dataclass
+class Standby:
+    """An operator that does not lead: what it knows, and what its watches have still to tell it."""
+
+    config: Config
+    store: Store
+    reconciler: Reconciler
+    asker: FakeAsker
+    crowd: Crowd
+    pending: deque[tuple[str, Kind, Object]]
+
+
 class World:
     """Two engines of one spec, a deployment of the first, and an operator that looks after them."""
 
@@ -82,6 +97,8 @@ class World:
         self.cluster.create(ENGINE, engine_raw(spec))
         self.cluster.create(ENGINE, engine_raw(spec) | {"metadata": _named("twin")})
         self.cluster.create(DEPLOYMENT, deployment_raw())
+        self.standby: Standby | None = None
+        self.cluster.listeners.append(self._tell_standby)
         self.restart()
 
     # The operator.
@@ -93,7 +110,7 @@ class World:
         self.dirty: set[Key] = set(KEYS)
         self.store = Store(self._changed)
         self.asker = FakeAsker(self._answered)
-        self.crowd = Crowd(self.dirty.add)
+        self.crowd = Crowd(lambda key: self.dirty.add(key))
         self.reconciler = Reconciler(
             self.cluster,
             self.store,
@@ -106,6 +123,26 @@ class World:
             patience=self.crowd,
         )
         self.list_everything()
+
+    def hand_over(self) -> None:
+        """Another operator leads; it has not heard of anything since it was made or led last. The one
+        before may lead again, or even believe that it never ceased to.
+        """
+        there = self.standby
+        self.standby = Standby(
+            self.config, self.store, self.reconciler, self.asker, self.crowd, self.cluster.pending
+        )
+        if there is None:
+            self.cluster.pending = deque()
+            self.restart()
+            return
+        self.config, self.store, self.reconciler = there.config, there.store, there.reconciler
+        self.asker, self.crowd, self.cluster.pending = there.asker, there.crowd, there.pending
+        self.dirty = set(KEYS)
+
+    def _tell_standby(self, change: str, kind: Kind, raw: Object) -> None:
+        if self.standby is not None:
+            self.standby.pending.append((change, kind, raw))
 
     def list_everything(self) -> None:
         """Full listings of every kind."""

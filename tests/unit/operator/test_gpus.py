@@ -1,5 +1,7 @@
 """Nodes as their labels tell them, and the pool that an engine is built for."""
 
+from dataclasses import replace
+
 import pytest
 
 from pitcrew_operator.gpus import Driver, GpuNode, GpuPool, choose_pool, gpu_node
@@ -31,8 +33,8 @@ def node(schedulable: bool = True, **given: object) -> GpuNode:
     return found
 
 
-def chosen(*nodes: GpuNode, product: str | None = None, **selector: str) -> GpuPool:
-    pool = choose_pool(nodes, "sm90", selector, product)
+def chosen(*nodes: GpuNode, known: GpuPool | None = None, **selector: str) -> GpuPool:
+    pool = choose_pool(nodes, "sm90", selector, known)
     assert pool is not None
     return pool
 
@@ -76,8 +78,24 @@ def test_drivers_are_compared_as_numbers() -> None:
 def test_the_commonest_product_is_chosen_and_then_kept() -> None:
     nodes = (node(count=8), node(product=H200, count=4))
     assert chosen(*nodes).product == H100
-    assert chosen(*nodes, product=H200).product == H200
-    assert chosen(node(), product=H200).product == H100
+    known = chosen(node(product=H200))
+    assert chosen(*nodes, known=known).product == H200
+    assert chosen(node(), known=known).product == H100
+
+
+def test_nodes_that_take_no_pods_for_a_while_change_nothing() -> None:
+    new, old = node(driver=580, cuda="13.0"), node(driver=575, cuda="12.9")
+    known = chosen(new, old)
+    assert chosen(replace(new, schedulable=False), old, known=known) == known
+    other = node(product=H200)
+    assert chosen(*(replace(n, schedulable=False) for n in (new, old)), other, known=known) == known
+
+
+def test_a_driver_that_no_pod_can_reach_yet_is_not_built_for() -> None:
+    before = chosen(node(driver=575, cuda="12.9"), node(driver=575, cuda="12.9"))
+    upgraded = node(driver=580, cuda="13.0", schedulable=False)
+    assert chosen(upgraded, node(driver=575, cuda="12.9"), known=before) == before
+    assert choose_pool([upgraded, node(product=H200)], "sm90", {}, before) is None
 
 
 def test_only_nodes_that_the_spec_allows_count() -> None:
