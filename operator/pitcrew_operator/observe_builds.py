@@ -20,7 +20,7 @@ from pitcrew_operator.plan.building import Turn
 from pitcrew_operator.plan.course import Work
 from pitcrew_operator.plan.looking import look
 from pitcrew_operator.plan.retention import Uses
-from pitcrew_operator.store import Store
+from pitcrew_operator.store import EVERYWHERE, Store
 from pitcrew_operator.turns import ahead_of
 from pitcrew_operator.views import JOB_NAME_LABEL, Engine, Job, Pod, job_of, pod_of
 
@@ -103,7 +103,7 @@ def _turn(order: Order | None, jobs: list[Job], store: Store) -> Turn:
     if order is None:
         return Turn()
     queued = next((job for job in jobs if job.component == BUILD and job.suspended), None)
-    removals = _of_store(order.engine.meta.namespace, order.store.name, COLLECT, store)
+    removals = _of_store(order.engine.meta.namespace, order.store, COLLECT, store)
     return Turn(
         ahead=ahead_of(store, queued) if queued else 0,
         limit=order.config.max_parallel_builds,
@@ -111,9 +111,10 @@ def _turn(order: Order | None, jobs: list[Job], store: Store) -> Turn:
     )
 
 
-def _of_store(namespace: str, claim: str, component: str, store: Store) -> Iterator[Job]:
-    """The Jobs of that kind that work on one engine store."""
-    return map(job_of, store.refer(JOB, namespace, f"{component}={store_label(claim)}"))
+def _of_store(namespace: str, place: stores.Store, component: str, store: Store) -> Iterator[Job]:
+    """The Jobs of that kind that work on one engine store: of every namespace where it is a bucket."""
+    where = EVERYWHERE if isinstance(place, stores.Bucket) else namespace
+    return map(job_of, store.refer(JOB, where, f"{component}={store_label(place.name)}"))
 
 
 def see_pool(engine: Engine, store: Store) -> GpuPool | None:
@@ -155,7 +156,7 @@ def see_uses(engine: Engine, store: Store, place: stores.Store) -> Uses:
         deployments=frozenset(id_ for id_ in ids if any(id_.startswith(each) for each in named)),
         engines=frozenset(chain(_flat(_ids, others), _flat(_retired, after))),
         unforgotten=frozenset(_flat(_retired, before)),
-        builds=tuple(_of_store(namespace, place.name, BUILD, store)),
+        builds=tuple(_of_store(namespace, place, BUILD, store)),
     )
 
 

@@ -15,6 +15,7 @@ from pitcrew_operator.views import COMPONENT_LABEL, JOB_NAME_LABEL
 
 Listener = Callable[[Kind, Raw], None]
 
+EVERYWHERE: Final = ""
 _REMEMBERED_DELETIONS: Final = 4096
 
 
@@ -57,7 +58,9 @@ class Store:
         return len(self._objects[kind])
 
     def refer(self, kind: Kind, namespace: str, reference: str) -> list[Raw]:
-        """Objects that refer so, such as `engine=tiny`: see `references`."""
+        """Objects that refer so, such as `engine=tiny`: see `references`. In namespace EVERYWHERE are
+        the Jobs on an engine store, which may be a bucket of several namespaces.
+        """
         return list(self._index.get((kind, namespace, reference), {}).values())
 
     def put(self, kind: Kind, raw: Raw) -> None:
@@ -73,8 +76,8 @@ class Store:
         if known:
             self._unindex(kind, known)
         self._objects[kind][namespace, name] = slimmed
-        for reference in references(kind, slimmed):
-            self._index[kind, namespace, reference][name] = slimmed
+        for place, entry in _places(kind, slimmed):
+            self._index[place][entry] = slimmed
         if known is None or not is_same(known, slimmed):
             self._listener(kind, slimmed)
 
@@ -106,18 +109,35 @@ class Store:
                 self.remove(kind, known)
 
     def _unindex(self, kind: Kind, known: Raw) -> None:
-        namespace, name = _key(known)
-        for reference in references(kind, known):
-            bucket = self._index[kind, namespace, reference]
-            bucket.pop(name, None)
+        for place, entry in _places(kind, known):
+            bucket = self._index[place]
+            bucket.pop(entry, None)
             if not bucket:
-                del self._index[kind, namespace, reference]
+                del self._index[place]
 
     def _remember(self, uid: str) -> None:
         """A late answer to an own write must not bring a deleted object back."""
         self._deleted[uid] = None
         while len(self._deleted) > _REMEMBERED_DELETIONS:
             self._deleted.popitem(last=False)
+
+
+def _places(kind: Kind, raw: Raw) -> Iterator[tuple[tuple[Kind, str, str], str]]:
+    """Where an object stands in the index, and under which name there."""
+    namespace, name = _key(raw)
+    for reference in references(kind, raw):
+        yield (kind, namespace, reference), name
+    work = _store_work(raw) if kind is JOB else None
+    if work is not None:
+        yield (kind, EVERYWHERE, work), f"{namespace}/{name}"
+
+
+def _store_work(raw: Raw) -> str | None:
+    """What a Job does on an engine store, and on which."""
+    labels = raw["metadata"].get("labels") or {}
+    if STORE_LABEL not in labels or COMPONENT_LABEL not in labels:
+        return None
+    return f"{labels[COMPONENT_LABEL]}={labels[STORE_LABEL]}"
 
 
 def references(kind: Kind, raw: Raw) -> list[str]:
@@ -139,8 +159,8 @@ def references(kind: Kind, raw: Raw) -> list[str]:
         owners = raw["metadata"].get("ownerReferences") or ()
         found = [f"engine={owner['name']}" for owner in owners if owner["kind"] == ENGINE.kind]
     labels = raw["metadata"].get("labels") or {}
-    if STORE_LABEL in labels and COMPONENT_LABEL in labels:
-        found.append(f"{labels[COMPONENT_LABEL]}={labels[STORE_LABEL]}")
+    work = _store_work(raw)
+    found += [work] if work is not None else []
     return found + [f"{name}={labels[label]}" for name, label in _NAMED if label in labels]
 
 

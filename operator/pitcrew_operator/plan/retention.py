@@ -39,7 +39,7 @@ class Uses:
     unforgotten: frozenset[str] = frozenset()
     """Ids that other LLMEngines have retired and are about to forget."""
     builds: tuple[Job, ...] = ()
-    """Every build Job of the store."""
+    """Every build Job of the store, whatever its namespace."""
 
     @property
     def is_building(self) -> bool:
@@ -85,7 +85,8 @@ def _collect(order: Order, book: Book, uses: Uses) -> Tidied:
         return Tidied(book)
     if uses.is_building or not uses.unforgotten.isdisjoint(ids):
         return Tidied(book, (Requeue(_PATIENCE),))
-    believed = _telling_of(book.retired, uses.builds)
+    own = [job for job in uses.builds if job.meta.namespace == order.engine.meta.namespace]
+    believed = _telling_of(book.retired, own)
     if believed:
         return Tidied(book, (*map(_delete, believed), Requeue(_LOOK_AGAIN)))
     return Tidied(book, (Apply(collect_job(order.engine, order.store, ids, order.config)),))

@@ -12,20 +12,26 @@ from pitcrew_operator.api.engine import LLMEngineSpec
 from pitcrew_operator.api.store import EngineStore
 from pitcrew_operator.api.version import EngineStatus
 from pitcrew_operator.config import Config
-from pitcrew_operator.kinds import ENGINE
+from pitcrew_operator.kinds import ENGINE, JOB
+from pitcrew_operator.logtails import LogTails
 from pitcrew_operator.manifests.builder_pod import Task, pod_spec
+from pitcrew_operator.manifests.names import STORE_LABEL, store_label
 from pitcrew_operator.manifests.revision import revision_of
 from pitcrew_operator.manifests.store import Bucket, arguments, chosen, recorded
-from pitcrew_operator.observe_builds import see_uses
+from pitcrew_operator.observe_builds import see_uses, see_work
+from pitcrew_operator.order import Order
 from pitcrew_operator.plan.pods import last_report, why_not_running
 from pitcrew_operator.store import Store
-from pitcrew_operator.views import Claim, deployment_of, engine_of, pod_of
+from pitcrew_operator.views import COMPONENT_LABEL, Claim, deployment_of, engine_of, pod_of
+from tests.property.operator.simulation import SimulatedCluster
 from tests.unit.operator.factories import (
     CONFIG,
     ENGINE_STATUS,
+    NOW,
     deployment,
     engine,
     engine_raw,
+    meta,
     pod_raw,
 )
 from tests.unit.operator.goldens import assert_golden
@@ -232,3 +238,27 @@ def test_engines_in_a_bucket_are_kept_for_every_namespace() -> None:
     view.put(ENGINE, engine_raw())
     assert see_uses(engine(), view, bucket()).engines == {"ab" * 32}
     assert see_uses(engine(), view, Claim("pitcrew-engines", "uid")).engines == frozenset()
+
+
+async def test_work_on_a_bucket_is_seen_from_every_namespace() -> None:
+    """A build may find an engine of its store at any moment, so nobody removes one meanwhile."""
+    view, place = Store(lambda kind, raw: None), bucket()
+    view.put(JOB, work_on(place, "build"))
+    view.put(JOB, work_on(place, "collect"))
+    claim = Claim("pitcrew-engines", "uid")
+    assert see_uses(engine(), view, place).is_building
+    assert not see_uses(engine(), view, claim).is_building
+    for where, removal in ((place, "collect-1"), (claim, None)):
+        order = Order(engine(), CONFIG, where)
+        tails = LogTails(SimulatedCluster(), 1.0, lambda: NOW)
+        seen = await see_work(engine(), order, view, SimulatedCluster(), tails, NOW)
+        assert seen.turn.collecting == removal
+    view.remove(JOB, work_on(place, "build"))
+    assert not see_uses(engine(), view, place).is_building
+
+
+def work_on(place: Bucket, component: str) -> dict[str, Any]:
+    """A Job of another namespace."""
+    labels = {COMPONENT_LABEL: component, STORE_LABEL: store_label(place.name)}
+    metadata = meta(f"{component}-1", labels=labels, resourceVersion="1") | {"namespace": "others"}
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": {}}
