@@ -52,7 +52,9 @@ class Cluster(Protocol):
         """Server-side apply; the object as it is now. A Job that is there already is left as it is."""
 
     async def apply_status(self, manifest: Raw) -> Raw:
-        """Server-side apply of the status subresource. Raises Gone for a deleted object."""
+        """Server-side apply of the status subresource. Raises Gone for a deleted object, and Conflict
+        where it is not at the version that the manifest names any more.
+        """
 
     async def patch(self, kind: Kind, meta: Meta, fields: Raw) -> Raw:
         """Merge fields into this very state of an object; the object as it is now."""

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from pitcrew_operator.api.common import API_VERSION
 from pitcrew_operator.cluster import Cluster
-from pitcrew_operator.errors import Gone
+from pitcrew_operator.errors import Conflict, Gone
 from pitcrew_operator.kinds import EVENT, Kind, Raw, kind_of
 from pitcrew_operator.plan.actions import (
     Action,
@@ -68,21 +68,31 @@ async def _patch(kind: Kind, meta: Meta, fields: Raw, cluster: Cluster, store: S
 
 
 async def _write_status(action: WriteStatus, cluster: Cluster, store: Store) -> None:
+    """What was planned for an older state than the newest is refused: a status is the memory of what was
+    proven. The newest state is read then, for a watch may be silent for a while.
+    """
+    kind, meta = action.kind, action.meta
     document = {
         "apiVersion": API_VERSION,
-        "kind": action.kind.kind,
+        "kind": kind.kind,
         "metadata": {
-            "name": action.meta.name,
-            "namespace": action.meta.namespace,
+            "name": meta.name,
+            "namespace": meta.namespace,
             # A namesake that was created since must not get this status.
-            "uid": action.meta.uid,
+            "uid": meta.uid,
+            "resourceVersion": meta.version,
         },
         "status": action.status.model_dump(mode="json", by_alias=True, exclude_none=True),
     }
     try:
-        store.put(action.kind, await cluster.apply_status(document))
+        store.put(kind, await cluster.apply_status(document))
     except Gone:
-        logger.debug("%s %s is gone", action.kind.kind, action.meta.name)
+        logger.debug("%s %s is gone", kind.kind, meta.name)
+    except Conflict:
+        newest = await cluster.get(kind, meta.namespace, meta.name)
+        if newest is not None:
+            store.put(kind, newest)
+        raise
 
 
 async def _emit(action: Emit, record: Callable[[Raw], Awaitable[None]]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import kmock
 
-from pitcrew_operator.errors import Rejected, Unavailable
+from pitcrew_operator.errors import Conflict, Rejected, Unavailable
 from pitcrew_operator.kinds import EVENT, JOB, LEASE, NODE, WATCHED, Kind
 from pitcrew_operator.views import meta_of
 from tests.property.operator.simulation import Object, SimulatedCluster
@@ -168,6 +168,8 @@ class ApiServer:
         apply = self.cluster.apply_status if status else self.cluster.apply
         try:
             return dict(await apply(request.data))
+        except Conflict as error:
+            raise kmock.KubernetesError(status=409, message=str(error)) from error
         except Rejected as error:
             raise kmock.KubernetesError(status=error.status, message=error.message) from error
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pitcrew_operator.cluster import Known, as_it_is
-from pitcrew_operator.errors import Gone, Unavailable
+from pitcrew_operator.errors import Conflict, Gone, Unavailable
 from pitcrew_operator.kinds import JOB, POD, SERVICE, WORKLOAD, Kind, Raw, kind_of
 from pitcrew_operator.views import COMPONENT_LABEL, JOB_NAME_LABEL, Meta
 
@@ -75,6 +75,8 @@ class SimulatedCluster:
         known = self.objects.get((kind, metadata["name"]))
         if known is None or known["metadata"]["uid"] != metadata["uid"]:
             raise Gone(404, "no such object")
+        if known["metadata"]["resourceVersion"] != metadata["resourceVersion"]:
+            raise Conflict("409: the object has been modified")
         return self.update(kind, metadata["name"], status=_copy(manifest["status"]))
 
     async def patch(self, kind: Kind, meta: Meta, fields: Raw) -> Raw:

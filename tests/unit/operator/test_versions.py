@@ -1,9 +1,12 @@
 """Lives of engines as versions, told step by step on a simulated cluster."""
 
 from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
 
+from pitcrew_builder.report import Phase as BuildPhase
+from pitcrew_builder.report import Progress
 from pitcrew_operator import reasons
 from pitcrew_operator.kinds import CLAIM, ENGINE
 from pitcrew_operator.reconcile import Key
@@ -417,3 +420,31 @@ def test_an_engine_that_both_have_retired_is_removed_once(world: World) -> None:
     assert not any(name.startswith("Job/tiny-collect-") for name, _ in created)
     assert phases(world, TINY) == phases(world, TWIN) == ["Ready", "Ready"]
     assert len(world.engines) == 2
+
+
+def test_an_operator_that_is_behind_overwrites_nothing(world: World) -> None:
+    world.change_policy(TWIN, pollSeconds=0)
+    for size in (2, 4):
+        world.change(TWIN, shapes={"maxBatchSize": size})
+        go_on(world)
+    move_branch(world, "1")
+    go_on(world)
+    move_branch(world, "2")
+    job = begin_next(world)
+    (pod,) = world.going(job)
+    world.hand_over()
+    world.end(job, "success")
+    world.settle()
+    for removal in world.unfinished("collect"):
+        world.start(removal)
+        world.end(removal, "success")
+    proven = world.status(TINY)["current"]
+    world.hand_over()
+    progress = Progress(phase=BuildPhase.SERIALIZE, percent=62)
+    world.cluster.logs[pod["metadata"]["name"]] = progress.model_dump_json(by_alias=True)
+    world.now += timedelta(seconds=5)
+    world.reconcile(TINY)
+    assert world.status(TINY)["current"] == proven
+    assert in_store(world, TINY)
+    world.reconcile(TINY)
+    assert TINY not in world.dirty, "it has read what is newest, whatever its watches tell"
