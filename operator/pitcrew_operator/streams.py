@@ -11,12 +11,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapp
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Protocol
 
-import orjson
-
-from pitcrew_operator.errors import ClusterError, Gone, Rejected
+from pitcrew_operator.errors import ClusterError, Gone, Rejected, Unavailable
 from pitcrew_operator.kinds import Kind
 from pitcrew_operator.listing import Listings
 from pitcrew_operator.metrics import Metrics
+from pitcrew_operator.transport import parsed
 
 # The server ends a watch after this, and the next one goes on where it ended.
 _SERVER_SECONDS: Final = 290
@@ -114,17 +113,19 @@ class Streams:
             async for lines in news:
                 for number, line in enumerate(lines, 1):
                     if line:
-                        yield self._tell(kind, orjson.loads(line))
+                        yield self._tell(kind, parsed(line, f"GET {path}"))
                     if number % _TOLD_AT_ONCE == 0:
                         await asyncio.sleep(0)  # whoever else has something to do
 
     def _tell(self, kind: Kind, event: dict[str, Any]) -> str:
-        change, raw = event["type"], event["object"]
+        change, raw = event.get("type"), event.get("object") or {}
         if change == "ERROR":
             raise Rejected(raw.get("code") or 0, raw.get("message") or "")
+        version: str = (raw.get("metadata") or {}).get("resourceVersion") or ""
+        if not version:
+            raise Unavailable(f"the watch of {kind.plural} told something else than an event")
         if change == "DELETED":
             self._listings.remove(kind, raw)
         elif change != "BOOKMARK":
             self._listings.put(kind, raw)
-        version: str = raw["metadata"]["resourceVersion"]
         return version

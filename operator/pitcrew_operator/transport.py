@@ -59,8 +59,7 @@ class Transport:
     ) -> dict[str, Any]:
         """The answer to one request. Raises as `request` does."""
         answer = await self.request(verb, kind, path, query, body, headers, seconds)
-        document: dict[str, Any] = orjson.loads(answer)
-        return document
+        return parsed(answer, f"{verb} {path}")
 
     async def request(
         self,
@@ -137,6 +136,18 @@ class Transport:
         return await self._client.rest_client.request(
             verb, url, headers=all_headers, body=body, _request_timeout=limits
         )
+
+
+def parsed(text: bytes, place: str) -> dict[str, Any]:
+    """A JSON object. Raises Unavailable for anything else: a proxy on the way has words of its own."""
+    try:
+        document = orjson.loads(text)
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        excerpt = text[:100].decode(errors="replace")
+        raise Unavailable(f"{place}: something else than a JSON object came: {excerpt!r}")
+    return document
 
 
 async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[list[bytes]]:

@@ -25,22 +25,28 @@ class Http:
         if self._session is not None:
             await self._session.close()
 
-    async def text(self, url: str, body: object = None, key: str | None = None) -> str:
-        """GET, or POST of a JSON body, with an API key if one is given.
+    async def text(
+        self, url: str, body: object = None, key: str | None = None, more: float = 0.0
+    ) -> str:
+        """GET, or POST of a JSON body, with an API key if one is given. It may take `more` seconds than
+        usual.
 
         Raises NoAnswer for anything but 200 in time.
         """
+        seconds = self._timeout + more
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(seconds):
                 return await self._exchange(url, body, key)
         except TimeoutError as error:
-            raise NoAnswer(f"no answer from {url} within {self._timeout:g} s") from error
+            raise NoAnswer(f"no answer from {url} within {seconds:g} s") from error
         except (aiohttp.ClientError, OSError, UnicodeDecodeError) as error:
             raise NoAnswer(f"{url}: {type(error).__name__}: {error}") from error
 
-    async def json(self, url: str, body: object = None, key: str | None = None) -> Any:  # noqa: ANN401 (any JSON value)
+    async def json(
+        self, url: str, body: object = None, key: str | None = None, more: float = 0.0
+    ) -> Any:  # noqa: ANN401 (any JSON value)
         """The same, parsed."""
-        text = await self.text(url, body, key)
+        text = await self.text(url, body, key, more)
         try:
             return json.loads(text)
         except ValueError as error:

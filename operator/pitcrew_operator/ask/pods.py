@@ -16,6 +16,8 @@ from pitcrew_operator.ask.keys import Keys
 from pitcrew_operator.plan.questions import ComparePods
 from pitcrew_operator.plan.rollout.analysis import Agreement, Evidence
 
+_SECONDS_PER_TOKEN: Final = 0.5
+"""Of a golden prompt's answer, at most; a slow model is not one that fails."""
 _NAME_A_KEY: Final = (
     "; name a Secret with an API key that the pods of both revisions take in "
     "analysis.golden.keySecretRef"
@@ -105,7 +107,8 @@ async def _continue(
             "temperature": 0,
             "logprobs": 0,
         }
-        document = await http.json(f"{address}/v1/completions", body, key)
+        more = question.max_tokens * _SECONDS_PER_TOKEN
+        document = await http.json(f"{address}/v1/completions", body, key, more)
         answers.append(_tokens(document, address))
     return answers
 

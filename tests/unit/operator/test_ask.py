@@ -230,6 +230,18 @@ async def test_a_key_that_cannot_be_read_is_waited_for(http: Http) -> None:
     assert found.agreement == Agreement(1, 1)
 
 
+async def test_a_slow_model_is_given_time_for_each_token() -> None:
+    async def slow(request: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(0.5)
+        return await speaks("a")(request)
+
+    client = Http(timeout=0.3)
+    async with pod(metrics=counted(1), v1_models=MODELS, v1_completions=slow) as url:
+        found = await PodWatch().compare(client, NO_KEYS, comparison(url, url, "one"))
+    assert (found.problem, found.agreement) == (None, Agreement(1, 1))
+    await client.close()
+
+
 async def test_metrics_that_do_not_come_are_told(http: Http) -> None:
     async with pod(metrics=answers("gone", 500)) as url:
         found = await PodWatch().compare(http, NO_KEYS, comparison(url, url))

@@ -118,6 +118,14 @@ async def test_what_was_deleted_meanwhile_is_forgotten(break_: list[Any]) -> Non
     assert followed.relists == 1
 
 
+@pytest.mark.parametrize("line", [b"<html>502</html>", b"[]", b'{"type": "ADDED"}', b"7"])
+async def test_words_of_a_proxy_are_no_end(line: bytes) -> None:
+    followed = Followed([told("ADDED", job("a", 1001)), line], [told("ADDED", job("b", 1002))])
+    await followed.run()
+    assert followed.names >= {"a"}
+    assert followed.metrics.registry.get_sample_value("pitcrew_operator_watch_failures_total") == 1
+
+
 async def test_a_kind_that_goes_ends_its_watch() -> None:
     followed = Followed([told("ADDED", job("a", 1001))], [Gone(404, "no such kind")])
     streams = Streams(followed.wire, followed.listings, followed.metrics, 60.0)

@@ -103,6 +103,16 @@ async def test_answer_that_does_not_come_is_given_up(kubeconfig: Callable[[int],
             await KubeCluster(transport, lambda: 0.05).apply(JOB_RAW)
 
 
+@pytest.mark.parametrize("text", ["<html>Sign in</html>", "[]", ""])
+async def test_words_of_a_proxy_are_no_answer(text: str, kubeconfig: Callable[[int], None]) -> None:
+    async def proxy(_: web.Request) -> web.Response:
+        return web.Response(text=text)
+
+    async with server(proxy, kubeconfig) as transport:
+        with pytest.raises(Unavailable, match="something else than a JSON object came"):
+            await KubeCluster(transport).get(JOB, "n", "a")
+
+
 async def test_nothing_is_sent_without_permission(kubeconfig: Callable[[int], None]) -> None:
     asked: list[str] = []
 
