@@ -12,6 +12,7 @@ import kmock
 
 from pitcrew_operator.errors import Conflict, Rejected, Unavailable
 from pitcrew_operator.kinds import EVENT, JOB, LEASE, NODE, WATCHED, Kind
+from pitcrew_operator.reconcile import utc_now
 from pitcrew_operator.views import meta_of
 from tests.property.operator.simulation import Object, SimulatedCluster
 
@@ -22,7 +23,7 @@ class ApiServer:
     """Serves one simulated cluster."""
 
     def __init__(self) -> None:
-        self.cluster = SimulatedCluster()
+        self.cluster = SimulatedCluster(utc_now)
         self.http = kmock.KubernetesScaffold()
         self.away = False
         """Answer every request with 503, as in a restart."""

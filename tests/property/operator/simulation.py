@@ -9,6 +9,7 @@ import itertools
 import json
 from collections import Counter, deque
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 from pitcrew_operator.cluster import Known, as_it_is
@@ -17,12 +18,14 @@ from pitcrew_operator.kinds import JOB, POD, SERVICE, WORKLOAD, Kind, Raw, kind_
 from pitcrew_operator.views import COMPONENT_LABEL, JOB_NAME_LABEL, Meta
 
 Object = dict[str, Any]
+BEGAN = datetime(2026, 11, 1, 11, 59, tzinfo=UTC)
 
 
 class SimulatedCluster:
     """Implements `pitcrew_operator.cluster.Cluster`, and the hands of everybody else."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], datetime] = lambda: BEGAN) -> None:
+        self._now = now
         self.objects: dict[tuple[Kind, str], Object] = {}
         self.pending: deque[tuple[str, Kind, Object]] = deque()
         self.created: Counter[str] = Counter()
@@ -109,7 +112,7 @@ class SimulatedCluster:
         number = next(self._numbers)
         if kind is SERVICE:
             found["spec"] = found["spec"] | {"clusterIP": f"10.96.0.{number % 256}"}
-        created = f"2026-11-01T11:59:00.{number:06}Z"
+        created = f"{self._now():%Y-%m-%dT%H:%M:%S}.{number:06}Z"
         stamp = {"uid": f"uid-{number}", "generation": 1}
         found["metadata"] = {"creationTimestamp": created} | found["metadata"] | stamp
         self.created[f"{kind.kind}/{found['metadata']['name']}"] += 1
