@@ -62,7 +62,7 @@ class ScaleUp(Model):
     """How fast replicas are added."""
 
     stabilization_window_seconds: int = Field(
-        default=0,
+        default=30,
         ge=0,
         le=3600,
         description="Replicas are added where they were asked for all of this time.",
@@ -89,6 +89,13 @@ class ScaleDown(Model):
         ge=0,
         le=3600,
         description="Replicas are taken away that were not asked for in all of this time.",
+    )
+    tolerance_percent: int = Field(
+        default=0,
+        ge=0,
+        le=90,
+        description="Percent of each target that the load has to leave free on the replicas that "
+        "stay. More of it makes for fewer turns where the load is unsteady.",
     )
     step_replicas: int = Field(
         default=1,

@@ -75,12 +75,13 @@ def scale(owner: Deployment, seen: DeploymentSeen, fleet: Fleet, now: datetime) 
 
 def policy_of(owner: Deployment, autoscaling: Autoscaling, target: Revision, gap: float) -> Policy:
     """The spec in the planner's words."""
+    behavior = autoscaling.behavior
     return Policy(
         autoscaling.min_replicas,
         autoscaling.max_replicas,
         targets_of(owner, autoscaling, target.engine),
-        up=_pace(autoscaling.behavior.scale_up),
-        down=_pace(autoscaling.behavior.scale_down),
+        up=_pace(behavior.scale_up),
+        down=_pace(behavior.scale_down, behavior.scale_down.tolerance_percent),
         patience=owner.spec.runtime.startup_seconds + BESIDES_STARTUP,
         gap=gap,
     )
@@ -98,12 +99,13 @@ def targets_of(owner: Deployment, autoscaling: Autoscaling, engine: EngineStatus
     )
 
 
-def _pace(asked: ScaleUp | ScaleDown) -> Pace:
+def _pace(asked: ScaleUp | ScaleDown, tolerance_percent: int = 0) -> Pace:
     return Pace(
         asked.stabilization_window_seconds,
         asked.step_replicas,
         asked.step_percent,
         asked.period_seconds,
+        tolerance_percent / 100,
     )
 
 

@@ -19,7 +19,9 @@ from pitcrew_operator.plan.autoscaling.votes import Targets
 BEGIN = datetime(2026, 11, 2, tzinfo=UTC)
 EVERY = 15.0
 """Seconds from look to look."""
-UP, DOWN = Pace(0, 4, 100, 15), Pace(300, 1, 10, 60)
+UP, DOWN = Pace(30, 4, 100, 15), Pace(300, 1, 10, 60)
+AT_ONCE = Pace(0, 4, 100, 15)
+"""A step up after one look."""
 
 
 def policy(minimum: int = 1, maximum: int = 10, **more: object) -> Policy:
@@ -60,7 +62,7 @@ class Service:
         self.now += timedelta(seconds=EVERY)
         self._move()
         self.looks.appendleft((self.clock, Look(0.0, self.measure(load, self.ready))))
-        while len(self.looks) > 30:
+        while self.looks[-1][0] < self.clock - max(self.policy.down.window, EVERY) - 2 * EVERY:
             self.looks.pop()
         return self.decide()
 

@@ -18,7 +18,7 @@ from pitcrew_operator.plan.autoscaling.decision import (
 )
 from pitcrew_operator.plan.autoscaling.looks import Look, Replica
 from pitcrew_operator.plan.autoscaling.votes import Signal, Targets, asked, votes
-from tests.property.operator.load import BEGIN, EVERY, Service, busy, policy
+from tests.property.operator.load import AT_ONCE, BEGIN, EVERY, Service, busy, policy
 
 SLOTS = 8
 
@@ -47,6 +47,7 @@ paces = st.builds(
     replicas=st.integers(0, 5),
     percent=st.integers(0, 100),
     period=st.sampled_from([0, 15, 600]),
+    tolerance=st.sampled_from([0.0, 0.1]),
 )
 
 
@@ -151,7 +152,7 @@ def test_any_signal_above_its_target_adds_replicas(
     held_against: Targets, told: list[Replica], first_token: float, desired: int, room: int
 ) -> None:
     desired = min(desired, len(told))
-    asked_for = policy(maximum=desired + room, targets=held_against)
+    asked_for = policy(maximum=desired + room, targets=held_against, up=AT_ONCE)
     look = Look(0.0, tuple(told), first_token)
     decision = decide(asked_for, Record(desired), (look,), BEGIN)
     if any(vote.is_above for vote in votes(held_against, look)):
@@ -160,7 +161,7 @@ def test_any_signal_above_its_target_adds_replicas(
 
 @given(st.integers(1, 6), st.floats(80.0001, 100), st.floats(0, 80))
 def test_eighty_percent_exactly_is_the_line(present: int, above: float, at_most: float) -> None:
-    line = policy()
+    line = policy(up=AT_ONCE)
     more = decide(line, Record(present), (Look(0.0, busy(above * present, present)),), BEGIN)
     assert more.cause is Cause.UP
     for percent in (80.0, at_most):

@@ -90,12 +90,11 @@ class Scaled(World):
         self.change(CHAT, **autoscaled(**(autoscaling or {})))
         self.settle()
 
-    def measure(self, *percents: float | None, seconds: float = 0.0) -> None:
+    def measure(self, *percents: float | None, seconds: float = 30.0) -> None:
         """Ready replicas told this in every look of so long; the operator decides, and acts."""
         self.now += timedelta(seconds=seconds + 61)
-        count = int(seconds // 15) + 2 if seconds else 1
         told = tuple(Replica(gpu=percent) for percent in percents)
-        self.looks = tuple(Look(15.0 * n, told) for n in range(count))
+        self.looks = tuple(Look(15.0 * n, told) for n in range(int(seconds // 15) + 1))
         self.settle()
 
     def roll_out(self) -> None:
@@ -178,7 +177,7 @@ def test_while_replicas_start_no_more_are_added() -> None:
 def test_a_number_that_was_decided_survives_whatever_is_not_written(writes: int) -> None:
     world = Scaled()
     world.now += timedelta(seconds=61)
-    world.looks = (Look(0.0, (Replica(gpu=85), Replica(gpu=85))),)
+    world.looks = tuple(Look(age, (Replica(gpu=85),) * 2) for age in (0.0, 15.0, 30.0))
     world.cluster.refuse_after = writes
     world.settle()
     world.cluster.refuse_after = None

@@ -25,6 +25,8 @@ class Pace:
     """of the present ones, whichever is more."""
     period: float
     """From one step to the next at least."""
+    tolerance: float = 0.0
+    """Part of each target that the replicas that stay have to leave free."""
 
     def step(self, present: int) -> int:
         """Replicas that one step may change."""
@@ -166,11 +168,12 @@ def _fewer(policy: Policy, record: Record, looks: Sequence[Look], now: datetime)
 
 
 def _most(policy: Policy, looks: Sequence[Look]) -> int | None:
-    """Replicas that any look of the window asked for; None where not all of it is known."""
+    """Replicas that the load of any look of the window needs; None where not all of it is known."""
     covered = within(looks, policy.down.window, policy.gap)
     if covered is None:
         return None
-    found = [votes(policy.targets, look) for look in covered]
+    targets = policy.targets.below(policy.down.tolerance)
+    found = [votes(targets, look) for look in covered]
     if not all(vote.is_whole for each in found for vote in each):
         return None
     wishes = [asked(each) for each in found]

@@ -7,7 +7,7 @@ the first token is no sum: it asks for one more where it is too long, for one fe
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -40,6 +40,16 @@ class Targets:
     """Seconds."""
     slots: int = 1
     """Requests that one replica takes into its batch."""
+
+    def below(self, part: float) -> "Targets":
+        """Those of the loads lower by this part, so that whoever keeps them has room left."""
+        kept = 1 - part
+        return replace(
+            self,
+            gpu=None if self.gpu is None else self.gpu * kept,
+            waiting=None if self.waiting is None else self.waiting * kept,
+            kv=None if self.kv is None else self.kv * kept,
+        )
 
 
 @dataclass(frozen=True)
