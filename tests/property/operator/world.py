@@ -110,12 +110,13 @@ class World:
         self.dirty: set[Key] = set(KEYS)
         self.store = Store(self._changed)
         self.asker = FakeAsker(self._answered)
+        self.metrics = Metrics()
         self.crowd = Crowd(lambda key: self.dirty.add(key))
         self.reconciler = Reconciler(
             self.cluster,
             self.store,
             self.config,
-            Metrics(),
+            self.metrics,
             self.asker,
             now=lambda: self.now,
             gpus=lambda: self.gpus,

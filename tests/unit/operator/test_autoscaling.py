@@ -14,8 +14,10 @@ from pitcrew_operator.kinds import DEPLOYMENT, DISRUPTION_BUDGET, WORKLOAD
 from pitcrew_operator.plan.autoscaling.looks import Look, Replica
 from pitcrew_operator.plan.scaling import targets_of
 from pitcrew_operator.plan.wish import spec_digest
+from pitcrew_operator.plugin import explain, status
+from pitcrew_operator.plugin.subject import Subject
 from tests.property.operator.world import CHAT, HUB, TINY, World
-from tests.unit.operator.factories import ENGINE_STATUS, deployment
+from tests.unit.operator.factories import ENGINE_STATUS, NAMESPACE, deployment
 
 GPUS = {"resources": {"limits": {"nvidia.com/gpu": 1}}}
 
@@ -133,20 +135,20 @@ def test_eighty_five_percent_is_one_more_and_forty_is_one_less() -> None:
     world = Scaled()
     world.measure(85, 85)
     assert (world.desired, world.replicas) == (3, 3)
-    status = world.status(CHAT)["autoscaling"]
-    assert status["message"] == (
+    told = world.status(CHAT)["autoscaling"]
+    assert told["message"] == (
         "gpuUtilization is 85 %, with a target of 80 %: 3 replicas in place of 2"
     )
-    assert status["warming"] is True
-    assert status["signals"] == [
+    assert told["warming"] is True
+    assert told["signals"] == [
         {"name": "gpuUtilization", "current": "85", "target": "80", "desiredReplicas": 3}
     ]
     world.roll_out()
     world.measure(40, 40, 40, seconds=300)
     assert (world.desired, world.replicas) == (2, 2)
-    status = world.status(CHAT)["autoscaling"]
-    assert status["warming"] is False
-    assert "for 300 s at least: gpuUtilization is 40 %" in status["message"]
+    told = world.status(CHAT)["autoscaling"]
+    assert told["warming"] is False
+    assert "for 300 s at least: gpuUtilization is 40 %" in told["message"]
     assert world.reasons().count(reasons.SCALED_UP) == 1
     assert world.reasons().count(reasons.SCALED_DOWN) == 1
     budget = world.cluster.objects[DISRUPTION_BUDGET, "chat"]
@@ -195,9 +197,9 @@ def test_an_older_status_takes_nothing_back() -> None:
     world = Scaled()
     world.restart()
     world.settle()
-    status = world.status(CHAT)
-    decided = status["autoscaling"] | {"desiredReplicas": 3}
-    world.cluster.update(DEPLOYMENT, "chat", status=status | {"autoscaling": decided})
+    known = world.status(CHAT)
+    decided = known["autoscaling"] | {"desiredReplicas": 3}
+    world.cluster.update(DEPLOYMENT, "chat", status=known | {"autoscaling": decided})
     world.cluster.pending.clear()
     (workload,) = world.cluster.workloads()
     spec = workload["spec"] | {"replicas": 3}
@@ -281,9 +283,9 @@ def test_what_was_said_of_it_goes_with_it() -> None:
     world.change(CHAT, autoscaling=None, replicas=1)
     world.settle()
     world.roll_out()
-    status = world.status(CHAT)
-    assert "autoscaling" not in status
-    assert {c["type"] for c in status["conditions"]}.isdisjoint({"ScalingActive", "ScalingLimited"})
+    known = world.status(CHAT)
+    assert "autoscaling" not in known
+    assert {c["type"] for c in known["conditions"]}.isdisjoint({"ScalingActive", "ScalingLimited"})
     assert world.replicas == 1
 
 
@@ -332,10 +334,73 @@ def test_nothing_is_decided_where_nobody_asked() -> None:
 
 def test_a_time_that_nobody_can_read_is_none() -> None:
     world = Scaled()
-    status = world.status(CHAT)
-    odd = status["autoscaling"] | {"lastScaleTime": "yesterday"}
-    world.cluster.update(DEPLOYMENT, "chat", status=status | {"autoscaling": odd})
+    known = world.status(CHAT)
+    odd = known["autoscaling"] | {"lastScaleTime": "yesterday"}
+    world.cluster.update(DEPLOYMENT, "chat", status=known | {"autoscaling": odd})
     world.measure(85, 85)
     assert world.desired == 3
     told = world.status(CHAT)["autoscaling"]["lastScaleTime"]
     assert datetime.fromisoformat(told) <= world.now.astimezone(UTC)
+
+
+# What is told elsewhere.
+
+
+def gauge(world: World, name: str, **labels: str) -> float | None:
+    return world.metrics.registry.get_sample_value(f"pitcrew_operator_autoscaling_{name}", labels)
+
+
+def test_the_operator_counts_decisions_and_tells_the_numbers() -> None:
+    world, chat = Scaled(), {"namespace": NAMESPACE, "deployment": "chat"}
+    world.measure(85, 85)
+    assert gauge(world, "desired_replicas", **chat) == 3
+    assert gauge(world, "ready_replicas", **chat) == 2
+    assert gauge(world, "decisions_total", direction="up") == 1
+    world.roll_out()
+    assert gauge(world, "ready_replicas", **chat) == 3
+    assert gauge(world, "decisions_total", direction="up") == 1
+    world.cluster.remove(DEPLOYMENT, "chat")
+    world.settle()
+    assert gauge(world, "desired_replicas", **chat) is None
+
+
+def test_kubectl_pitcrew_tells_what_was_decided_and_why() -> None:
+    world = Scaled()
+    world.measure(85, 85)
+    world.roll_out()
+    world.measure(50, None, 50)
+    subject = Subject(DEPLOYMENT, world.cluster.objects[DEPLOYMENT, "chat"])
+    lines = status.detail(subject, world.now)
+    text = "\n".join(lines)
+    assert "  replicas   3 ready of 3" in lines
+    assert "scaling    1 to 4; 1m ago: gpuUtilization is 85 %, with a target of 80 %" in text
+    assert "gpuUtilization 50 of 80, asks for 3" in text
+    assert "ScalingActive=False: GpuMetricsMissing" in text
+    (row,) = (line for line in status.overview([], [subject.raw], world.now) if "Serving" in line)
+    assert "3/3" in row
+    why = "\n".join(explain.explain(subject, explain.Evidence(), world.now))
+    assert "ScalingActive=False: GpuMetricsMissing" in why
+    assert "Last scaled 1m ago: gpuUtilization is 85 %" in why
+
+
+def test_gpu_utilization_on_cpus_is_said_to_have_no_meaning() -> None:
+    world = Scaled({"gpuUtilization": {"targetPercent": 70}})
+    world.change(CHAT, runtime={})
+    for _ in range(6):
+        world.settle()
+        world.roll_out()
+    told = (Replica(waiting=0.0, running=1.0),) * 2
+    world.looks = (Look(0.0, told),)
+    world.settle()
+    reason, message = world.told("ScalingActive")
+    assert reason == reasons.METRICS_FOUND
+    assert message.startswith(
+        "the number of replicas follows waitingRequests; gpuUtilization has no"
+    )
+    world.now += timedelta(minutes=10)
+    world.looks = tuple(Look(15.0 * n, (Replica(waiting=12.0, running=8.0),) * 2) for n in range(3))
+    world.settle()
+    assert world.desired == 4
+    assert (
+        "waitingRequests is 12, with a target of 5" in world.status(CHAT)["autoscaling"]["message"]
+    )
