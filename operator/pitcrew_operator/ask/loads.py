@@ -30,7 +30,9 @@ _HELD_LOOKS: Final = 3
 """Looks that a reading outlives."""
 _YOUNG_LOOKS: Final = 6
 """Looks at a ready replica that may pass before it has to tell something."""
-_AT_A_TIME: Final = 32
+_AT_A_TIME: Final = 64
+_ANSWER_SECONDS: Final = 3.0
+"""Pods that take longer must not make the looks at all others late."""
 
 logger = logging.getLogger(__name__)
 
@@ -152,11 +154,11 @@ class Loads:
 
     async def _ask(self, replica: Member) -> tuple[State, Totals] | None:
         try:
-            async with self._slots:
+            async with self._slots, asyncio.timeout(_ANSWER_SECONDS):
                 text = await self._http.text(f"{replica.address}/metrics")
             return read_state(text), read_totals(text)
-        except (NoAnswer, ValueError, KeyError) as error:
-            logger.debug("no reading: %s", error)
+        except (NoAnswer, TimeoutError, ValueError, KeyError) as error:
+            logger.debug("no reading of %s: %s", replica.address, error)
             return None
 
     def _percent(self, replica: Member) -> float | None:
