@@ -253,6 +253,17 @@ def test_metrics_that_are_gone_freeze_and_are_told_of_once() -> None:
     assert world.reasons().count(reasons.METRICS_FOUND) == 1
 
 
+@pytest.mark.parametrize(
+    ("down", "desired"),
+    [({}, 1), ({"tolerancePercent": 10}, 2), ({"stepReplicas": 0, "stepPercent": 0}, 2),
+     ({"stabilizationWindowSeconds": 900}, 2)],
+)  # fmt: skip
+def test_replicas_go_as_the_behavior_says(down: dict[str, int], desired: int) -> None:
+    world = Scaled({"behavior": {"scaleDown": down}})
+    world.measure(40, 40, seconds=300)
+    assert world.desired == desired
+
+
 def test_the_load_of_too_many_is_told_and_held_at_the_most() -> None:
     world = Scaled({"maxReplicas": 2})
     world.measure(100, 100)

@@ -1,5 +1,6 @@
 """Looks at autoscaled deployments: who is asked, what it comes to, and what is remembered."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -45,10 +46,14 @@ class Pods(Http):
         super().__init__()
         self.texts: dict[str, str] = {}
         self.asked: list[str] = []
+        self.silent: str | None = None
+        """The one that takes a request and never answers."""
 
     async def text(self, url: str, body: object = None, key: str | None = None) -> str:
         address = url.removesuffix("/metrics")
         self.asked.append(address)
+        if address == self.silent:
+            await asyncio.Event().wait()
         if address not in self.texts:
             raise NoAnswer(f"no answer from {url}")
         return self.texts[address]
@@ -253,3 +258,30 @@ async def test_a_namesake_begins_anew() -> None:
     scene.store.put(DEPLOYMENT, raw)
     await scene.look()
     assert len(scene.loads.looks(NAMESPACE, "chat")) == 1
+
+
+@pytest.mark.looptime
+async def test_looks_come_at_an_interval_while_somebody_decides() -> None:
+    scene, loop = Scene(gpus=False), asyncio.get_running_loop()
+    leads, looked = True, list[float]()
+    loads = Loads(
+        scene.store,
+        scene.exporters,
+        scene.pods,
+        EVERY,
+        lambda namespace, name: looked.append(loop.time() - begun),
+        loop.time,
+    )
+    scene.pod("chat-1", "10.0.0.1")
+    scene.pods.silent = ONE
+    begun = loop.time()
+    task = asyncio.create_task(loads.run(lambda: leads))
+    await asyncio.sleep(40)
+    assert looked == [3.0, 18.0, 33.0], "who does not answer within 3 s is not waited for"
+    leads = False
+    await asyncio.sleep(60)
+    assert len(looked) == 3
+    assert loads.looks(NAMESPACE, "chat") == ()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
