@@ -20,6 +20,7 @@ from tests.e2e.product import (
     deployment,
     engine,
     fetched,
+    patch,
     pods,
     ready,
 )
@@ -185,6 +186,8 @@ def test_an_exporter_that_is_gone_freezes_replicas_and_is_told_of(
     assert ready(kubectl, space, "llmdeployment", NAME), "what serves goes on serving"
 
 
-def test_kubectl_scale_is_refused_with_the_remedy(kubectl: Tool, space: str, scaled: str) -> None:
+def test_numbers_by_hand_are_refused(kubectl: Tool, space: str, scaled: str) -> None:
     with pytest.raises(AssertionError, match="remove autoscaling to set it by hand"):
+        patch(kubectl, space, "llmdeployment", NAME, replicas=3)
+    with pytest.raises(AssertionError, match="spec replicas field"):
         kubectl("-n", space, "scale", "llmdeployment", NAME, "--replicas=3")
