@@ -102,8 +102,8 @@ _GPU_TEXT = "string(self.runtime.resources.limits['nvidia.com/gpu'])"
 
 
 _ONE_DECIDES = (
-    "replicas: autoscaling decides their number; remove autoscaling to set it by hand or by an "
-    "autoscaler of the cluster (HPA, KEDA), or leave replicas out"
+    "replicas: autoscaling decides their number; remove autoscaling to set it by hand, by kubectl scale "
+    "or by an autoscaler of the cluster (HPA, KEDA), or leave replicas out"
 )
 
 
