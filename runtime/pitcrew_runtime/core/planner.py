@@ -112,7 +112,8 @@ class Planner:
         if not under_way:
             return
         first, *later = under_way
-        kept = min(first.remaining, draft.budget - draft.budget // 2)
+        most = self._limits.longest_row or draft.budget
+        kept = min(first.remaining, draft.budget - draft.budget // 2, most)
         draft.budget -= kept
         self._admit(draft, partial(_goes_before, under_way))
         for sequence in later:

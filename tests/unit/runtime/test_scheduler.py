@@ -75,6 +75,16 @@ def test_a_long_prompt_keeps_half_of_the_budget_under_any_load_of_short_ones() -
     assert min(ended[number] for number in ended if number) == 2
 
 
+def test_no_more_is_kept_for_a_long_prompt_than_a_row_may_have() -> None:
+    limits = Limits(5, 20, 4, 256, 4, prefix_cache=False, longest_row=4)
+    engine = Engine(heart := scheduler(80, limits), EchoExecutor(80, 4))
+    engine.submit(request(1, prompt=200))
+    engine.step(0.0)
+    engine.submit(*(request(number, prompt=4) for number in range(2, 6)))
+    rows = {row.sequence_id: len(row.tokens) for row in heart.plan(0.0).batch.rows}
+    assert rows == dict.fromkeys(range(1, 6), 4)
+
+
 @pytest.mark.parametrize(
     ("prompt", "priority"), [(181, 0), (4, 1)], ids=["longer", "less important"]
 )
