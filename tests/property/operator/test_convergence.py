@@ -16,6 +16,8 @@ from hypothesis.stateful import (
 )
 
 from pitcrew_operator.kinds import CLAIM, JOB, WORKLOAD, Kind
+from pitcrew_operator.plan.autoscaling.looks import Look, Replica
+from pitcrew_operator.plan.conditions import Health
 from pitcrew_operator.plan.questions import Proven
 from pitcrew_operator.reconcile import Key
 from tests.property.operator.simulation import Object
@@ -187,7 +189,21 @@ class Life(RuleBasedStateMachine):
 
     @rule(replicas=st.sampled_from([0, 1, 3]))
     def user_scales(self, replicas: int) -> None:
-        self.world.change(CHAT, replicas=replicas)
+        self.world.change(CHAT, replicas=replicas, autoscaling=None)
+
+    @rule(bounds=st.sampled_from([(1, 1), (1, 4), (3, 5)]))
+    def user_leaves_replicas_to_the_load(self, bounds: tuple[int, int]) -> None:
+        least, most = bounds
+        asked = {"minReplicas": least, "maxReplicas": most}
+        self.world.change(CHAT, replicas=None, autoscaling=asked)
+
+    @rule(
+        waiting=st.lists(st.sampled_from([None, 0.0, 3.0, 50.0]), max_size=3),
+        seconds=st.sampled_from([0, 30, 300]),
+    )
+    def load_is_measured(self, waiting: list[float | None], seconds: int) -> None:
+        told = tuple(Replica(waiting=each, running=1.0) for each in waiting)
+        self.world.looks = tuple(Look(float(age), told) for age in range(0, seconds + 1, 15))
 
     @rule(rollout=st.sampled_from([{}, *ROLLOUTS]))
     def user_changes_how_it_rolls(self, rollout: dict[str, object]) -> None:
@@ -293,8 +309,13 @@ class Life(RuleBasedStateMachine):
     def exactly_one_condition_is_true(self) -> None:
         for key in KEYS:
             conditions = self.world.status(key).get("conditions", [])
-            healths = [c for c in conditions if c["type"] != "UpToDate"]
+            healths = [c for c in conditions if c["type"] in set(Health)]
             assert sum(c["status"] == "True" for c in healths) == bool(conditions)
+
+    @invariant()
+    def a_recorded_number_is_one_that_was_allowed(self) -> None:
+        decided = self.world.status(CHAT).get("autoscaling")
+        assert decided is None or 1 <= decided["desiredReplicas"] <= 5
 
     # In the end.
 
@@ -324,6 +345,7 @@ class Life(RuleBasedStateMachine):
         if (CLAIM, "checkpoints") not in self.world.cluster.objects:
             self.world.cluster.create(CLAIM, claim("checkpoints"))
         self.world.asker.proven = Proven(None)
+        self.world.looks = ()
         again = {"trigger": "in the end"}
         self.world.change(CHAT, worldSize=1, engineRef={"name": "tiny"}, rollout=again)
         for key in ENGINES:
