@@ -1,13 +1,12 @@
-"""CUDA C++ to PTX, by NVRTC: on any machine, for any GPU, without a toolkit."""
+"""Kernels of ours as PTX for plugins."""
 
-import importlib
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from types import MappingProxyType
 
+from pitcrew_builder import nvrtc
 from pitcrew_builder.errors import CompilationFailed, InvalidSpec
-from pitcrew_builder.targets.trt.library import Native
 
 COMMON = "halves.cuh"
 """Stands before the source of every kernel of ours."""
@@ -57,44 +56,14 @@ def ptx(
     Raises `InvalidSpec` where NVRTC is missing and `CompilationFailed` with its log where it
     refuses the source.
     """
-    nvrtc = _nvrtc()
-    names = [each.encode() for each in included]
-    created = nvrtc.nvrtcCreateProgram(
-        source, name.encode(), len(names), list(included.values()), names
-    )
-    program = _checked(nvrtc, created)
-    words = [*options, "-std=c++17", *(f"-D{key}={value}" for key, value in defines.items())]
-    encoded = [word.encode() for word in words]
+    words = [*options, *(f"-D{key}={value}" for key, value in defines.items())]
     try:
-        (error,) = nvrtc.nvrtcCompileProgram(program, len(encoded), encoded)
-        if error != nvrtc.nvrtcResult.NVRTC_SUCCESS:
-            raise CompilationFailed(f"{name} does not compile: {_log(nvrtc, program)}")
-        code: bytes = b" " * _checked(nvrtc, nvrtc.nvrtcGetPTXSize(program))
-        _checked(nvrtc, nvrtc.nvrtcGetPTX(program, code))
-    finally:
-        nvrtc.nvrtcDestroyProgram(program)
-    return code
-
-
-def _nvrtc() -> Native:
-    try:
-        return importlib.import_module("cuda.bindings.nvrtc")
-    except ImportError as error:
+        return nvrtc.ptx(source, name, words, included)
+    except nvrtc.NvrtcMissing as error:
         raise InvalidSpec(
             f"tensorrt: kernels of Pitcrew's own are compiled by NVRTC of cuda-python, which cannot be "
             f"loaded ({error}); install pitcrew[tensorrt] in the builder image, or set "
             f"tensorrt.attention and tensorrt.products to operators"
         ) from error
-
-
-def _checked(nvrtc: Native, result: tuple[Native, ...]) -> Native:
-    error, *values = result
-    if error != nvrtc.nvrtcResult.NVRTC_SUCCESS:
-        raise CompilationFailed(f"NVRTC: {error.name}")
-    return values[0] if values else None
-
-
-def _log(nvrtc: Native, program: Native) -> str:
-    log: bytes = b" " * _checked(nvrtc, nvrtc.nvrtcGetProgramLogSize(program))
-    _checked(nvrtc, nvrtc.nvrtcGetProgramLog(program, log))
-    return log.rstrip(b"\0 ").decode(errors="replace").strip()
+    except nvrtc.NvrtcRefused as error:
+        raise CompilationFailed(f"{name} does not compile: {error}") from error

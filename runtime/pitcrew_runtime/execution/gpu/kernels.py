@@ -1,17 +1,18 @@
 """The kernels of a step, and what they leave for the host to read."""
 
 import ctypes
-import importlib
 from importlib.resources import files
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pitcrew_runtime.execution.gpu.device import Gpu, GpuUnavailable, Native
+from pitcrew_builder.nvrtc import NvrtcMissing, NvrtcRefused, ptx
+from pitcrew_runtime.execution.gpu.device import Gpu, GpuUnavailable
 
 CHUNK = 16
 """Bytes that a thread moves at once: tokens in the pools are multiples of it."""
 
+_SOURCE = "kernels.cu"
 _THREADS = 256
 _BLOCKS = 16
 """Of a row of logits or a page: so a single one has more than one processor."""
@@ -70,26 +71,10 @@ def tokens_of(best: NDArray[np.uint64]) -> NDArray[np.int64]:
 
 
 def _compiled(capability: str) -> bytes:
-    """PTX for GPUs of a generation such as `sm90`, by NVRTC."""
+    """PTX for GPUs of a generation such as `sm90`."""
+    source = files(__package__).joinpath(_SOURCE).read_bytes()
+    architecture = capability.replace("sm", "compute_")
     try:
-        nvrtc = importlib.import_module("cuda.bindings.nvrtc")
-        return _ptx(nvrtc, capability.replace("sm", "compute_"))
-    except (ImportError, RuntimeError) as error:
+        return ptx(source, _SOURCE, [f"--gpu-architecture={architecture}"])
+    except (NvrtcMissing, NvrtcRefused) as error:
         raise GpuUnavailable(f"NVRTC, which compiles kernels: {error}") from error
-
-
-def _ptx(nvrtc: Native, architecture: str) -> bytes:
-    def checked(result: tuple[Native, ...]) -> Native:
-        error, *values = result
-        if error != nvrtc.nvrtcResult.NVRTC_SUCCESS:
-            raise RuntimeError(error.name)
-        return values[0] if values else None
-
-    source = files(__package__).joinpath("kernels.cu").read_bytes()
-    program = checked(nvrtc.nvrtcCreateProgram(source, b"kernels.cu", 0, [], []))
-    options = [f"--gpu-architecture={architecture}".encode(), b"-std=c++17"]
-    checked(nvrtc.nvrtcCompileProgram(program, len(options), options))
-    code: bytes = b" " * checked(nvrtc.nvrtcGetPTXSize(program))
-    checked(nvrtc.nvrtcGetPTX(program, code))
-    nvrtc.nvrtcDestroyProgram(program)
-    return code
