@@ -20,7 +20,8 @@ class Packed(NamedTuple):
     """What one run of the graph is given, and where its new keys and values belong."""
 
     inputs: dict[str, Integers]
-    """Without block tables, which grow with the contexts and not every network reads."""
+    """Without block tables, which grow with the contexts and not every network reads; a rank is sent
+    them, and no pages."""
     slots: Integers
     """[N]: the places in the pools of the N new tokens, page x page size + offset."""
     take: Integers
@@ -51,11 +52,17 @@ def with_block_tables(packed: Packed, page_size: int) -> Packed:
     """The same with tables [B, P] of the pages with context; entries beyond a row's own are page 0,
     which the mask hides.
     """
-    counts = (-(-packed.inputs["context_lengths"] // page_size)).tolist()
-    tables = np.zeros((len(counts), max(counts)), np.int64)
-    for table, pages, count in zip(tables, packed.pages, counts, strict=True):
-        table[:count] = pages[:count]
+    lengths = packed.inputs["context_lengths"]
+    tables = np.zeros((len(lengths), -(-int(lengths.max()) // page_size)), np.int64)
+    write_block_tables(packed, page_size, tables)
     return packed._replace(inputs={**packed.inputs, BLOCK_TABLES: tables})
+
+
+def write_block_tables(packed: Packed, page_size: int, tables: Integers) -> None:
+    """Write the pages with context to the beginnings of rows of zeros [B or more, P or more]."""
+    counts = (-(-packed.inputs["context_lengths"] // page_size)).tolist()
+    for table, pages, count in zip(tables, packed.pages, counts, strict=False):
+        table[:count] = pages[:count]
 
 
 def _are_single(rows: Sequence[Row]) -> bool:

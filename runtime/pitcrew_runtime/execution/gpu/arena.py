@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pitcrew_runtime.execution.gpu.shapes import ITEM, Shape, aligned
-from pitcrew_runtime.execution.packing import BLOCK_TABLES, Packed
+from pitcrew_runtime.execution.packing import BLOCK_TABLES, Packed, write_block_tables
 
 Integers = NDArray[np.int64]
 
@@ -63,11 +63,12 @@ class Arena:
             _put(views[name], packed.inputs[name], (batch, new))
         for name in ("context_lengths", "logit_indices"):
             _put(views[name], packed.inputs[name], (batch,))
-        tables = views[BLOCK_TABLES]
-        tables[:] = 0
-        counts = (-(-packed.inputs["context_lengths"] // self._page_size)).tolist()
-        for table, pages, count in zip(tables, packed.pages, counts, strict=False):
-            table[:count] = pages[:count]
+        given = packed.inputs.get(BLOCK_TABLES)
+        if given is not None:
+            _put(views[BLOCK_TABLES], given, given.shape)
+        else:
+            views[BLOCK_TABLES][:] = 0
+            write_block_tables(packed, self._page_size, views[BLOCK_TABLES])
         slots = views[SLOTS]
         slots[:] = NOWHERE
         # The run's tokens are counted by its own width.
