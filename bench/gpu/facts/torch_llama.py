@@ -4,15 +4,14 @@ Random weights, keys and values that lie side by side, joined projections, PyTor
 norm. What it computes is of no use; what it reads and multiplies is what a Llama does.
 """
 
-import statistics
 from collections.abc import Callable
 
 import torch
 from saying import Fact
 from torch.nn import functional
+from torch_replay import replayed
 
 TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
-REPEATS = 30
 
 
 def yardstick(
@@ -22,7 +21,7 @@ def yardstick(
     model = Llama(config, TYPES[precision])
     for context in contexts:
         for batch in batches:
-            milliseconds = captured(model.step(batch, context))
+            milliseconds = replayed(model.step(batch, context))
             fact.say(
                 f"PyTorch {torch.__version__}: batch {batch:3} context {context:5}",
                 f"graph {milliseconds:.3f} ms, {batch / milliseconds * 1e3:.0f} tokens/s",
@@ -86,25 +85,3 @@ class Llama:
     def norm(self, rows: torch.Tensor) -> torch.Tensor:
         """RMS norm."""
         return functional.rms_norm(rows, (self.hidden,), self.ones, 1e-5)
-
-
-@torch.no_grad()
-def captured(run: Callable[[], torch.Tensor]) -> float:
-    """The median of milliseconds of a replay."""
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            run()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        run()
-    times = []
-    for _ in range(REPEATS):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end))
-    return statistics.median(times)
