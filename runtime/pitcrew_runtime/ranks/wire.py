@@ -1,14 +1,17 @@
-"""Messages between the leader and a rank: a line of JSON, and arrays in memory that goes with it.
+"""Messages between the leader and a rank: a line of JSON, and arrays that go with it.
 
-The arrays lie in a file in memory whose descriptor travels beside the text, so their size is free
+Few bytes follow the line, as a step of decoding has: a file for them would take longer than the rest. More
+lie in a file in memory whose descriptor travels beside the line, so their size is free
 and they are never copied through the socket. To a rank in another pod they are sent. Numbers are all
 that can be sent: nothing that is received is ever executed.
 """
 
 import json
+import math
 import mmap
 import os
 import socket
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +26,11 @@ Array = NDArray[Any]
 
 _LARGEST_TEXT = 1 << 20
 _ALIGNED = 64
+_FOLLOWING = 64 << 10
+"""Bytes of arrays that follow the line at most."""
+
+_LENGTH = struct.Struct("<Q")
+"""Of the line, which is first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +59,11 @@ def send(end: Connection, message: Message) -> None:
     for name, array in message.arrays.items():
         places[name] = (array.dtype.str, array.shape, size)
         size += -(-array.nbytes // _ALIGNED) * _ALIGNED
-    text = json.dumps({"kind": message.kind, "text": message.text, "arrays": places}).encode()
-    if not size:
-        end.send(text)
+    line = json.dumps({"kind": message.kind, "text": message.text, "arrays": places}).encode()
+    line += b" " * (-(_LENGTH.size + len(line)) % _ALIGNED)
+    head = _LENGTH.pack(len(line)) + line
+    if size <= _FOLLOWING:
+        end.send(head + b"".join(_padded(array) for array in message.arrays.values()))
         return
     memory = os.memfd_create("pitcrew-message", os.MFD_CLOEXEC)
     try:
@@ -62,7 +72,7 @@ def send(end: Connection, message: Message) -> None:
             for name, array in message.arrays.items():
                 offset = places[name][2]
                 whole[offset : offset + array.nbytes] = np.ascontiguousarray(array).tobytes()
-        socket.send_fds(end, [text], [memory])
+        socket.send_fds(end, [head], [memory])
     finally:
         os.close(memory)
 
@@ -72,11 +82,15 @@ def receive(end: Connection) -> Message:
     if isinstance(end, Sealed) or end.family != socket.AF_UNIX:
         kind, words, numbers = stream.receive_message(end)
         return Message(kind, numbers, words)
-    text, descriptors, _, _ = socket.recv_fds(end, _LARGEST_TEXT, 1)
+    # A buffer for the largest message would take longer than most messages do.
+    size = end.recv_into(bytearray(1), 1, socket.MSG_PEEK | socket.MSG_TRUNC)
+    text, descriptors, _, _ = socket.recv_fds(end, size, 1) if size else (b"", [], 0, None)
     if not text:
         raise EOFError("the other end is gone")
-    header = json.loads(text)
-    memory = None
+    (length,) = _LENGTH.unpack_from(text)
+    begin = _LENGTH.size + length
+    header = json.loads(text[_LENGTH.size : begin])
+    memory: mmap.mmap | memoryview = memoryview(bytearray(text[begin:]))
     if descriptors:
         memory = mmap.mmap(descriptors[0], 0)
         os.close(descriptors[0])
@@ -87,10 +101,14 @@ def receive(end: Connection) -> Message:
     return Message(header["kind"], arrays, header["text"])
 
 
+def _padded(array: Array) -> bytes:
+    return array.tobytes() + bytes(-array.nbytes % _ALIGNED)
+
+
 def _array(
-    memory: mmap.mmap | None, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int
+    memory: mmap.mmap | memoryview, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int
 ) -> Array:
-    size = int(np.prod(shape))
-    if memory is None or not size:
+    size = math.prod(shape)
+    if not size:
         return np.empty(shape, dtype)
     return np.frombuffer(memory, dtype, size, offset).reshape(shape)
