@@ -62,7 +62,7 @@ def open_network(ranks: Sequence[tuple[Path, GraphInterface]], *, packed: bool =
     """
     if len(ranks) == 1:
         root, interface = ranks[0]
-        return Executable(root / interface.graph, packed=packed)
+        return Executable(root / interface.whole, packed=packed)
     return SplitNetwork([_Rank(root, interface, packed=packed) for root, interface in ranks])
 
 
@@ -170,9 +170,8 @@ class _Rank:
         self.layers = range(
             self.placement.first_layer, self.placement.first_layer + self.placement.layers
         )
-        paths = [part.graph for part in interface.segments] or [interface.graph]
-        self.programs = [Executable(root / path, packed=packed) for path in paths]
-        self.exchanges = [part.exchanges for part in interface.segments] or [()]
+        self.programs = [Executable(root / part.graph, packed=packed) for part in interface.parts]
+        self.exchanges = [part.exchanges for part in interface.parts]
 
     def own(self, inputs: Tensors) -> dict[str, Tensor]:
         """The inputs of the whole network, cut to this rank's KV heads."""

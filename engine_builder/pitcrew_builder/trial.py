@@ -111,7 +111,7 @@ def prepare(
         reference = write_reference(drawn.whole, site, located.check_unchanged)
         calibration = Calibration(
             drawn.whole.graph,
-            (reference.root / reference.interface.graph).parent,
+            (reference.root / reference.interface.whole).parent,
             known,
             shapes.kv_page_size,
             texts.calibration,

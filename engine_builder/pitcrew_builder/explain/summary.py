@@ -64,7 +64,7 @@ class Explained:
 def explain(store: EngineStore, path: str) -> Explained:
     """Read an engine's manifest and the graphs that are ONNX. Raises `EngineCorrupt`."""
     manifest = store.open(path, digests=False)
-    graphs = [rank.graph for rank in manifest.ranks if rank.graph.endswith(".onnx")]
+    graphs = [rank.graph for rank in manifest.ranks if rank.graph and rank.graph.endswith(".onnx")]
     return Explained(manifest, tuple(dissect(store.read_file(path, name)) for name in graphs))
 
 

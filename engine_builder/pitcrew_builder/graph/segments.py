@@ -2,14 +2,17 @@
 
 Between two collectives a rank computes alone. A segment is everything that can be computed once the
 exchanges of all segments before it are done; what a later one needs of it becomes its output.
+
+A compiler for GPUs takes lengths, which are integers, from the host, so they cannot come out of
+another segment there: `segments_with_own_integers` computes them again where they are used.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pitcrew_builder.graph.collectives import is_collective
-from pitcrew_builder.graph.ir import Graph, Node, Port, Value
+from pitcrew_builder.graph.ir import ElementType, Graph, Node, Port, Value
 from pitcrew_builder.graph.types import element_types, port_type
 from pitcrew_builder.manifest import Exchange
 
@@ -31,7 +34,25 @@ def segments(graph: Graph) -> tuple[Segment, ...]:
     stages = _stages(graph)
     if len(stages) == 1:
         return (Segment(graph, ()),)
+    return _cut(graph, stages, element_types(graph))
+
+
+def segments_with_own_integers(graph: Graph) -> tuple[Segment, ...]:
+    """The same, but no integer passes from one segment to another."""
+    stages = _stages(graph)
+    if len(stages) == 1:
+        return (Segment(graph, ()),)
     types = element_types(graph)
+    made_by = {value: node for node in graph.nodes for value in node.outputs}
+    whole = [
+        (_with_own_integers(nodes, made_by, types), exchanging) for nodes, exchanging in stages
+    ]
+    return _cut(graph, whole, types)
+
+
+def _cut(
+    graph: Graph, stages: Sequence[tuple[list[Node], list[Node]]], types: Mapping[Value, str]
+) -> tuple[Segment, ...]:
     needed = _needed(graph, stages)
     return tuple(
         Segment(
@@ -40,6 +61,27 @@ def segments(graph: Graph) -> tuple[Segment, ...]:
         )
         for index, (nodes, exchanging) in enumerate(stages)
     )
+
+
+def _with_own_integers(
+    nodes: list[Node], made_by: Mapping[Value, Node], types: Mapping[Value, str]
+) -> list[Node]:
+    """The nodes of a segment after those of others that they have integers of."""
+    here = {value for node in nodes for value in node.outputs}
+    own: dict[str, Node] = {}
+
+    def take(node: Node) -> None:
+        for value in node.inputs:
+            maker = made_by.get(value)
+            if maker is None or value in here or types[value] != ElementType.INT64:
+                continue
+            if maker.name not in own:
+                take(maker)
+                own[maker.name] = maker
+
+    for node in nodes:
+        take(node)
+    return [*own.values(), *nodes]
 
 
 def _stages(graph: Graph) -> list[tuple[list[Node], list[Node]]]:
@@ -54,13 +96,14 @@ def _stages(graph: Graph) -> list[tuple[list[Node], list[Node]]]:
     return [stages[index] for index in range(max(stages) + 1)]
 
 
-def _needed(graph: Graph, stages: list[tuple[list[Node], list[Node]]]) -> list[set[Value]]:
+def _needed(graph: Graph, stages: Sequence[tuple[list[Node], list[Node]]]) -> list[set[Value]]:
     """For each segment, the values that its exchanges and later segments use, or the caller."""
     later = {port.name for port in graph.outputs}
     needed: list[set[Value]] = []
     for nodes, exchanging in reversed(stages):
         needed.append(later | _used(exchanging))
-        later = later | _used(nodes) | _used(exchanging)
+        made = {value for node in nodes for value in node.outputs}
+        later = later | (_used(nodes) - made) | _used(exchanging)
     return needed[::-1]
 
 

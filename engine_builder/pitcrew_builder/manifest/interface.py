@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from pitcrew_builder.spec import Model
-from pitcrew_builder.spec.base import is_none
+from pitcrew_builder.spec.base import is_empty, is_none
 
 ADAPTER_SLOTS, LORA_A, LORA_B = "adapter_slots", "lora_a.", "lora_b."
 """Names of the graph's inputs for adapters; the latter two end with a target's name."""
@@ -58,8 +58,19 @@ class BlockKernels(Model):
     launches: tuple[KernelLaunch, ...]
 
 
+class PassedValue(Model):
+    """A value that one plan of a rank makes and another one, or another rank, is given."""
+
+    name: str
+    type: str = Field(description="Element type, such as float16.")
+    shape: tuple[int | str, ...] = Field(
+        description="Words are `batch` (B), `new` (S), `blocks` (P), `wanted` (K), `rows` (B * S), "
+        "`wanted_rows` (B * K), and `seen`: P * page + S."
+    )
+
+
 class PlanReport(Model):
-    """What a compiled plan is."""
+    """What a compiled plan is, or all plans of a rank together."""
 
     profiles: tuple[PlanProfile, ...]
     blocks: tuple[BlockFusion, ...]
@@ -68,6 +79,11 @@ class PlanReport(Model):
     )
     kernels: tuple[BlockKernels, ...] = Field(
         default=(), description="Of every block; empty where the plan does not tell."
+    )
+    passed: tuple[PassedValue, ...] = Field(
+        default=(),
+        exclude_if=is_empty,
+        description="What the plans of `segments` give and are given; empty where there is one plan.",
     )
 
 
@@ -111,7 +127,7 @@ class Exchange(Model):
 class SegmentFile(Model):
     """A part of a rank's graph that needs no other rank, and the exchanges after it."""
 
-    graph: str = Field(description="Path in the engine directory.")
+    graph: str = Field(description="Path in the engine directory, of a graph or of a plan.")
     exchanges: tuple[Exchange, ...]
 
 
@@ -190,7 +206,8 @@ class GraphInterface(Model):
     `logits` and takes no `logit_indices`; the stage that begins with that layer takes the rows of
     the same tensor and expert position. `llm::AllReduce` and `llm::AllGather` nodes exchange values
     within a stage; an executor without them runs `segments` instead: one after the other, each fed
-    by name with inputs and earlier values, and after each the exchanges.
+    by name with inputs and earlier values, and after each the exchanges. Where these are plans there is
+    no `graph`, and `plan.passed` tells what they hand on.
 
     `contiguous` has the same weights, inputs and outputs, but in place of pools and `block_tables`
     `key_context.<layer>` and `value_context.<layer>` [B, kv_heads, T, D]: each sequence's tokens side
@@ -200,7 +217,12 @@ class GraphInterface(Model):
     sequences without context, or with S = 1, may share a run.
     """
 
-    graph: str = Field(description="Path of the rank's graph in the engine directory.")
+    graph: str | None = Field(
+        default=None,
+        exclude_if=is_none,
+        description="Path of the rank's graph in the engine directory; absent where its segments are "
+        "plans.",
+    )
     placement: Placement | None = Field(default=None, description="Absent: the whole network.")
     segments: tuple[SegmentFile, ...] = Field(
         default=(), description="Empty where the graph holds no collective."
@@ -217,5 +239,17 @@ class GraphInterface(Model):
         default=(), description="What adapters may change; empty in an engine without slots."
     )
     plan: PlanReport | None = Field(
-        default=None, description="Set where `graph` is a plan for one kind of GPU."
+        default=None,
+        description="Set where `graph`, or each of `segments`, is a plan for one kind of GPU.",
     )
+
+    @property
+    def whole(self) -> str:
+        """The path of `graph`, where it is there."""
+        assert self.graph is not None, "a rank of plans has segments alone"
+        return self.graph
+
+    @property
+    def parts(self) -> tuple[SegmentFile, ...]:
+        """What runs one after the other: the segments, or the whole graph."""
+        return self.segments or (SegmentFile(graph=self.whole, exchanges=()),)

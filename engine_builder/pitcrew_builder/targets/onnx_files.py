@@ -1,6 +1,6 @@
 """A rank as ONNX graphs, and beside them files with the bytes of their constants."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from pitcrew_builder.checkpoint.digests import sha256
 from pitcrew_builder.disk import room_for
 from pitcrew_builder.graph.ir import Graph, Kinds, Value
 from pitcrew_builder.graph.proto import Extent, to_proto
-from pitcrew_builder.graph.segments import segments
+from pitcrew_builder.graph.segments import Segment, segments
 from pitcrew_builder.manifest import FileEntry, GraphInterface, SegmentFile
 from pitcrew_builder.progress import Tracker
 from pitcrew_builder.targets.storage import as_stored
@@ -28,11 +28,13 @@ def write_onnx(
     tracker: Tracker,
     contiguous: Graph | None = None,
     *,
+    cut: Sequence[Segment] | None = None,
     passing: bool = False,
 ) -> Written:
     """Write the whole graph, its segments where ranks exchange values, and the data of them all.
 
-    `contiguous` is another form of the graph with the same weights. All lie in `root/folder`; what is
+    `cut` are the segments, if not those of `graph.segments`. `contiguous` is another form of the graph with the
+    same weights. All lie in `root/folder`; what is
     `passing` has no digests. Raises `DiskFull`.
     """
     directory = root / folder
@@ -43,7 +45,8 @@ def write_onnx(
     files = _Graphs(directory, network.kinds, extents, metadata)
     with room_for(root, size, f"engine {metadata['tag']}"):
         files.write(GRAPH, network.graph)
-        parts = tuple(_write_segments(files, folder, network.graph))
+        given = segments(network.graph) if cut is None else cut
+        parts = tuple(_write_segments(files, folder, given))
         if contiguous is not None:
             files.write(CONTIGUOUS, contiguous)
         data = serialize.write_data(
@@ -55,15 +58,16 @@ def write_onnx(
             tracker.counter(size, "writing weights"),
             passing=passing,
         )
+    graph = f"{folder}/{GRAPH}"
     interface = GraphInterface(
-        graph=f"{folder}/{GRAPH}",
+        graph=graph,
         placement=network.placement,
         segments=parts,
         contiguous=None if contiguous is None else f"{folder}/{CONTIGUOUS}",
         kv_dtype=network.kv_dtype,
         lora=network.lora,
     )
-    graphs = [interface.graph, *(part.graph for part in parts), interface.contiguous]
+    graphs = [graph, *(part.graph for part in parts), interface.contiguous]
     listed = (*(file_entry(root, path) for path in graphs if path is not None), *data)
     return Written(interface, listed)
 
@@ -89,9 +93,8 @@ class _Graphs:
         (self.directory / name).write_bytes(proto.SerializeToString(deterministic=True))
 
 
-def _write_segments(files: _Graphs, folder: str, graph: Graph) -> Iterator[SegmentFile]:
+def _write_segments(files: _Graphs, folder: str, cut: Sequence[Segment]) -> Iterator[SegmentFile]:
     """Nothing where the graph is its own only segment."""
-    cut = segments(graph)
     for index, segment in enumerate(cut if len(cut) > 1 else ()):
         name = f"segment{index}.onnx"
         files.write(name, segment.graph)

@@ -11,9 +11,9 @@ from pitcrew_builder.disk import room_for
 from pitcrew_builder.errors import InvalidSpec
 from pitcrew_builder.graph.ir import OPSET, ElementType, Graph
 from pitcrew_builder.graph.precision import in_half
-from pitcrew_builder.manifest import GraphInterface, PlanReport
+from pitcrew_builder.manifest import GraphInterface, PlanReport, SegmentFile
 from pitcrew_builder.spec import ComputeCapability, Precision, TensorRt
-from pitcrew_builder.targets.onnx_files import GRAPH, file_entry, write_onnx
+from pitcrew_builder.targets.onnx_files import file_entry, write_onnx
 from pitcrew_builder.targets.target import Network, Proof, Site, Written
 from pitcrew_builder.targets.trt import plugins
 from pitcrew_builder.targets.trt.collectives import with_native_collectives
@@ -26,6 +26,7 @@ from pitcrew_builder.targets.trt.kernel_choice import (
     with_own_kernels,
 )
 from pitcrew_builder.targets.trt.library import RTX, TENSORRT, Library, Native
+from pitcrew_builder.targets.trt.parts import Parts, parts, whole
 from pitcrew_builder.targets.trt.profiles import profiles
 from pitcrew_builder.targets.trt.report import plan_report
 from pitcrew_builder.targets.trt.timing_cache import timing_cache
@@ -73,36 +74,57 @@ class PlanBackend:
         compiler = self.compiler(site)
         graph = in_half(network.graph, _HALVES[self.precision])
         graph = with_own_kernels(graph, self.options, network.kinds)
-        half = replace(network, graph=with_native_collectives(graph, site.rank))
+        made = self.parts(graph, site)
+        half = replace(network, graph=graph)
         with site.tracker.part(0, 2):
-            _write_scratch(half, site, "half")
+            onnx = _write_scratch(half, site, "half", made)
         with site.tracker.part(1, 2):
-            report = self._compile(compiler, half, site)
-        path = f"{site.folder}/{PLAN}"
+            report, plans = self._compile(compiler, half, made, onnx, site)
+        several = made.are_several
         interface = GraphInterface(
-            graph=path,
+            graph=None if several else plans[0],
             placement=network.placement,
+            segments=tuple(
+                SegmentFile(graph=plan, exchanges=segment.exchanges)
+                for plan, segment in zip(plans, made.segments, strict=True)
+                if several
+            ),
             kv_dtype=half.kv_dtype,
             lora=network.lora,
             plan=report,
         )
-        return Written(interface, (file_entry(site.engine, path),))
+        return Written(interface, tuple(file_entry(site.engine, plan) for plan in plans))
+
+    def parts(self, graph: Graph, site: Site) -> Parts:
+        """What of a rank's graph becomes a plan of its own."""
+        raise NotImplementedError
 
     def proof(self, network: Network, written: Written, site: Site) -> Proof:
         """The graph in float32, which ONNX Runtime runs."""
         return Proof(site.scratch / "float32", _write_scratch(network, site, "float32").interface)
 
-    def _compile(self, compiler: Compiler, half: Network, site: Site) -> PlanReport:
-        plan = site.engine / site.folder / PLAN
-        plan.parent.mkdir()
-        identity = site.identity
-        shapes = profiles(half.graph.inputs, identity.shapes, self.options, identity.lora)
-        graph = site.scratch / "half" / site.folder / GRAPH
-        order = Order(graph, plan, shapes, self.options, site.identity.tag)
+    def _compile(
+        self, compiler: Compiler, half: Network, made: Parts, onnx: Written, site: Site
+    ) -> tuple[PlanReport, list[str]]:
+        """The report of all plans, and their paths in the engine."""
+        folder = site.engine / site.folder
+        folder.mkdir()
+        options, identity = self.options, site.identity
+        shapes, lora, tag = identity.shapes, identity.lora, identity.tag
+        paths = [folder / name for name in _plan_names(made)]
         size = sum(weight.nbytes for weight in half.graph.weights)
-        with room_for(site.engine, size, f"engine {site.identity.tag}"):
-            compiled = compiler.compile(order, partial(site.tracker.advance, message="compiling"))
-        return plan_report(half.graph, shapes, compiled, plan)
+        compiled = []
+        with room_for(site.engine, size, f"engine {tag}"):
+            parts = zip(made.segments, onnx.interface.parts, paths, strict=True)
+            for index, (segment, file, plan) in enumerate(parts):
+                given = profiles(segment.graph.inputs, shapes, options, lora)
+                order = Order(site.scratch / "half" / file.graph, plan, given, options, tag)
+                with site.tracker.part(index, len(paths)):
+                    advance = partial(site.tracker.advance, message="compiling")
+                    compiled.append(compiler.compile(order, advance))
+        ports = profiles(half.graph.inputs, shapes, options, lora)
+        report = plan_report(half.graph, ports, compiled, paths, made.passed)
+        return report, [f"{site.folder}/{path.name}" for path in paths]
 
 
 class TensorRtRtx(PlanBackend):
@@ -116,6 +138,10 @@ class TensorRtRtx(PlanBackend):
         library = self.library.load()
         _check_known(library, self.options.compute_capability)
         return _RtxCompiler(library)
+
+    def parts(self, graph: Graph, site: Site) -> Parts:
+        """One plan, in which ranks exchange values by the library's own operator."""
+        return whole(with_native_collectives(graph, site.rank))
 
 
 class TensorRtGpu(PlanBackend):
@@ -135,6 +161,10 @@ class TensorRtGpu(PlanBackend):
         name = f"{self.library.version()}-{self.options.compute_capability}.cache"
         register(self.options)
         return _GpuCompiler(library, site.cache / "tensorrt" / name)
+
+    def parts(self, graph: Graph, site: Site) -> Parts:
+        """A plan for all that a rank computes between two exchanges."""
+        return parts(graph, site.identity.shapes.kv_page_size)
 
 
 class _RtxCompiler(Compiler):
@@ -186,6 +216,18 @@ def _check_gpu(wanted: str, present: str | None) -> None:
         )
 
 
-def _write_scratch(network: Network, site: Site, name: str) -> Written:
+def _plan_names(made: Parts) -> list[str]:
+    if not made.are_several:
+        return [PLAN]
+    return [f"segment{index}.plan" for index in range(len(made.segments))]
+
+
+def _write_scratch(network: Network, site: Site, name: str, made: Parts | None = None) -> Written:
+    """The network as ONNX; of a graph without our collectives, the part that is its own."""
     folder = site.scratch / name
-    return write_onnx(folder, site.folder, network, site.metadata, site.tracker, passing=True)
+    cut = None if made is None else made.segments
+    if made is not None and not made.are_several:
+        network = replace(network, graph=made.segments[0].graph)
+    return write_onnx(
+        folder, site.folder, network, site.metadata, site.tracker, cut=cut, passing=True
+    )

@@ -46,6 +46,7 @@ class Compiler:
 
     def __init__(self, library: Native) -> None:
         self._library = library
+        self._tools: tuple[Native, Native] | None = None
 
     def compile(self, order: Order, advance: Callable[[float], None]) -> Compiled:
         """Write the plan. Raises `CompilationFailed`; on a KeyboardInterrupt stops and passes it on.
@@ -67,10 +68,7 @@ class Compiler:
     def _compile(
         self, order: Order, advance: Callable[[float], None], cancelled: Event
     ) -> Compiled:
-        logger = _logger_for(self._library, order.options.verbosity)
-        self.prepare(logger)
-        builder = self._library.Builder(logger)
-        builder.max_threads = len(os.sched_getaffinity(0))
+        logger, builder = self._logger_and_builder(order.options.verbosity)
         network = builder.create_network(_flags(self._library))
         # The parser owns the weights that the network points to: it must outlive compilation.
         parser = self._library.OnnxParser(network, logger)
@@ -87,6 +85,18 @@ class Compiler:
             raise _failed(order, "compile", logger.problems)
         order.plan.write_bytes(memoryview(plan))
         return Compiled(tuple(_layers(self._library, network)))
+
+    def _logger_and_builder(self, verbosity: Verbosity) -> tuple[Native, Native]:
+        """Made once: a rank that is split has many plans, and a builder takes longer than most of them."""
+        if self._tools is None:
+            logger = _logger_for(self._library, verbosity)
+            self.prepare(logger)
+            builder = self._library.Builder(logger)
+            builder.max_threads = len(os.sched_getaffinity(0))
+            self._tools = logger, builder
+        logger, builder = self._tools
+        logger.problems.clear()
+        return logger, builder
 
 
 def _interruptible(work: Callable[[], Result], cancelled: Event) -> Result:

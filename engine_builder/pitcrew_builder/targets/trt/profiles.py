@@ -5,14 +5,14 @@ the usual one and work for all. Dimensions have names (`blocks.step`), so a prof
 each name. Both profiles share the plan's weights.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from pitcrew_builder.adapters.slots import SLOTS
-from pitcrew_builder.blocks.causal_lm import ROWS
 from pitcrew_builder.blocks.step import BATCH, BLOCKS, NEW, PAGES, WANTED
-from pitcrew_builder.graph.ir import Dim, Port
+from pitcrew_builder.graph.ir import Port
 from pitcrew_builder.manifest import PlanProfile, ResolvedShapes
 from pitcrew_builder.spec import Lora, TensorRtPlan
+from pitcrew_builder.targets.trt.shapes import with_products
 
 WANTED_ROWS = 8
 """Positions of a sequence whose logits one prefill step gives, for checking drafted tokens."""
@@ -40,6 +40,7 @@ def profiles(
         _profile(
             "prefill",
             ports,
+            shapes.kv_page_size,
             (1, 1, 0, 1, 1, 1),
             (1, chunk, usual_blocks, usual_pages, 1, slots),
             (batch, chunk, blocks, pages, wanted, slots),
@@ -47,6 +48,7 @@ def profiles(
         _profile(
             "decode",
             ports,
+            shapes.kv_page_size,
             (1, 1, 1, 1, 1, 1),
             (usual_batch, 1, usual_blocks, usual_pages, 1, slots),
             (batch, 1, blocks, pages, 1, slots),
@@ -57,20 +59,21 @@ def profiles(
 def _profile(
     name: str,
     ports: tuple[Port, ...],
+    page: int,
     least: tuple[int, ...],
     usual: tuple[int, ...],
     most: tuple[int, ...],
 ) -> PlanProfile:
     """The sizes are those of `_SIZES`."""
+    named = [
+        with_products(dict(zip(_SIZES, sizes, strict=True)), page) for sizes in (least, usual, most)
+    ]
     return PlanProfile(
         name=name,
-        shapes={port.name: tuple(_shape(port, sizes) for sizes in (least, usual, most))
-                for port in ports},
-    )  # fmt: skip
+        shapes={port.name: tuple(_shape(port, sizes) for sizes in named) for port in ports},
+    )
 
 
-def _shape(port: Port, sizes: tuple[int, ...]) -> tuple[int, ...]:
-    named: dict[Dim, int] = dict(zip(_SIZES, sizes, strict=True))
-    named[ROWS] = named[BATCH] * named[NEW]
+def _shape(port: Port, sizes: Mapping[str, int]) -> tuple[int, ...]:
     assert port.shape is not None, f"input {port.name} has no shape"
-    return tuple(dim if isinstance(dim, int) else named[dim] for dim in port.shape)
+    return tuple(dim if isinstance(dim, int) else sizes[dim] for dim in port.shape)

@@ -12,6 +12,7 @@ from pitcrew_builder.manifest import (
     BlockFusion,
     BlockKernels,
     KernelLaunch,
+    PassedValue,
     PlanProfile,
     PlanReport,
     StoredBytes,
@@ -25,13 +26,22 @@ _IDLE = frozenset({"Constant", "Identity"})
 
 
 def plan_report(
-    graph: Graph, profiles: tuple[PlanProfile, ...], compiled: Compiled, plan: Path
+    graph: Graph,
+    profiles: tuple[PlanProfile, ...],
+    compiled: Sequence[Compiled],
+    plans: Sequence[Path],
+    passed: tuple[PassedValue, ...] = (),
 ) -> PlanReport:
-    """The report of `plan`, compiled from `graph` for `profiles`."""
-    nodes = filter(None, map(kernels.node_of, compiled.layers))
-    layers = Counter(map(kernels.block_of, nodes))
-    programs = kernels.programs(plan)
-    told = [kernels.by_block(each) for each in programs if len(programs) == len(profiles)]
+    """The report of the plans that a graph was compiled to for `profiles`, one after the other."""
+    named = chain.from_iterable(each.layers for each in compiled)
+    layers = Counter(map(kernels.block_of, filter(None, map(kernels.node_of, named))))
+    programs = [kernels.programs(plan) for plan in plans]
+    # Where one plan does not tell, the blocks of none would be whole.
+    tell = all(len(each) == len(profiles) for each in programs)
+    told = [
+        kernels.by_block([launch for part in parts for launch in part])
+        for parts in (zip(*programs, strict=True) if tell else ())
+    ]
     return PlanReport(
         profiles=profiles,
         blocks=tuple(
@@ -49,6 +59,7 @@ def plan_report(
             for profile, launches in zip(profiles, told, strict=False)
             for each in _distinct(profile.name, launches)
         ),
+        passed=passed,
     )
 
 
