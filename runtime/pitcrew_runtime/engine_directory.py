@@ -119,10 +119,17 @@ def _check_served(manifest: Manifest, world_size: int | None) -> None:
             f"engine {manifest.tag} is for target {target}; this runtime serves "
             f"{' and '.join(_SERVED)}: build the engine for one of them"
         )
-    if target is Target.TENSORRT and manifest.world_size > 1:
+    stages = manifest.identity.parallelism.pipeline
+    if target is Target.TENSORRT and stages > 1:
         raise EngineIncompatible(
-            f"engine {manifest.tag} is split into {manifest.world_size} plans; this runtime serves "
-            f"split engines of {Target.ONNXRUNTIME_CPU} alone: build it for one rank"
+            f"engine {manifest.tag} is split into {stages} pipeline stages; this runtime serves those of "
+            f"{Target.ONNXRUNTIME_CPU} alone: build plans with parallelism.pipeline 1 and more tensor or "
+            "expert ranks"
+        )
+    if target is Target.TENSORRT and manifest.world_size > 1 and not manifest.ranks[0].segments:
+        raise EngineIncompatible(
+            f"engine {manifest.tag} has one plan for each of its {manifest.world_size} ranks, which "
+            "cannot exchange values: build it anew with this release of Pitcrew"
         )
     if manifest.identity.engine_id != manifest.engine_id:
         raise EngineCorrupt(

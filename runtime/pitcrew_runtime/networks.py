@@ -2,20 +2,22 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from pitcrew_builder.manifest import Manifest
 from pitcrew_builder.spec import Target
 from pitcrew_runtime.core.limits import Limits
 from pitcrew_runtime.engine_directory import EngineDirectory
-from pitcrew_runtime.errors import EngineIncompatible
+from pitcrew_runtime.errors import EngineIncompatible, InvalidOption
 from pitcrew_runtime.execution.adapter_pool import AdapterPool
 from pitcrew_runtime.execution.contiguous_network import ContiguousNetwork
+from pitcrew_runtime.execution.gpu.shapes import bounds_of
 from pitcrew_runtime.execution.kv_pool import STORED_AS, PoolShape
 from pitcrew_runtime.execution.network import Network
 from pitcrew_runtime.execution.onnx_network import OnnxNetwork, Segment
 from pitcrew_runtime.execution.program import open_session
 from pitcrew_runtime.execution.resources import free_memory
+from pitcrew_runtime.execution.scoring import TOGETHER
 from pitcrew_runtime.ranks.group import RankGroup
 from pitcrew_runtime.ranks.launch import GroupShape
 from pitcrew_runtime.ranks.pod import meet
@@ -55,10 +57,10 @@ def load_weights(directory: EngineDirectory, limits: Limits, means: Means) -> We
     """Raises a `StartupError`."""
     manifest = directory.manifest
     _check_kv_dtype(manifest)
+    if manifest.world_size > 1:
+        return _ranks(directory, limits, means)
     if manifest.identity.target is Target.TENSORRT:
         return _plan(directory, limits)
-    if manifest.world_size > 1:
-        return _ranks(directory, means)
     return _session(directory, limits, means)
 
 
@@ -67,7 +69,7 @@ def _session(directory: EngineDirectory, limits: Limits, means: Means) -> Weight
     manifest, threads = directory.manifest, means.threads
     # Guesses make runs of several tokens each, which contexts are not kept for.
     contiguous = None if limits.lookahead else manifest.ranks[0].contiguous
-    graph = directory.listed(contiguous or manifest.ranks[0].graph)
+    graph = directory.listed(contiguous or manifest.ranks[0].whole)
     session = decoding = open_session(graph, threads)
     fewer = decoding_threads(manifest, threads)
     if contiguous and fewer != threads:
@@ -92,7 +94,7 @@ def _plan(directory: EngineDirectory, limits: Limits) -> Weights:
     from pitcrew_runtime.execution.gpu.opening import open_plan
 
     manifest = directory.manifest
-    path = directory.listed(manifest.ranks[0].graph)
+    path = directory.listed(manifest.ranks[0].whole)
     opened = open_plan(path, manifest, limits, _pool_shape(manifest, 0))
 
     def network(pages: int) -> Network:
@@ -101,10 +103,16 @@ def _plan(directory: EngineDirectory, limits: Limits) -> Weights:
     return Weights(network, lambda: [Room(manifest.kv_bytes_per_token, opened.free_memory)])
 
 
-def _ranks(directory: EngineDirectory, means: Means) -> Weights:
+def _ranks(directory: EngineDirectory, limits: Limits, means: Means) -> Weights:
     """In processes of their own, here and in other pods."""
     manifest, pods = directory.manifest, means.pods
     here = pods.ranks_each if pods is not None else manifest.world_size
+    plans = manifest.identity.target is Target.TENSORRT
+    if plans and pods is not None and pods.tls is not None:
+        raise InvalidOption(
+            "--rank-tls-dir: ranks with a GPU exchange values by NCCL, which does not encrypt them: "
+            "leave it out where the network between the pods is trusted, or keep all ranks in one pod"
+        )
     shape = GroupShape(
         engine=directory.root,
         ranks=manifest.ranks,
@@ -113,19 +121,19 @@ def _ranks(directory: EngineDirectory, means: Means) -> Weights:
         threads=max(1, means.threads // here),
         tls=pods.tls if pods is not None else None,
     )
-    group = RankGroup(
-        shape, meet(manifest, pods, means.adapter_slots) if pods is not None else None
-    )
-    logger.info("%d ranks, %d of them here with %d threads", len(shape.ranks), here, shape.threads)
+    meeting = meet(manifest, pods, means.adapter_slots) if pods is not None else None
+    bounds = bounds_of(manifest)
+    group = RankGroup(shape, limits, meeting, bounds.wanted if bounds else TOGETHER)
+    each = "a GPU each" if plans else f"{shape.threads} threads"
+    logger.info("%d ranks, %d of them here with %s", len(shape.ranks), here, each)
 
     def network(pages: int) -> Network:
         group.open(pages)
         return group
 
     def rooms() -> list[Room]:
-        first, *others = rooms_of(manifest, group.free, here)
-        # A draft engine may have been loaded beside it meanwhile.
-        return [replace(first, free=free_memory()), *others]
+        # A GPU belongs to one rank, the memory of a pod to all that are in it.
+        return rooms_of(manifest, group.free, 1 if plans else here)
 
     return Weights(network, rooms)
 

@@ -17,16 +17,16 @@ SMALL_CONTEXTS = 32 << 20
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """Memory for KV pages in one pod."""
+    """Memory for KV pages in one place: a pod's, or a GPU's."""
 
     bytes_per_token: int
-    """Of the ranks in the pod."""
+    """Of the ranks that share it."""
     free: int
     """Bytes."""
 
 
 def rooms_of(manifest: Manifest, free: Sequence[int], ranks_each: int) -> list[Room]:
-    """The pods of a split engine, where each holds so many ranks; `free` bytes by rank."""
+    """The places of a split engine, where each holds so many ranks; `free` bytes by rank."""
     places = [rank.placement for rank in manifest.ranks]
     heads = [place.layers * place.kv_heads if place else 0 for place in places]
     return [

@@ -6,6 +6,7 @@ import pytest
 
 from pitcrew_builder.targets.trt.gpu import compute_capability
 from pitcrew_builder.targets.trt.library import TENSORRT
+from pitcrew_runtime.execution.gpu.device import GpuUnavailable, gpu_count
 
 GPU = compute_capability()
 
@@ -18,3 +19,14 @@ PLANS = [
         not any(map(find_spec, TENSORRT.modules)), reason="TensorRT is not installed"
     ),
 ]
+
+
+def gpus() -> int:
+    """Of this machine; 0 where there is nothing to ask."""
+    try:
+        return gpu_count()
+    except GpuUnavailable:
+        return 0
+
+
+SPLIT = [*PLANS, pytest.mark.skipif(gpus() < 2, reason="fewer than two GPUs")]

@@ -1,16 +1,19 @@
 """What ranks do together: all that the network of one rank knows of the others.
 
-Ranks without GPUs do it through shared memory and over TCP (`ranks.exchanges`); ranks with a GPU
-each can bring another way.
+Ranks without GPUs do it through shared memory and over TCP (`ranks.exchanges`). Ranks with a GPU each find
+one another so, and exchange what lies on their GPUs by `gpu.nccl`.
 """
 
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from numpy.typing import NDArray
 
 from pitcrew_builder.manifest import Exchange
 
 Array = NDArray[Any]
+
+Group: TypeAlias = tuple[int, ...]
+"""Ranks that exchange values, in their order."""
 
 
 class Collective(Protocol):

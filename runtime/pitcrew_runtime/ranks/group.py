@@ -11,7 +11,7 @@ import select
 import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,15 +19,24 @@ from numpy.typing import NDArray
 from pitcrew_runtime.adapters.weights import LoraWeights
 from pitcrew_runtime.core.adapters import Adapter
 from pitcrew_runtime.core.executor import ExecutorBroken
+from pitcrew_runtime.core.limits import Limits
 from pitcrew_runtime.errors import RankFailed
 from pitcrew_runtime.execution.packing import Packed, with_block_tables
-from pitcrew_runtime.execution.sampler import likeliest
 from pitcrew_runtime.execution.scoring import TOGETHER
 from pitcrew_runtime.ranks import wire
 from pitcrew_runtime.ranks.handshake import receive_words
 from pitcrew_runtime.ranks.launch import GroupShape, ending, start
 from pitcrew_runtime.ranks.meeting import Meeting
-from pitcrew_runtime.ranks.messages import FREE, Kind, adapter_message, pool_message, step_message
+from pitcrew_runtime.ranks.messages import (
+    FREE,
+    LOGITS,
+    TOKENS,
+    Kind,
+    adapter_message,
+    load_message,
+    pool_message,
+    step_message,
+)
 from pitcrew_runtime.ranks.sealed import Connection, seal
 
 _WORD_SECONDS = 2.0
@@ -37,12 +46,19 @@ _WORD_SECONDS = 2.0
 class RankGroup:
     """A `Network` whose parts are processes."""
 
-    def __init__(self, shape: GroupShape, meeting: Meeting | None = None) -> None:
-        """Start the ranks of this pod and wait until all have loaded their part.
+    def __init__(
+        self,
+        shape: GroupShape,
+        limits: Limits,
+        meeting: Meeting | None = None,
+        wanted: int = TOGETHER,
+    ) -> None:
+        """Start the ranks of this pod and wait until all have loaded their part, for runs within `limits`.
 
-        `meeting` leads to the ranks in other pods, if there are any. Raises `RankFailed`.
+        `meeting` leads to the ranks in other pods, if there are any; `wanted` is the most positions of a
+        row that they give logits of. Raises `RankFailed`.
         """
-        self._shape = shape
+        self._shape, self._wanted = shape, wanted
         self._pages = 0
         self._lock = threading.Lock()
         self._fault: str | None = None
@@ -59,7 +75,8 @@ class RankGroup:
         self._watching.start()
         with self._at_startup():
             self._seal(elsewhere)
-            self._free = [int(answer.arrays[FREE]) for answer in self._replies()]
+            self._tell(load_message(limits))
+            self._replies()
 
     def open(self, pages: int) -> None:
         """Make the pools, before anything is computed. Raises `RankFailed`."""
@@ -70,8 +87,10 @@ class RankGroup:
 
     @property
     def free(self) -> Sequence[int]:
-        """By rank, the memory that was left where it runs when all had loaded their part, in bytes."""
-        return self._free
+        """By rank, the memory that is left where its pages will be, in bytes. Raises `RankFailed`."""
+        with self._at_startup():
+            self._tell(wire.Message(Kind.FREE))
+            return [int(answer.arrays[FREE]) for answer in self._replies()]
 
     @property
     def pages(self) -> int:
@@ -86,7 +105,7 @@ class RankGroup:
     @property
     def wanted(self) -> int:
         """See `Network`."""
-        return TOGETHER
+        return self._wanted
 
     @property
     def fault(self) -> str | None:
@@ -113,16 +132,16 @@ class RankGroup:
 
     def run(self, packed: Packed) -> NDArray[np.float32]:
         """See `Network`. Raises `ExecutorBroken` where a rank is lost."""
-        self._tell(step_message(with_block_tables(packed, self.page_size)))
-        answers = self._replies()
-        logits: NDArray[np.float32] = next(
-            answer.arrays["logits"] for answer in answers if "logits" in answer.arrays
-        )
-        return logits
+        return self._told(packed, Kind.STEP, LOGITS)
 
     def likeliest(self, packed: Packed) -> NDArray[np.int64]:
         """See `Network`. Raises as `run`."""
-        return likeliest(self.run(packed))
+        return self._told(packed, Kind.TOKENS, TOKENS)
+
+    def _told(self, packed: Packed, kind: Kind, name: str) -> NDArray[Any]:
+        """What the rank that speaks says of a run."""
+        self._tell(step_message(with_block_tables(packed, self.page_size), kind))
+        return next(answer.arrays[name] for answer in self._replies() if name in answer.arrays)
 
     def close(self) -> None:
         """End all ranks and wait for them."""

@@ -40,7 +40,7 @@ def start(
     try:
         for number, control in controls.items():
             ends = {rank: end.fileno() for rank, end in peers.get(number, {}).items()}
-            yield number, _start_rank(shape, number, control, wires.of(number, ends))
+            yield number, _start_rank(shape, number, here, control, wires.of(number, ends))
     finally:
         for descriptor in wires.descriptors:
             os.close(descriptor)
@@ -58,7 +58,7 @@ def ending(code: int) -> str:
 
 
 def _start_rank(
-    shape: GroupShape, number: int, control: socket.socket, wires: Wires
+    shape: GroupShape, number: int, here: range, control: socket.socket, wires: Wires
 ) -> subprocess.Popen[bytes]:
     orders = Orders(
         engine=str(shape.engine),
@@ -67,6 +67,8 @@ def _start_rank(
         threads=shape.threads,
         control=control.fileno(),
         wires=wires,
+        among=here.index(number),
+        ranks_here=len(here),
         parent=os.getpid(),
         tls=str(shape.tls) if shape.tls else None,
     )

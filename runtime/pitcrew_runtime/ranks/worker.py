@@ -12,27 +12,33 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pitcrew_builder.manifest import MANIFEST_NAME, Manifest
 from pitcrew_builder.spec import Model
-from pitcrew_runtime.execution.adapter_pool import AdapterPool
-from pitcrew_runtime.execution.kv_pool import PoolShape
-from pitcrew_runtime.execution.onnx_network import (
-    Neighbours,
-    OnnxNetwork,
-    Segment,
-)
-from pitcrew_runtime.execution.program import open_session
-from pitcrew_runtime.execution.resources import free_memory
+from pitcrew_runtime.core.limits import Limits
 from pitcrew_runtime.ranks import wire
 from pitcrew_runtime.ranks.exchanges import Exchanges, PeerLost
-from pitcrew_runtime.ranks.messages import PAGES, Kind, adapter_of, loaded_message, step_of
+from pitcrew_runtime.ranks.messages import (
+    LOGITS,
+    PAGES,
+    TOKENS,
+    Kind,
+    adapter_of,
+    free_message,
+    limits_of,
+    step_of,
+)
+from pitcrew_runtime.ranks.part import Part, Place, Ready, load_part
 from pitcrew_runtime.ranks.sealed import Connection, seal
-from pitcrew_runtime.ranks.wiring import Wires, next_stage, previous_stage
+from pitcrew_runtime.ranks.wiring import Wires, next_stage
+
+Array = NDArray[Any]
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +55,9 @@ class Orders(Model):
     control: int
     """The socket to the leader."""
     wires: Wires
+    among: int
+    """Its number among the ranks of its pod."""
+    ranks_here: int
     parent: int
     """The process id of whoever starts it."""
     tls: str | None = None
@@ -69,7 +78,7 @@ def main() -> None:
     with contextlib.closing(_control(orders)) as end:
         try:
             _serve(end, orders)
-        except _LeaderGone:
+        except LeaderGone:
             sys.exit("the leader is gone")
         except Exception as error:
             if isinstance(error, PeerLost):
@@ -91,7 +100,7 @@ def _control(orders: Orders) -> Connection:
         sys.exit(f"the connection to the leader cannot be sealed: {error}")
 
 
-class _LeaderGone(Exception):
+class LeaderGone(Exception):
     """Nobody is there to say why to."""
 
 
@@ -99,7 +108,7 @@ def _next(end: Connection) -> wire.Message:
     try:
         return wire.receive(end)
     except (EOFError, OSError):
-        raise _LeaderGone from None
+        raise LeaderGone from None
 
 
 def _wait_for_the_end(end: Connection, seconds: float | None = None) -> None:
@@ -119,52 +128,48 @@ def _wait_for_the_end(end: Connection, seconds: float | None = None) -> None:
 def _serve(end: Connection, orders: Orders) -> None:
     root = Path(orders.engine)
     manifest = Manifest.model_validate_json((root / MANIFEST_NAME).read_bytes())
-    rank = manifest.ranks[orders.rank]
-    parts = [(part.graph, part.exchanges) for part in rank.segments] or [(rank.graph, ())]
-    segments = [Segment(open_session(root / file, orders.threads), after) for file, after in parts]
-    # What weights have left of the memory decides how many pages there are.
-    wire.send(end, loaded_message(free_memory()))
-    pages = int(_next(end).arrays[PAGES])
-    network = _network(orders, manifest, segments, pages)
+    place = Place(
+        orders.rank,
+        orders.among,
+        orders.ranks_here,
+        Exchanges(orders.rank, orders.wires, orders.certificates),
+    )
+    speaks = _speaks(orders) and next_stage(manifest.ranks, orders.rank) is None
+
+    def load(limits: Limits) -> Ready:
+        return load_part(root, manifest, place, limits, orders.threads, orders.adapter_slots)
+
+    follow(end, load, speaks=speaks)
+
+
+def follow(end: Connection, load: Callable[[Limits], Ready], *, speaks: bool) -> NoReturn:
+    """Do what the leader says until it is gone; only one rank `speaks` of what all computed."""
+    ready = load(limits_of(_next(end)))
+    wire.send(end, wire.Message(Kind.DONE))
+    while (message := _next(end)).kind == Kind.FREE:
+        # What weights have left of the memory decides how many pages there are.
+        wire.send(end, free_message(ready.free()))
+    part = ready.part(int(message.arrays[PAGES]))
     wire.send(end, wire.Message(Kind.DONE))
     while True:
         message = _next(end)
         if message.kind == Kind.COPY:
-            network.copy([(source, target) for source, target in message.arrays["pairs"].tolist()])
+            part.copy([(source, target) for source, target in message.arrays["pairs"].tolist()])
         elif message.kind == Kind.ADAPTER:
             slot, adapter = adapter_of(message)
-            network.hold({slot: adapter})
+            part.hold({slot: adapter})
         else:
-            logits = network.run_rank(step_of(message))
-            speaks = logits is not None and _speaks(orders)
-            arrays = {"logits": np.ascontiguousarray(logits)} if speaks else {}
-            wire.send(end, wire.Message(Kind.DONE, arrays))
+            wire.send(end, wire.Message(Kind.DONE, _computed(part, message, speaks=speaks)))
 
 
-def _network(
-    orders: Orders, manifest: Manifest, segments: Sequence[Segment], pages: int
-) -> OnnxNetwork:
-    rank = manifest.ranks[orders.rank]
-    assert rank.placement is not None
-    lora = manifest.identity.lora
-    return OnnxNetwork(
-        segments,
-        PoolShape(
-            layers=rank.placement.layers,
-            pages=pages,
-            page_size=manifest.identity.shapes.kv_page_size,
-            kv_heads=rank.placement.kv_heads,
-            head_dim=manifest.model.head_dim,
-            kv_dtype=rank.kv_dtype,
-            first_layer=rank.placement.first_layer,
-        ),
-        AdapterPool(rank.lora, orders.adapter_slots, lora.max_rank) if lora else None,
-        Neighbours(
-            Exchanges(orders.rank, orders.wires, orders.certificates),
-            previous_stage(manifest.ranks, orders.rank),
-            next_stage(manifest.ranks, orders.rank),
-        ),
-    )
+def _computed(part: Part, message: wire.Message, *, speaks: bool) -> dict[str, Array]:
+    packed = step_of(message)
+    if not speaks:
+        part.compute(packed)
+        return {}
+    if message.kind == Kind.TOKENS:
+        return {TOKENS: part.likeliest(packed)}
+    return {LOGITS: np.ascontiguousarray(part.run(packed))}
 
 
 def _speaks(orders: Orders) -> bool:

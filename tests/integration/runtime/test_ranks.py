@@ -17,6 +17,7 @@ from pitcrew_runtime.adapters.weights import LoraWeights, Room
 from pitcrew_runtime.assembly import Tuning, assemble
 from pitcrew_runtime.core.engine import Engine
 from pitcrew_runtime.core.executor import ExecutorBroken
+from pitcrew_runtime.core.limits import Limits
 from pitcrew_runtime.core.request import Request
 from pitcrew_runtime.engine_directory import open_engine
 from pitcrew_runtime.errors import RankFailed, WorldSizeMismatch
@@ -80,7 +81,7 @@ def test_a_rank_that_cannot_load_says_why(engines: Engines, tmp_path: Path) -> N
     manifest = open_engine(path, 2).manifest
     (tmp_path / "manifest.json").write_text(manifest.to_json())
     with pytest.raises(RankFailed, match=r"rank \d: EngineIncompatible"):
-        RankGroup(shape_of(tmp_path, manifest.ranks, 16))
+        RankGroup(shape_of(tmp_path, manifest.ranks, 16), Limits(2, 8, 1, 64, 16))
 
 
 def test_ranks_end_with_their_leader(engines: Engines, tmp_path: Path) -> None:
@@ -188,7 +189,8 @@ def together(
 
 def ranks_of(path: Path) -> RankGroup:
     manifest = open_engine(path, 2).manifest
-    return RankGroup(shape_of(path, manifest.ranks, manifest.identity.shapes.kv_page_size))
+    page_size = manifest.identity.shapes.kv_page_size
+    return RankGroup(shape_of(path, manifest.ranks, page_size), Limits(2, 8, 1, 64, page_size))
 
 
 def shape_of(path: Path, ranks: tuple[object, ...], page_size: int) -> GroupShape:

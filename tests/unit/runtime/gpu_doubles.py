@@ -5,6 +5,7 @@ a graph replays what was asked for when it was captured, and its first run of a 
 """
 
 import ctypes
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from pitcrew_runtime.execution.gpu.shapes import ALIGNMENT, Bounds
 from pitcrew_runtime.execution.program import Session
 
 Work = Callable[[], None]
+DEADLINE = 60.0
 
 
 def at(address: int, dims: tuple[int, ...], kind: type[np.generic]) -> NDArray[Any]:
@@ -57,6 +59,15 @@ class HostGpu:
 
     def download(self, array: NDArray[Any], address: int, nbytes: int) -> None:
         self.do(lambda: ctypes.memmove(array.ctypes.data, address, nbytes) and None)
+
+    def copy_lines(
+        self, target: tuple[int, int], source: tuple[int, int], size: tuple[int, int]
+    ) -> None:
+        def work() -> None:
+            for line in range(size[0]):
+                ctypes.memmove(target[0] + line * target[1], source[0] + line * source[1], size[1])
+
+        self.do(work)
 
     def wait(self) -> None:
         assert self.recorded is None, "waiting cannot be captured"
@@ -129,12 +140,17 @@ class HostKernels:
 
 
 class HostPlan:
-    """A session in float32 as a plan."""
+    """A session in float32 as a plan, or as one of a rank's."""
 
     def __init__(self, session: Session, gpu: HostGpu, bounds: Bounds) -> None:
         self._session, self._gpu, self._bounds = session, gpu, bounds
-        self.inputs = {tensor.name for tensor in session.get_inputs()}
-        self._outputs = {tensor.name: tensor.shape for tensor in session.get_outputs()}
+        self._kinds = {
+            tensor.name: np.int64 if tensor.type == "tensor(int64)" else np.float32
+            for tensor in session.get_inputs()
+        }
+        self.inputs = set(self._kinds)
+        self._outputs = [tensor.name for tensor in session.get_outputs()]
+        self.outputs = set(self._outputs)
         self._addresses: list[dict[str, int]] = [{}, {}]
         self._shapes: list[dict[str, tuple[int, ...]]] = [{}, {}]
 
@@ -142,24 +158,25 @@ class HostPlan:
         self, profile: int, addresses: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]]
     ) -> None:
         assert all(address % ALIGNMENT == 0 for address in addresses.values())
+        assert shapes.keys() <= self.inputs
         self._addresses[profile] |= addresses
         self._shapes[profile] |= shapes
 
     def enqueue(self, profile: int) -> None:
         addresses, shapes = dict(self._addresses[profile]), dict(self._shapes[profile])
-        (batch, new), blocks = shapes["input_ids"], shapes["block_tables"][1]
-        wanted = shapes["logit_indices"][1]
-        most = self._bounds
-        assert batch <= most.batch
-        assert new <= (1 if profile == DECODE else most.new)
-        assert (1 if profile == DECODE else 0) <= blocks <= most.blocks
-        assert wanted <= (1 if profile == DECODE else most.wanted)
+        most, decodes = self._bounds, profile == DECODE
+        if "input_ids" in shapes:
+            assert shapes["input_ids"][0] <= most.batch
+            assert shapes["input_ids"][1] <= (1 if decodes else most.new)
+        if "block_tables" in shapes:
+            assert int(decodes) <= shapes["block_tables"][1] <= most.blocks
+        if "logit_indices" in shapes:
+            assert shapes["logit_indices"][1] <= (1 if decodes else most.wanted)
 
         def work() -> None:
-            feeds = {}
-            for name in self.inputs:
-                kind = np.float32 if "pool" in name else np.int64
-                feeds[name] = at(addresses[name], shapes[name], kind)
+            feeds = {
+                name: at(addresses[name], shapes[name], kind) for name, kind in self._kinds.items()
+            }
             for name, value in zip(self._outputs, self._session.run(None, feeds), strict=True):
                 at(addresses[name], value.shape, np.float32)[:] = value
 
@@ -167,3 +184,53 @@ class HostPlan:
 
     def close(self) -> None:
         """Nothing to free."""
+
+
+class HostExchanges:
+    """What ranks in threads of one process exchange: each waits for the others, and sums for real."""
+
+    def __init__(self, ranks: int) -> None:
+        self._barrier = threading.Barrier(ranks)
+        self._given: dict[int, NDArray[Any]] = {}
+
+    def all(self, rank: int, value: NDArray[Any]) -> list[NDArray[Any]]:
+        """Everybody's value, by rank."""
+        self._given[rank] = value.copy()
+        self._barrier.wait(DEADLINE)
+        found = [self._given[one] for one in sorted(self._given)]
+        self._barrier.wait(DEADLINE)
+        return found
+
+    def leave(self) -> None:
+        """Let nobody wait any more."""
+        self._barrier.abort()
+
+
+class HostExchanger:
+    """One rank's; its work is captured like any other."""
+
+    def __init__(self, gpu: HostGpu, rank: int, exchanges: HostExchanges) -> None:
+        self._gpu, self._rank, self._exchanges = gpu, rank, exchanges
+        self.closed = False
+
+    def sum(self, group: tuple[int, ...], given: int, result: int, count: int, kind: str) -> None:
+        def work() -> None:
+            parts = self._exchanges.all(self._rank, at(given, (count,), np.float32))
+            at(result, (count,), np.float32)[:] = sum(parts[1:], parts[0])
+
+        assert kind == "float32"
+        self._gpu.do(work)
+
+    def gather(
+        self, group: tuple[int, ...], given: int, result: int, size: tuple[int, int], kind: str
+    ) -> None:
+        rows, width = size
+
+        def work() -> None:
+            parts = self._exchanges.all(self._rank, at(given, size, np.float32))
+            at(result, (rows, width * len(parts)), np.float32)[:] = np.concatenate(parts, axis=1)
+
+        self._gpu.do(work)
+
+    def close(self) -> None:
+        self.closed = True

@@ -1,6 +1,7 @@
 """What is arithmetic about running a plan on a GPU: shapes, the arena of inputs, graphs kept, fits."""
 
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pitcrew_builder.manifest import MANIFEST_NAME, Manifest, PlanProfile, PlanReport
-from pitcrew_builder.spec import ComputeCapability, Lora, Target, TensorRtPlan
+from pitcrew_builder.manifest import (
+    MANIFEST_NAME,
+    Exchange,
+    Manifest,
+    PassedValue,
+    PlanProfile,
+    PlanReport,
+    SegmentFile,
+)
+from pitcrew_builder.spec import ComputeCapability, Lora, Parallelism, Target, TensorRtPlan
 from pitcrew_builder.targets.trt.gpu import compute_capability
 from pitcrew_runtime.assembly import Tuning, limits_for
 from pitcrew_runtime.core.batch import Row
@@ -19,15 +28,27 @@ from pitcrew_runtime.drafting import Method, Speculation
 from pitcrew_runtime.engine_directory import open_engine
 from pitcrew_runtime.errors import EngineIncompatible, InvalidOption
 from pitcrew_runtime.execution.gpu.arena import NOWHERE, SLOTS, Arena, layout
+from pitcrew_runtime.execution.gpu.device import GpuFailed
 from pitcrew_runtime.execution.gpu.graphs import GraphCache
 from pitcrew_runtime.execution.gpu.kernels import tokens_of
-from pitcrew_runtime.execution.gpu.opening import open_plan
+from pitcrew_runtime.execution.gpu.nccl import Nccl
+from pitcrew_runtime.execution.gpu.opening import check_seats, open_plan
+from pitcrew_runtime.execution.gpu.passing import (
+    Life,
+    dims_of,
+    lay_out,
+    lives,
+    most_bytes,
+    sizes_of,
+)
 from pitcrew_runtime.execution.gpu.plan import check_fits
 from pitcrew_runtime.execution.gpu.shapes import (
+    ALIGNMENT,
     STEP,
     Bounds,
     Capacity,
     Shape,
+    aligned,
     bounds_of,
     doubled,
     nobodys,
@@ -38,6 +59,7 @@ from pitcrew_runtime.execution.gpu.shapes import (
 from pitcrew_runtime.execution.grouping import group
 from pitcrew_runtime.execution.kv_pool import PoolShape
 from pitcrew_runtime.execution.packing import pack, with_block_tables
+from tests.unit.runtime.gpu_doubles import HostGpu, at
 from tests.unit.runtime.test_server import manifest as echo_manifest
 
 PAGE = 4
@@ -237,8 +259,151 @@ def test_what_a_gpu_does_not_serve_is_refused_before_it_is_asked_for() -> None:
         opened(planned(), kv_heads=3)
 
 
-def test_a_split_plan_is_refused_by_name(tmp_path: Path) -> None:
-    split = planned().model_copy(update={"ranks": planned().ranks * 2})
-    (tmp_path / MANIFEST_NAME).write_text(split.to_json())
-    with pytest.raises(EngineIncompatible, match="is split into 2 plans"):
-        open_engine(tmp_path, 2)
+def test_what_is_not_served_of_a_split_engine_is_refused_by_name(tmp_path: Path) -> None:
+    def refused(manifest: Manifest) -> str:
+        identity = manifest.identity
+        named = manifest.model_copy(update={"engine_id": identity.engine_id})
+        (tmp_path / MANIFEST_NAME).write_text(named.to_json())
+        with pytest.raises(EngineIncompatible) as caught:
+            open_engine(tmp_path, 2)
+        return str(caught.value)
+
+    ranks = {"ranks": planned().ranks * 2}
+    stages = planned(parallelism=Parallelism(pipeline=2)).model_copy(update=ranks)
+    assert "is split into 2 pipeline stages" in refused(stages)
+    assert "parallelism.pipeline 1" in refused(stages)
+    whole = planned(parallelism=Parallelism(tensor=2)).model_copy(update=ranks)
+    assert "has one plan for each of its 2 ranks" in refused(whole)
+
+
+def test_fewer_gpus_than_ranks_are_refused_with_both_numbers() -> None:
+    check_seats("llama", 2, 2)
+    with pytest.raises(
+        EngineIncompatible, match=r"runs 4 ranks .*, and the pod has 2: .*to 4, .*2\)"
+    ):
+        check_seats("llama", 4, 2)
+
+
+def test_values_share_memory_only_where_they_do_not_live_together() -> None:
+    def exchange(value: str) -> Exchange:
+        return Exchange(operator="AllReduce", value=value, result=f"{value}+", group=(0, 1))
+
+    segments = [
+        SegmentFile(graph="0", exchanges=(exchange("a"),)),
+        SegmentFile(graph="1", exchanges=(exchange("b"),)),
+        SegmentFile(graph="2", exchanges=()),
+    ]
+    reads = [frozenset[str](), frozenset({"a+", "mask"}), frozenset({"b+", "rows", "mask"})]
+    makes = [frozenset({"a", "mask"}), frozenset({"b", "rows"}), frozenset[str]()]
+    found = {one.name: (one.begin, one.end) for one in lives(segments, reads, makes)}
+    assert found == {
+        "a": (0, 1), "mask": (0, 4), "a+": (1, 2), "b": (2, 3), "rows": (2, 4), "b+": (3, 4),
+    }  # fmt: skip
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 20), st.integers(0, 6), st.integers(0, 5000)),
+        min_size=1,
+        max_size=24,
+    )
+)
+def test_values_that_live_together_never_overlap(drawn: list[tuple[int, int, int]]) -> None:
+    living = [Life(str(i), begin, begin + length) for i, (begin, length, _) in enumerate(drawn)]
+    sizes = {str(i): size for i, (_, _, size) in enumerate(drawn)}
+    layout = lay_out(living, sizes)
+    ends = {name: at + sizes[name] for name, at in layout.offsets.items()}
+    for one, other in combinations(living, 2):
+        if one.begin <= other.end and other.begin <= one.end:
+            apart = (
+                ends[one.name] <= layout.offsets[other.name]
+                or ends[other.name] <= layout.offsets[one.name]
+            )
+            assert apart
+    assert all(at % ALIGNMENT == 0 for at in layout.offsets.values())
+    assert max(ends.values()) <= layout.nbytes <= sum(map(aligned, sizes.values()))
+
+
+def test_values_have_room_for_the_largest_run_and_no_more_than_that() -> None:
+    capacity = Capacity(tokens=100, logits=20, arena=0)
+
+    def most(*shape: int | str) -> int:
+        value = PassedValue(name="v", type="float16", shape=shape)
+        return most_bytes(value, capacity, BOUNDS, PAGE)
+
+    assert most("rows", 8) == 100 * 8 * 2
+    assert most("batch", "new", 8) == 100 * 8 * 2, "rows and their tokens are bounded together"
+    assert most("batch", 1, "new", "seen") == 100 * (12 * PAGE + 32) * 2
+    assert most("wanted_rows", 5) == 20 * 5 * 2
+    sizes = sizes_of(Shape(3, 2, 5, 1), PAGE)
+    value = PassedValue(name="v", type="float16", shape=("batch", 1, "new", "seen"))
+    assert dims_of(value, sizes) == (3, 1, 2, 5 * PAGE + 2)
+    assert Shape.of(Shape(3, 2, 5, 1).inputs) == Shape(3, 2, 5, 1)
+
+
+class _Library:
+    """NCCL that says what it is asked, and gathers for real."""
+
+    def __init__(self, error: int = 0) -> None:
+        self.error = error
+        self.met: list[tuple[int, int, bytes]] = []
+        self.asked: list[tuple[object, ...]] = []
+
+    def ncclGetUniqueId(self, identity: object) -> int:
+        identity._obj.internal = b"name of a group"  # type: ignore[attr-defined]
+        return 0
+
+    def ncclCommInitRank(self, _: object, count: int, identity: object, index: int) -> int:
+        self.met.append((count, index, identity.internal))  # type: ignore[attr-defined]
+        return 0
+
+    def ncclAllReduce(self, *arguments: object) -> int:
+        self.asked.append(arguments[2:5])
+        return self.error
+
+    def ncclAllGather(self, given: int, result: int, count: int, *_: object) -> int:
+        part = at(given, (count,), np.float32)
+        at(result, (2, count), np.float32)[:] = part, part + 100
+        return 0
+
+    def ncclCommDestroy(self, _: object) -> int:
+        return 0
+
+    def ncclGetErrorString(self, error: int) -> bytes:
+        return b"unhandled system error"
+
+
+class _Said:
+    """The other ranks, as the first of the group named it."""
+
+    named: np.ndarray | None = None
+
+    def exchange(self, what: Exchange, value: np.ndarray) -> np.ndarray:
+        _Said.named = value if value.any() else _Said.named
+        assert _Said.named is not None
+        return _Said.named
+
+
+def test_ranks_find_their_groups_and_lay_parts_side_by_side() -> None:
+    library = _Library()
+    gpu = HostGpu()
+    gpu.stream = 7  # type: ignore[attr-defined]
+    groups = [(0, 1), (2, 3)]
+    first, second = (
+        Nccl(library, gpu, rank, groups, _Said(), 1 << 12)  # type: ignore[arg-type]
+        for rank in (0, 1)
+    )
+    assert library.met == [(2, 0, b"name of a group"), (2, 1, b"name of a group")]
+    second.sum((0, 1), 8, 16, 5, "bfloat16")
+    assert library.asked == [(5, 9, 0)]
+    given, result = gpu.zeros(24, "given"), gpu.zeros(48, "result")
+    at(given, (2, 3), np.float32)[:] = np.arange(6).reshape(2, 3)
+    first.gather((0, 1), given, result, (2, 3), "float32")
+    assert at(result, (2, 6), np.float32).tolist() == [
+        [0, 1, 2, 100, 101, 102],
+        [3, 4, 5, 103, 104, 105],
+    ]
+    first.close()
+    failing = Nccl(_Library(error=2), gpu, 0, groups, _Said(), 0)  # type: ignore[arg-type]
+    with pytest.raises(GpuFailed, match="NCCL: unhandled system error; NCCL_DEBUG=WARN"):
+        failing.sum((0, 1), 8, 16, 5, "float16")

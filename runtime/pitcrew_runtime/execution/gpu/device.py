@@ -25,6 +25,21 @@ class GpuFailed(Exception):
     """A call of the driver failed: what lies on the GPU is not to be relied on any more."""
 
 
+def gpu_count() -> int:
+    """GPUs that this process may use. Raises `GpuUnavailable`."""
+    try:
+        driver = importlib.import_module("cuda.bindings.driver")
+        (error,) = driver.cuInit(0)
+        if error == driver.CUresult.CUDA_ERROR_NO_DEVICE:
+            return 0
+        error, count = driver.cuDeviceGetCount()
+    except (ImportError, RuntimeError) as problem:
+        raise GpuUnavailable(str(problem)) from problem
+    if error != driver.CUresult.CUDA_SUCCESS:
+        raise GpuUnavailable(f"CUDA: {error.name}")
+    return int(count)
+
+
 class Graph:
     """What was captured once."""
 
@@ -126,6 +141,19 @@ class Gpu:
         self._check(
             self._driver.cuMemcpyDtoHAsync(array.ctypes.data, address, nbytes, self._stream)
         )
+
+    def copy_lines(
+        self, target: tuple[int, int], source: tuple[int, int], size: tuple[int, int]
+    ) -> None:
+        """Copy lines within the GPU. Each end is an address and the bytes from line to line; the size is
+        lines and their bytes.
+        """
+        copy = self._driver.CUDA_MEMCPY2D()
+        copy.srcMemoryType = copy.dstMemoryType = self._driver.CUmemorytype.CU_MEMORYTYPE_DEVICE
+        copy.dstDevice, copy.dstPitch = target
+        copy.srcDevice, copy.srcPitch = source
+        copy.Height, copy.WidthInBytes = size
+        self._check(self._driver.cuMemcpy2DAsync(copy, self._stream))
 
     def wait(self) -> None:
         """Until everything is done."""

@@ -1,4 +1,4 @@
-"""Runs a plan over pools of pages in the memory of a GPU.
+"""Runs a plan, or those of a rank, over pools of pages in the memory of a GPU.
 
 A run is one upload of its small inputs, the plan, new keys and values into their pages, and the
 likeliest tokens: one CUDA graph, as TensorRT takes 50 ms for a run of another shape than the last one was
@@ -19,7 +19,7 @@ from pitcrew_runtime.execution.gpu.arena import SLOTS, Arena, layout
 from pitcrew_runtime.execution.gpu.device import Gpu, GpuFailed, Graph
 from pitcrew_runtime.execution.gpu.graphs import GraphCache
 from pitcrew_runtime.execution.gpu.kernels import Kernels, tokens_of
-from pitcrew_runtime.execution.gpu.plan import DECODE, PREFILL, Plan
+from pitcrew_runtime.execution.gpu.plan import DECODE, PREFILL, Program
 from pitcrew_runtime.execution.gpu.shapes import (
     Bounds,
     Capacity,
@@ -52,13 +52,13 @@ class Scratch:
 
 
 class PlanNetwork:
-    """A `Network` over one plan, of an engine that is not split and takes no adapters."""
+    """A `Network`, or a rank's `Part` of one, of an engine that takes no adapters."""
 
     def __init__(
         self,
         gpu: Gpu,
         kernels: Kernels,
-        plan: Plan,
+        plan: Program,
         scratch: Scratch,
         bounds: Bounds,
         pool: PoolShape,
@@ -136,10 +136,14 @@ class PlanNetwork:
     def likeliest(self, packed: Packed) -> NDArray[np.int64]:
         """See `Network`. Raises as `run`."""
         dims = packed.inputs["logit_indices"].shape
+        self.compute(packed)
+        return tokens_of(self._scratch.chosen[: int(np.prod(dims))]).reshape(dims)
+
+    def compute(self, packed: Packed) -> None:
+        """See `Part`. Raises as `run`."""
         with self._working():
             self._start(packed)
             self._gpu.wait()
-        return tokens_of(self._scratch.chosen[: int(np.prod(dims))]).reshape(dims)
 
     @contextmanager
     def _working(self) -> Iterator[None]:

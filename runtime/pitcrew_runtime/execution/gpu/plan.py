@@ -1,4 +1,4 @@
-"""A plan of TensorRT, opened on a GPU: one execution context for each of its profiles.
+"""Plans of TensorRT, opened on a GPU: one execution context for each of their profiles.
 
 The contexts run one after the other, so they share the memory for activations.
 """
@@ -6,8 +6,9 @@ The contexts run one after the other, so they share the memory for activations.
 import importlib
 import logging
 import mmap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from pitcrew_builder.manifest import Manifest
 from pitcrew_builder.spec import Target
@@ -22,45 +23,13 @@ PREFILL, DECODE = 0, 1
 _MODULES = ("tensorrt", "tensorrt_bindings")
 
 
-class Plan:
-    """Runs on the stream of `gpu`. Raises `EngineIncompatible` where it cannot run here."""
-
-    def __init__(self, path: Path, manifest: Manifest, gpu: Gpu) -> None:
-        trt = _library(manifest)
-        check_fits(manifest, trt.__version__, gpu.capability)
-        self._gpu = gpu
-        log = _log(trt)
-        # The library wants the runtime to live as long as what it opened.
-        self._runtime = trt.Runtime(log)
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as plan:
-            engine = self._runtime.deserialize_cuda_engine(plan)
-        if engine is None:
-            raise EngineIncompatible(
-                f"engine {manifest.tag}: TensorRT {trt.__version__} does not open its plan: "
-                f"{'; '.join(log.problems) or 'it does not say why'}; build the engine anew on this GPU"
-            )
-        self._engine = engine
-        profiles = range(engine.num_optimization_profiles)
-        size = max(engine.get_device_memory_size_for_profile_v2(profile) for profile in profiles)
-        memory = gpu.zeros(size, "memory for activations")
-        managed = trt.ExecutionContextAllocationStrategy.USER_MANAGED
-        self._contexts = [engine.create_execution_context(managed) for _ in profiles]
-        for profile, context in enumerate(self._contexts):
-            context.set_optimization_profile_async(profile, gpu.stream)
-            context.set_device_memory(memory, size)
-        gpu.wait()
-        logger.info("A plan with %d MiB for activations", size >> 20)
+class Program(Protocol):
+    """What computes a run's logits, and new keys and values."""
 
     @property
     def inputs(self) -> set[str]:
         """Their names."""
-        names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
-        return {name for name in names if self._engine.get_tensor_mode(name).name == "INPUT"}
-
-    def close(self) -> None:
-        """Let the library free what it holds."""
-        self._contexts.clear()
-        del self._engine, self._runtime
+        ...
 
     def place(
         self,
@@ -69,6 +38,93 @@ class Plan:
         shapes: Mapping[str, tuple[int, ...]],
     ) -> None:
         """Where tensors lie in the next runs by a profile, and of what shape inputs are."""
+        ...
+
+    def enqueue(self, profile: int) -> None:
+        """Run it. Raises `RuntimeError`."""
+        ...
+
+    def close(self) -> None:
+        """Let libraries free what they hold."""
+        ...
+
+
+class SinglePlan(Program, Protocol):
+    """One of several that run one after the other."""
+
+    @property
+    def outputs(self) -> set[str]:
+        """Their names."""
+        ...
+
+
+class Library:
+    """TensorRT, as an engine's plans want it. Raises `EngineIncompatible` where they cannot run here."""
+
+    def __init__(self, manifest: Manifest, gpu: Gpu) -> None:
+        self._trt = _library(manifest)
+        check_fits(manifest, self._trt.__version__, gpu.capability)
+        self._gpu, self._tag = gpu, manifest.tag
+        self._log = _log(self._trt)
+        # The library wants it to live as long as what it opened.
+        self._runtime = self._trt.Runtime(self._log)
+
+    def open(self, paths: Sequence[Path]) -> "list[Plan]":
+        """Plans that run one after the other, over one memory for activations.
+
+        Raises `EngineIncompatible` and `NotEnoughMemory`.
+        """
+        engines = [self._opened(path) for path in paths]
+        size = max(map(_activations, engines))
+        memory = self._gpu.zeros(size, "memory for activations")
+        plans = [Plan(self, engine, self._gpu, self._trt, (memory, size)) for engine in engines]
+        self._gpu.wait()
+        logger.info("%d plan(s) with %d MiB for activations", len(plans), size >> 20)
+        return plans
+
+    def _opened(self, path: Path) -> Native:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as plan:
+            engine = self._runtime.deserialize_cuda_engine(plan)
+        if engine is None:
+            raise EngineIncompatible(
+                f"engine {self._tag}: TensorRT {self._trt.__version__} does not open its plan: "
+                f"{'; '.join(self._log.problems) or 'it does not say why'}; build the engine anew on "
+                "this GPU"
+            )
+        return engine
+
+
+class Plan:
+    """Runs on the stream of `gpu`, by a context for each profile, with the given address and size for
+    activations.
+    """
+
+    def __init__(
+        self, library: Library, engine: Native, gpu: Gpu, trt: Native, memory: tuple[int, int]
+    ) -> None:
+        self._library, self._engine, self._gpu = library, engine, gpu
+        managed = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        profiles = range(engine.num_optimization_profiles)
+        self._contexts = [engine.create_execution_context(managed) for _ in profiles]
+        for profile, context in enumerate(self._contexts):
+            context.set_optimization_profile_async(profile, gpu.stream)
+            context.set_device_memory(*memory)
+        names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+        self.inputs = {name for name in names if engine.get_tensor_mode(name).name == "INPUT"}
+        self.outputs = set(names) - self.inputs
+
+    def close(self) -> None:
+        """Let the library free what it holds."""
+        self._contexts.clear()
+        del self._engine, self._library
+
+    def place(
+        self,
+        profile: int,
+        addresses: Mapping[str, int],
+        shapes: Mapping[str, tuple[int, ...]],
+    ) -> None:
+        """See `Program`."""
         context = self._contexts[profile]
         for name, address in addresses.items():
             if not context.set_tensor_address(name, address):
@@ -78,9 +134,14 @@ class Plan:
                 raise RuntimeError(f"shape {shape} of {name} is outside of profile {profile}")
 
     def enqueue(self, profile: int) -> None:
-        """Run it. Raises `RuntimeError`: what is returned has to be looked at, or failures pass unseen."""
+        """See `Program`: what is returned has to be looked at, or failures pass unseen."""
         if not self._contexts[profile].execute_async_v3(self._gpu.stream):
             raise RuntimeError("TensorRT did not run a plan; the log says why")
+
+
+def _activations(engine: Native) -> int:
+    profiles = range(engine.num_optimization_profiles)
+    return max(int(engine.get_device_memory_size_for_profile_v2(each)) for each in profiles)
 
 
 def check_fits(manifest: Manifest, version: str, capability: str) -> None:

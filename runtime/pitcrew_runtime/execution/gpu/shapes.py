@@ -6,6 +6,7 @@ are rounded up: P to powers of two, and B too where rows are decoding (S = 1), w
 and S to four steps from one power of two to the next, which is a quarter of padding at most.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -57,6 +58,12 @@ class Shape(NamedTuple):
     new: int
     blocks: int
     wanted: int
+
+    @classmethod
+    def of(cls, inputs: Mapping[str, tuple[int, ...]]) -> "Shape":
+        """The one whose `inputs` these are."""
+        batch, new = inputs["input_ids"]
+        return cls(batch, new, inputs[BLOCK_TABLES][1], inputs["logit_indices"][1])
 
     @property
     def decodes(self) -> bool:
