@@ -37,7 +37,8 @@ class Served:
     """An engine's network, opened once, with `pages` of rubbish; engines over it as they are asked for."""
 
     def __init__(self, path: Path, pages: int, lookahead: int = 4) -> None:
-        self.manifest = open_engine(path, 1).manifest
+        directory = open_engine(path, None)
+        self.manifest = directory.manifest
         self.limits = limits_for(self.manifest, Tuning())
         # The room that runs of guesses need.
         room = Limits(
@@ -48,7 +49,7 @@ class Served:
             self.limits.page_size,
             lookahead=lookahead,
         )
-        self.network = load_weights(open_engine(path, 1), room, Means(1)).network(pages)
+        self.network = load_weights(directory, room, Means(1)).network(pages)
         short = self.manifest.model.short_texts
         self.first = short.first_position if short else 0
         self.chunk = self.network.wanted

@@ -47,8 +47,12 @@ def main() -> None:
     parser.add_argument("--precision", nargs="+", default=["fp16", "bf16"])
     parser.add_argument("--attention", default="operators", choices=["operators", "kernel"])
     parser.add_argument("--products", default="operators", choices=["operators", "kernel"])
+    parser.add_argument("--tensor-parallel", type=int, default=1)
+    parser.add_argument("--expert-parallel", type=int, default=1)
     options = parser.parse_args()
-    fact = Fact(f"families, attention {options.attention}, products {options.products}")
+    ranks = options.tensor_parallel * options.expert_parallel
+    split = f", {ranks} GPUs" if ranks > 1 else ""
+    fact = Fact(f"families, attention {options.attention}, products {options.products}{split}")
     for checkpoint in options.checkpoints:
         for precision in options.precision:
             with tempfile.TemporaryDirectory() as work:
@@ -69,6 +73,7 @@ def built(
     spec = {
         "target": "tensorrt",
         "precision": precision,
+        "parallelism": {"tensor": options.tensor_parallel, "expert": options.expert_parallel},
         "shapes": {"maxBatchSize": 4, "maxSequenceLength": LENGTH, "kvPageSize": PAGE},
         "tensorrt": {
             "computeCapability": "sm90",

@@ -38,3 +38,5 @@ fact products-in-plan product_alone.py
 fact kernel attention_kernel.py
 fact kernel-in-plan attention_alone.py
 fact nccl nccl.py
+fact families-split families.py "${all[@]/#/$golden/}" "${own[@]}" --tensor-parallel 2
+fact serving-split serving.py --tensor-parallel 1 2

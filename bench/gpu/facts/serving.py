@@ -39,15 +39,30 @@ def main() -> None:
     """Build, and time."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--precision", default="fp16")
+    parser.add_argument("--tensor-parallel", type=int, nargs="+", default=[1])
     options = parser.parse_args()
     fact = Fact(f"serving, {options.precision}, prompts of {PROMPT}, answers of {ANSWER}")
+    for ranks in options.tensor_parallel:
+        measure(fact, options.precision, ranks)
+    if find_spec("torch"):
+        from torch_llama import yardstick
+
+        yardstick(fact, CONFIG, options.precision, CLIENTS, [PROMPT + ANSWER // 2])
+    fact.end()
+
+
+def measure(fact: Fact, precision: str, ranks: int) -> None:
+    """One engine, over so many GPUs."""
     with tempfile.TemporaryDirectory() as work:
         start = time.perf_counter()
-        path = built(Path(work), options.precision)
-        fact.say("built by pitcrew-build", f"{time.perf_counter() - start:.0f} s")
+        path = built(Path(work), precision, ranks)
+        taken = time.perf_counter() - start
+        fact.say("built by pitcrew-build", f"{taken:.0f} s, for {ranks} GPU(s)")
         # A process of its own, as the memory of a GPU goes back with it.
         subprocess.run([sys.executable, __file__, "--in-process", str(path)], check=True)
-        with serving(path, Path(work), name="bench") as server:
+        step = Path(__file__).with_name("split_step.py")
+        subprocess.run([sys.executable, step, str(path)], check=True)
+        with serving(path, Path(work), "--world-size", str(ranks), name="bench") as server:
             for clients in CLIENTS:
                 over_http(fact, server.url, clients)
             said = (
@@ -58,18 +73,14 @@ def main() -> None:
             for line in server.get("/metrics").text.splitlines():
                 if line.startswith(said) and "bucket" not in line and "created" not in line:
                     fact.say("metric", line)
-    if find_spec("torch"):
-        from torch_llama import yardstick
-
-        yardstick(fact, CONFIG, options.precision, CLIENTS, [PROMPT + ANSWER // 2])
-    fact.end()
 
 
-def built(work: Path, precision: str) -> Path:
+def built(work: Path, precision: str, ranks: int) -> Path:
     """A published engine of random weights."""
     spec = {
         "target": "tensorrt",
         "precision": precision,
+        "parallelism": {"tensor": ranks},
         "shapes": {"maxBatchSize": max(CLIENTS), "maxSequenceLength": LENGTH, "kvPageSize": PAGE},
         "tensorrt": {
             "computeCapability": "sm90",
@@ -103,7 +114,7 @@ def over_http(fact: Fact, url: str, clients: int) -> None:
 def in_process(path: Path) -> None:
     """Rounds of requests through the scheduler and the executor alone."""
     start = time.perf_counter()
-    engine = assemble(open_engine(path, 1), Tuning())
+    engine = assemble(open_engine(path, None), Tuning())
     pages = engine.gauges().pages_total
     print(f"   opened: {time.perf_counter() - start:.1f} s, {pages} pages of {PAGE}", flush=True)
     ids = itertools.count(1)
