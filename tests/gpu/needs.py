@@ -1,12 +1,14 @@
 """What tests of plans on a GPU need; without it they are skipped, by name of what is missing."""
 
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
 from pitcrew_builder.targets.trt.gpu import compute_capability
 from pitcrew_builder.targets.trt.library import TENSORRT
 from pitcrew_runtime.execution.gpu.device import GpuUnavailable, gpu_count
+from tests.integration.builder.plans import SAMPLE, Workshop
 
 GPU = compute_capability()
 
@@ -30,3 +32,17 @@ def gpus() -> int:
 
 
 SPLIT = [*PLANS, pytest.mark.skipif(gpus() < 2, reason="fewer than two GPUs")]
+
+
+def sample_plan(root: Path, **spec: object) -> Path:
+    """The sample model's engine with our own kernels; `spec` adds to the spec's document."""
+    own = {"attention": "kernel", "products": "kernel", "optimizationLevel": 0}
+    path, _ = Workshop(root).publish(
+        SAMPLE,
+        target="tensorrt",
+        precision="fp16",
+        shapes={"maxBatchSize": 8, "maxSequenceLength": 512, "kvPageSize": 16},
+        tensorrt={"computeCapability": GPU, "prefillChunk": 64, **own},
+        **spec,
+    )
+    return path

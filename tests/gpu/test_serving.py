@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.gpu.needs import GPU, PLANS
-from tests.integration.builder.plans import SAMPLE, Workshop
+from tests.gpu.needs import PLANS, sample_plan
 from tests.integration.runtime.servers import Server, serving, token_ids, wait_until
 
 pytestmark = PLANS
@@ -15,15 +14,7 @@ PROMPT = "And it came to pass, "
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    own = {"attention": "kernel", "products": "kernel", "optimizationLevel": 0}
-    path, _ = Workshop(tmp_path_factory.mktemp("plans")).publish(
-        SAMPLE,
-        target="tensorrt",
-        precision="fp16",
-        shapes={"maxBatchSize": 8, "maxSequenceLength": 512, "kvPageSize": 16},
-        tensorrt={"computeCapability": GPU, "prefillChunk": 64, **own},
-    )
-    return path
+    return sample_plan(tmp_path_factory.mktemp("plans"))
 
 
 @pytest.fixture(scope="module", params=["plain", "ngram", "draft"])

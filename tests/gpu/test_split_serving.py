@@ -11,8 +11,8 @@ import pytest
 
 from pitcrew_runtime.engine_directory import open_engine
 from pitcrew_runtime.errors import WorldSizeMismatch
-from tests.gpu.needs import GPU, SPLIT
-from tests.integration.builder.plans import GOLDENS, SAMPLE, Workshop
+from tests.gpu.needs import SPLIT, sample_plan
+from tests.integration.builder.plans import GOLDENS
 from tests.integration.runtime.servers import DEADLINE, Server, serving, wait_until
 from tests.integration.runtime.test_ranks import alive, children
 
@@ -23,16 +23,7 @@ PROMPT = "And it came to pass, "
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    own = {"attention": "kernel", "products": "kernel", "optimizationLevel": 0}
-    path, _ = Workshop(tmp_path_factory.mktemp("plans")).publish(
-        SAMPLE,
-        target="tensorrt",
-        precision="fp16",
-        parallelism={"tensor": 2},
-        shapes={"maxBatchSize": 8, "maxSequenceLength": 512, "kvPageSize": 16},
-        tensorrt={"computeCapability": GPU, "prefillChunk": 64, **own},
-    )
-    return path
+    return sample_plan(tmp_path_factory.mktemp("plans"), parallelism={"tensor": 2})
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from pitcrew_runtime.core.engine import Engine
 from pitcrew_runtime.core.executor import ExecutorBroken
 from pitcrew_runtime.core.limits import Limits
 from pitcrew_runtime.core.pages import PageAllocator
+from pitcrew_runtime.core.plan import Counts
 from pitcrew_runtime.core.request import GREEDY, Request, Sampling
 from pitcrew_runtime.core.scheduler import Scheduler
 from pitcrew_runtime.engine_directory import open_engine
@@ -19,6 +20,7 @@ from pitcrew_runtime.execution.executor import NetworkExecutor
 from pitcrew_runtime.execution.gpu.network import PlanNetwork, Scratch
 from pitcrew_runtime.execution.gpu.shapes import Bounds, Capacity, Shape
 from pitcrew_runtime.execution.kv_pool import PoolShape
+from pitcrew_runtime.execution.network import Network
 from pitcrew_runtime.execution.packing import Packed, pack
 from pitcrew_runtime.execution.program import open_session
 from pitcrew_runtime.networks import Means, load_weights
@@ -54,18 +56,26 @@ class House:
 
     def tokens(self, limits: Limits, pages: int, requests: list[Request], *, plan: bool) -> object:
         """Of each request, all asked for at once."""
-        executor: Any = NetworkExecutor(self.network if plan else self.reference)
-        if limits.lookahead:
-            executor = SpeculativeExecutor(executor, NgramProposer(shortest=1))
-        engine = Engine(Scheduler(limits, PageAllocator(pages)), executor)
-        engine.submit(*requests)
-        found: dict[int, list[int]] = {request.id: [] for request in requests}
-        while not engine.idle:
-            for update in engine.step(0.0).updates:
-                if update.sampled is not None:
-                    found[update.request_id].append(update.sampled.token)
-        self.counts = engine.gauges().counts
+        network = self.network if plan else self.reference
+        found, self.counts = answers(network, limits, pages, requests)
         return found
+
+
+def answers(
+    network: Network, limits: Limits, pages: int, requests: list[Request]
+) -> tuple[list[list[int]], Counts]:
+    """The tokens of each request, all asked for at once; and what it took."""
+    executor: Any = NetworkExecutor(network)
+    if limits.lookahead:
+        executor = SpeculativeExecutor(executor, NgramProposer(shortest=1))
+    engine = Engine(Scheduler(limits, PageAllocator(pages)), executor)
+    engine.submit(*requests)
+    found: dict[int, list[int]] = {request.id: [] for request in requests}
+    while not engine.idle:
+        for update in engine.step(0.0).updates:
+            if update.sampled is not None:
+                found[update.request_id].append(update.sampled.token)
+    return list(found.values()), engine.gauges().counts
 
 
 @pytest.fixture(scope="module")

@@ -22,12 +22,8 @@ from pitcrew_builder.targets.onnx_files import write_onnx
 from pitcrew_builder.targets.target import Network as Drawn
 from pitcrew_builder.targets.trt.parts import parts
 from pitcrew_runtime.core.adapters import Adapter
-from pitcrew_runtime.core.engine import Engine
 from pitcrew_runtime.core.limits import Limits
-from pitcrew_runtime.core.pages import PageAllocator
 from pitcrew_runtime.core.request import GREEDY, Request, Sampling
-from pitcrew_runtime.core.scheduler import Scheduler
-from pitcrew_runtime.execution.executor import NetworkExecutor
 from pitcrew_runtime.execution.gpu.network import PlanNetwork, Scratch
 from pitcrew_runtime.execution.gpu.shapes import Bounds, Capacity, usual_shapes
 from pitcrew_runtime.execution.gpu.split_plan import SplitPlan
@@ -46,9 +42,7 @@ from pitcrew_runtime.ranks.messages import (
 )
 from pitcrew_runtime.ranks.part import Ready
 from pitcrew_runtime.ranks.worker import LeaderGone, follow
-from pitcrew_runtime.speculation.executor import SpeculativeExecutor
-from pitcrew_runtime.speculation.ngram import NgramProposer
-from tests.integration.runtime.test_plan_network import crowd
+from tests.integration.runtime.test_plan_network import answers, crowd
 from tests.unit.runtime.gpu_doubles import (
     HostExchanger,
     HostExchanges,
@@ -202,17 +196,7 @@ def house(
 
 
 def tokens(leader: Leader, limits: Limits, pages: int, requests: list[Request]) -> list[list[int]]:
-    executor: Any = NetworkExecutor(cast(Any, leader))
-    if limits.lookahead:
-        executor = SpeculativeExecutor(executor, NgramProposer(shortest=1))
-    engine = Engine(Scheduler(limits, PageAllocator(pages)), executor)
-    engine.submit(*requests)
-    found: dict[int, list[int]] = {request.id: [] for request in requests}
-    while not engine.idle:
-        for update in engine.step(0.0).updates:
-            if update.sampled is not None:
-                found[update.request_id].append(update.sampled.token)
-    return list(found.values())
+    return answers(leader, limits, pages, requests)[0]
 
 
 def test_tokens_are_those_of_transformers(house: tuple[Path, Leader]) -> None:
