@@ -3,7 +3,7 @@
     python bench/fuzz.py --url http://127.0.0.1:8000 --model tiny-kjv --count 10000
 
 Requests are valid bodies with up to four things wrong: values of another type, huge or tiny
-numbers, deep nesting, stray Unicode, fields that do not exist, JSON that is cut off, and bytes that
+numbers, long lists, deep nesting, stray Unicode, fields that do not exist, JSON that is cut off, and bytes that
 are no HTTP at all. They follow from `--seed`. Prints what was answered, by status.
 """
 
@@ -58,7 +58,9 @@ def bodies(model: str) -> dict[str, Json]:
         "/tokenize": {"model": model, "messages": [message], "tools": [_TOOL]},
         "/detokenize": {"model": model, "tokens": [1, 2, 3]},
         f"/v2/models/{model}/infer": {"inputs": [_TENSOR], "parameters": {"max_tokens": 3}},
-        f"/v2/models/{model}/generate": {"text_input": "Hail", "parameters": {"max_tokens": 3}},
+        f"/v2/models/{model}/generate": {
+            "text_input": "Hail", "parameters": {"max_tokens": 3}, "sampling_parameters": '{"n": 2}',
+        },
         f"/v2/models/{model}/generate_stream": {"text_input": "Hail", "parameters": {"n": 2}},
     }  # fmt: skip
 
@@ -113,7 +115,7 @@ def _spoil(rng: random.Random, body: Any) -> None:  # noqa: ANN401 - JSON
 
 def _value(rng: random.Random, depth: int = 0) -> Any:  # noqa: ANN401 - JSON
     plain: list[Any] = [
-        None, True, False, 0, -1, 1, 2**31, 2**63, -(2**63) - 1, 10**40, 0.0, -0.5, 1e308, 1e-308,
+        None, True, False, 0, -1, 1, 2**31, 2**63, -(2**63) - 1, 10**40, 10**4300 - 1, 0.0, -0.5, 1e308, 1e-308,
         "", [], {}, "none", "auto", "required", "NaN",
     ]  # fmt: skip
     choice = rng.random()
@@ -123,6 +125,8 @@ def _value(rng: random.Random, depth: int = 0) -> Any:  # noqa: ANN401 - JSON
         return _text(rng)
     if choice < 0.85:
         return [_value(rng, depth + 1) for _ in range(rng.randint(0, 4))]
+    if choice < 0.87:
+        return [rng.choice([None, -1, 0.5, "", {}])] * 20_000
     if choice < 0.95:
         return {_text(rng): _value(rng, depth + 1) for _ in range(rng.randint(0, 3))}
     return _nested(rng.choice([10, 100, 190]))
@@ -139,7 +143,7 @@ _TEXTS = (
     "\0", "\ud800", "\N{RIGHT-TO-LEFT OVERRIDE}", "💥", "é" * 300, "../../etc/passwd",
     "{{ 7*7 }}", "{% for x in range(10**9) %}{% endfor %}", "'; DROP TABLE", "\r\nX-Evil: 1",
     "<tool_call>", "<|end|>", "(" * 50, "((a+)+)+$", "(?=x)", 'start: start start | "a"',
-    "[" * 2000, '{"$ref": "#"}', "http://127.0.0.1/", "%s%n", "a" * 20_000,
+    "[" * 2000, '{"$ref": "#"}', "http://127.0.0.1/", "%s%n", '{"guided_regex": "\\ud800"}', '{"guided_choice": ["\\ud800"]}', "a" * 20_000,
 )  # fmt: skip
 
 

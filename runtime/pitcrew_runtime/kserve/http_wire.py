@@ -75,7 +75,9 @@ def read_infer(raw: bytes, header_length: str | None) -> tuple[InferBody, list[T
             tensors.append(checked(one.name, one.datatype, one.shape, values))
             continue
         if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= len(raw) - at:
-            raise InvalidRequest(f"{one.name}: binary_data_size {size!r} is not in the body")
+            raise InvalidRequest(
+                f"{one.name}: binary_data_size {str(size)[:20]} is not in the body"
+            )
         tensors.append(from_raw(one.name, one.datatype, one.shape, raw[at : at + size]))
         at += size
     return body, tensors

@@ -137,8 +137,7 @@ class Language:
         """Refuse what can never fit before all of it is tokenized: a few megabytes take seconds and
         gigabytes.
 
-        Twice what the longest tokens would hold, for tokenizers that shorten a text first. In pieces a
-        text has some tokens more, but not twice as many.
+        Twice what would fit, for tokenizers that shorten a text first.
         """
         most = 2 * self.max_length * tokenizer.longest
         if len(text) > most:
@@ -147,14 +146,17 @@ class Language:
                 "shorten the prompt",
                 param=field,
             )
-        if len(text) <= _CHARACTERS_A_TOKEN * self.max_length:
-            return
+        if len(text) > _CHARACTERS_A_TOKEN * self.max_length:
+            self._check_pieces(text, tokenizer, field)
+
+    def _check_pieces(self, text: str, tokenizer: Tokenizer, field: str) -> None:
+        """In pieces a text has some tokens more than as a whole, but not twice as many."""
         count = 0
         for start in range(0, len(text), _PIECE):
             count += len(tokenizer.encode_rendered(text[start : start + _PIECE]))
             if count > 2 * self.max_length:
                 raise InvalidRequest(
-                    f"{field}: the first {start + _PIECE} characters alone are {count} tokens, but a "
+                    f"{field}: the first {min(start + _PIECE, len(text))} characters are {count} tokens, but a "
                     f"sequence may have {self.max_length}; shorten the prompt",
                     param=field,
                 )

@@ -288,7 +288,7 @@ def test_tokenizing_is_bounded(server: Server) -> None:
     assert post("/tokenize", prompt="a" * (1 << 20) + "a")[0] == 400
     status, says = post("/v1/completions", prompt="a" * 1500)
     assert status == 400
-    assert "the first 65536 characters alone are" in says
+    assert "the first 1500 characters are" in says
 
 
 @pytest.mark.parametrize("text", ["\r\nERROR forged: line", "\x1b[2J\x1b]0;x\x07", "%(levelname)s"])
