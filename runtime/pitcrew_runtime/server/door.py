@@ -5,6 +5,7 @@ dead to its probes; one that does can say what it is doing. One that is about to
 clients to connect anew, which leads them to another.
 """
 
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pitcrew_runtime.errors import (
@@ -52,9 +53,7 @@ class Door:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Before there is an engine: alive, and not ready for anything else."""
         if (fault := _fault(scope)) is not None:
-            response = problems.response(fault)
-            response.headers["Connection"] = "close"
-            await response(scope, receive, send)
+            await _refusal(fault)(scope, receive, send)
         elif self._app is not None:
             await self._app(scope, receive, send)
         elif scope["path"] == "/health/live":
@@ -64,6 +63,14 @@ class Door:
         else:
             error = NotReady(f"the server is {self.stage}; wait for /health/ready")
             await problems.response(error)(scope, receive, send)
+
+
+def _refusal(fault: RequestError) -> Response:
+    """A body that is only not understood is left to come: closing before would lose the answer."""
+    response = problems.response(fault)
+    if not isinstance(fault, BodyEncoded):
+        response.headers["Connection"] = "close"
+    return response
 
 
 def _fault(scope: Scope) -> RequestError | None:
