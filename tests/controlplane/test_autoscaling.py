@@ -21,7 +21,7 @@ from tests.property.operator.fake_builder import FakeBuilder
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
-SPACE = "scaled"
+SPACE = "autoscaled"
 AUTOSCALING = {
     "maxReplicas": 3,
     "behavior": {
@@ -82,6 +82,7 @@ async def exporting(admin: Admin, namespace: str) -> AsyncIterator[tuple[Exporte
     try:
         yield exporter, runner.addresses[0][1]
     finally:
+        await admin.delete(POD, namespace, "exporter", gracePeriodSeconds=0)
         await runner.cleanup()
 
 
@@ -167,7 +168,7 @@ async def refusal(work: Awaitable[Any], status: int = 422) -> str:
 
 
 async def test_one_alone_says_how_many_replicas_run(plane: ControlPlane, admin: Admin) -> None:
-    namespace = "asked"
+    namespace = "autoscaled-or-not"
     await admin.call("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
     both = SERVED | {"replicas": 2}
     why = await refusal(create(admin, namespace, DEPLOYMENT, "both", both))
@@ -192,3 +193,4 @@ async def test_one_alone_says_how_many_replicas_run(plane: ControlPlane, admin: 
     await admin.merge(DEPLOYMENT, namespace, "chat", {"spec": {"autoscaling": None}})
     scaled = await admin.call("PATCH", scale, by_hand, MERGE)
     assert scaled["spec"]["replicas"] == 3
+    await admin.delete(DEPLOYMENT, namespace, "chat")
