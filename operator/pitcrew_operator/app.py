@@ -17,6 +17,7 @@ from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Final
 
+from pitcrew_operator.argocd.keeper import Keeper
 from pitcrew_operator.ask.asker import PodAsker
 from pitcrew_operator.ask.dcgm import PodName
 from pitcrew_operator.ask.gpu_usage import GpuUsage
@@ -228,6 +229,7 @@ async def run(
             operator.loads.run(lambda: operator.leads),
             operator.patience.run(),
             operator.recorder.run(),
+            _rules(config, cluster, metrics, operator).run(),
         )
         for work in works:
             await stack.enter_async_context(_going(work, stop))
@@ -272,6 +274,11 @@ async def _elector(config: Config, metrics: Metrics, stack: AsyncExitStack) -> E
     transport = await stack.enter_async_context(_connected(metrics, _LEASE_CONNECTIONS))
     leases = KubeLeases(transport, (namespace, name), timing, utc_now)
     return Elector(leases, identity, timing, utc_now)
+
+
+def _rules(config: Config, cluster: KubeCluster, metrics: Metrics, operator: Operator) -> Keeper:
+    namespaces, seconds = config.argocd_namespaces, config.argocd_seconds
+    return Keeper(cluster, namespaces, seconds, metrics, leads=lambda: operator.leads)
 
 
 async def _lead(operator: Operator, elector: Elector | None) -> None:

@@ -140,6 +140,14 @@ class KubeCluster:
         query = _AS_OURS | {"force": "true"}
         return await self._write("PATCH", kind, path, manifest, query, _APPLY)
 
+    async def contribute(self, kind: Kind, manifest: Raw) -> Raw:
+        """Own these fields of an object of others, and no more of it; the object as it is now.
+
+        Raises Conflict where one of them is somebody else's, and where its `metadata.uid` is another's.
+        """
+        path = kind.path(manifest["metadata"]["namespace"], manifest["metadata"]["name"])
+        return await self._write("PATCH", kind, path, manifest, _AS_OURS, _APPLY)
+
     async def patch(self, kind: Kind, meta: Meta, fields: Raw) -> Raw:
         """See Cluster."""
         # The version makes the server refuse where the object has changed since it was read.

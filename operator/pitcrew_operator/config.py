@@ -50,6 +50,10 @@ class Config(Model):
     autoscaling_seconds: float = Field(
         default=15.0, gt=0, description="Between two looks at the load of autoscaled deployments."
     )
+    argocd_namespaces: tuple[ObjectName, ...] = Field(
+        default=(), description="Comma-separated; those whose argocd-cm gets our health rules."
+    )
+    argocd_seconds: float = Field(default=60.0, gt=0, description="Between two looks at them.")
     log_poll_seconds: float = Field(default=1.0, gt=0, description="Between two looks at a build.")
     watch_silence_seconds: float = Field(
         default=70.0,
@@ -76,7 +80,7 @@ class Config(Model):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["json", "text"] = "json"
 
-    @field_validator("image_pull_secrets", "store_access_modes", mode="before")
+    @field_validator("image_pull_secrets", "store_access_modes", "argocd_namespaces", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):

@@ -51,6 +51,12 @@ class Metrics:
             "1 while this operator may write.",
             registry=self.registry,
         )
+        self.argocd_rules = Gauge(
+            "pitcrew_operator_argocd_rules",
+            "Kinds of ours whose health rule in the Argo CD of a namespace is ours.",
+            ["namespace"],
+            registry=self.registry,
+        )
         self.relists = Counter(
             "pitcrew_operator_relists_total",
             "Listings because a watch had begun anew, and those of our own at the start.",

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from pitcrew_operator.argocd import rules
 from pitcrew_operator.kinds import DEPLOYMENT, ENGINE, EVENT, JOB, POD, Raw
 from pitcrew_operator.manifests.names import DEPLOYMENT_LABEL
 from pitcrew_operator.plugin import explain, logs, rollback, status
@@ -55,6 +56,8 @@ def parser() -> argparse.ArgumentParser:
         "--undo", action="store_true", help="follow the engine's newest version again"
     )
     one.add_argument("--force", action="store_true", help="also where GitOps will take it back")
+    text = "print Pitcrew's health rules as Argo CD's ConfigMap; nothing is asked or written"
+    command("argocd", _argocd, text)
     one = command("logs", _logs, "logs of an engine's build, or of a deployment's pods")
     one.add_argument("subject", help=name)
     one.add_argument("-f", "--follow", action="store_true")
@@ -149,6 +152,10 @@ def _rollback(kubectl: Kubectl, options: argparse.Namespace) -> int:
     words = ("patch", f"{DEPLOYMENT.plural}.{DEPLOYMENT.group}", subject.name, "--type=merge")
     kubectl.run(*words, "--patch", json.dumps(found.patch), "--field-manager=kubectl-pitcrew")
     return _print([found.told])
+
+
+def _argocd(_: Kubectl, __: argparse.Namespace) -> int:
+    return _print(rules.manifest())
 
 
 def _logs(kubectl: Kubectl, options: argparse.Namespace) -> int:

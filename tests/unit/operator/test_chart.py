@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from pitcrew_operator.argocd.rules import CONFIG
 from pitcrew_operator.config import PREFIX, Config
 from pitcrew_operator.kinds import (
     DISRUPTION_BUDGET,
@@ -174,6 +175,31 @@ def test_listed_secrets_can_be_read_and_no_others() -> None:
 
 
 @needs_helm
+def test_named_argo_cds_may_be_told_of_health_and_nothing_else() -> None:
+    objects = render("--set", "argocd.namespaces={argocd,team}")
+    roles = [r for r in of_kind(objects, "Role") if r["metadata"]["name"] == "pitcrew-argocd"]
+    assert [role["metadata"]["namespace"] for role in roles] == ["argocd", "team"]
+    for role in roles:
+        assert role["rules"] == [
+            {
+                "apiGroups": [""],
+                "resources": ["configmaps"],
+                "resourceNames": [CONFIG],
+                "verbs": ["get", "patch"],
+            }
+        ]
+    bindings = of_kind(objects, "RoleBinding")
+    bound = [b for b in bindings if b["roleRef"]["name"] == "pitcrew-argocd"]
+    assert [one["metadata"]["namespace"] for one in bound] == ["argocd", "team"]
+    assert all(one["subjects"][0]["namespace"] == "system" for one in bound)
+    (deployment,) = of_kind(objects, "Deployment")
+    environment = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
+    values = {entry["name"]: entry.get("value", "pod") for entry in environment}
+    assert Config.from_env(values).argocd_namespaces == ("argocd", "team")
+    assert "argocd" not in json.dumps(render()).lower(), "off, unless it is asked for"
+
+
+@needs_helm
 def test_listed_namespaces_get_roles_and_no_cluster_role() -> None:
     objects = render("--set", "watchNamespaces={a,b}")
     (nodes,) = of_kind(objects, "ClusterRole")
@@ -227,6 +253,8 @@ def test_names_that_look_like_numbers_stay_names() -> None:
         "images.builder.digest=7c",
         "fullnameOverride=Upper",
         "operator.dcgm=null",
+        "argocd.namespaces=argocd",
+        "argocd.namespaces={Argo}",
     ],
 )
 def test_wrong_values_are_refused(wrong: str) -> None:
