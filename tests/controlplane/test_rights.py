@@ -1,65 +1,23 @@
 """The operator with the rights that the chart gives it, and no more: two of them, and one leads."""
 
 import asyncio
-import os
-import subprocess
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import yaml
 
-from devcluster import config as configuration
-from devcluster import golang
-from devcluster.artefacts import ensure
 from devcluster.controlplane import ControlPlane
-from devcluster.machine import go_version
 from pitcrew_operator.kinds import DEPLOYMENT, ENGINE, LEASE, SERVICE
 from tests.controlplane.api import Admin
 from tests.controlplane.kubelet import Kubelet
 from tests.controlplane.life import is_ready
-from tests.controlplane.process import Launch, OperatorProcess, launch
+from tests.controlplane.process import OperatorProcess
+from tests.controlplane.rights import give_rights, limited, make_namespaces
 from tests.controlplane.test_absence import create
 from tests.property.operator.fake_builder import FakeBuilder
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
-
-CHART = Path(__file__).resolve().parents[2] / "helm" / "pitcrew"
-RIGHTS = ("ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "ServiceAccount")
-
-
-def rendered() -> list[dict[str, object]]:
-    config = configuration.from_environment(os.environ, Path.home())
-    helm = ensure(config, golang.addons(go_version())) / "bin" / "helm"
-    command = [helm, "template", "pitcrew", CHART, "--namespace", "system"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found = [item for item in yaml.safe_load_all(done.stdout) if item]
-    return [item for item in found if item["kind"] in RIGHTS]
-
-
-def give_rights(plane: ControlPlane) -> None:
-    """To the service account `pitcrew` of the namespace `system`."""
-    kubectl = [plane.kubectl, "--kubeconfig", plane.kubeconfig, "apply", "-f", "-"]
-    subprocess.run(kubectl, input=yaml.safe_dump_all(rendered()), text=True, check=True)
-
-
-def limited(plane: ControlPlane, directory: Path, identity: str, token: str) -> Launch:
-    """An operator that logs in as the chart's service account."""
-    how = launch(
-        directory,
-        f"https://127.0.0.1:{plane.port}",
-        PITCREW_LEASE="system/pitcrew",
-        PITCREW_LEASE_SECONDS="3",
-        PITCREW_IDENTITY=identity,
-    )
-    document = yaml.safe_load(how.kubeconfig.read_text())
-    document["users"][0]["user"] = {"token": token}
-    document["clusters"][0]["cluster"]["certificate-authority"] = str(plane.pki / "ca.crt")
-    kubeconfig = directory / f"{identity}.kubeconfig"
-    kubeconfig.write_text(yaml.safe_dump(document))
-    return replace(how, kubeconfig=kubeconfig, log=directory / f"{identity}.log")
 
 
 async def until(look: Callable[[], Awaitable[bool]]) -> None:
@@ -71,11 +29,8 @@ async def until(look: Callable[[], Awaitable[bool]]) -> None:
 async def test_chart_gives_all_the_rights_that_two_operators_need(
     plane: ControlPlane, admin: Admin, tmp_path: Path
 ) -> None:
-    for namespace in ("system", "rights"):
-        await admin.call("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
-    give_rights(plane)
-    path = "/api/v1/namespaces/system/serviceaccounts/pitcrew/token"
-    token = (await admin.call("POST", path, {"spec": {}}))["status"]["token"]
+    await make_namespaces(admin, "rights")
+    token = await give_rights(plane, admin)
     await create(admin, "rights", ENGINE, "tiny", {"model": {"huggingFace": {"repo": "acme/tiny"}}})
     served = {"engineRef": {"name": "tiny"}, "replicas": 1}
     await create(admin, "rights", DEPLOYMENT, "chat", served)

@@ -54,5 +54,5 @@ def test_another_go_makes_another_artefact() -> None:
     assert kubernetes("go1.26.8").key == kubernetes("go1.26.8").key
 
 
-def test_the_least_go_is_that_of_the_most_demanding_module() -> None:
+def test_the_least_go_is_that_of_what_every_cluster_needs() -> None:
     assert least_go() >= (1, 26, 0)
