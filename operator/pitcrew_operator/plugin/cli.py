@@ -5,6 +5,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -112,7 +113,9 @@ def _plan(kubectl: Kubectl, options: argparse.Namespace) -> int:
     )
     everywhere = _kubectl(options, everywhere=True)
     for subject in subjects:
-        _print(asyncio.run(plan(subject, kubectl, everywhere)))
+        # A manifest names its namespace itself, which need not be the context's.
+        there = replace(kubectl, namespace=("--namespace", subject.namespace))
+        _print(asyncio.run(plan(subject, there, everywhere)))
     return 0
 
 

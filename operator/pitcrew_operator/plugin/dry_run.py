@@ -12,7 +12,7 @@ from pitcrew_builder.manifest import size_text
 from pitcrew_operator.ask.asker import SilentAsker
 from pitcrew_operator.cluster import Known, as_it_is
 from pitcrew_operator.config import PREFIX, Config
-from pitcrew_operator.kinds import DEPLOYMENT, ENGINE, NODE, OPTIONAL, Kind, Raw, kind_of
+from pitcrew_operator.kinds import DEPLOYMENT, ENGINE, JOB, NODE, OPTIONAL, Kind, Raw, kind_of
 from pitcrew_operator.metrics import Metrics
 from pitcrew_operator.plugin.kubectl import Kubectl, PluginError
 from pitcrew_operator.plugin.subject import Subject
@@ -20,7 +20,8 @@ from pitcrew_operator.reconcile import Key, Reconciler, utc_now
 from pitcrew_operator.store import Store
 from pitcrew_operator.views import InvalidResource, Meta, engine_of
 
-_OPERATOR = "app.kubernetes.io/component=operator,app.kubernetes.io/name=pitcrew"
+_OPERATORS = "app.kubernetes.io/component=operator"
+"""Of whatever product: ours is the one with our settings, as its chart lets everybody choose its name."""
 
 
 @dataclass
@@ -73,8 +74,11 @@ class DryCluster:
         """See Cluster."""
 
     async def pod_log(self, namespace: str, pod: str, lines: int) -> str:
-        """See Cluster."""
-        return self.kubectl.run("logs", pod, f"--tail={lines}")
+        """See Cluster. Who may not read it, or comes too late, plans without."""
+        try:
+            return self.kubectl.run("logs", pod, f"--tail={lines}")
+        except PluginError:
+            return ""
 
     def _note(self, verb: str, kind: str, name: str) -> None:
         self.writes.append(f"{verb} {kind} {name}")
@@ -88,8 +92,8 @@ def settings(operators: list[Raw]) -> Config:
             if f"{PREFIX}BUILDER_IMAGE" in found:
                 return Config.from_env(found)
     raise PluginError(
-        "no operator was found in this cluster (a Deployment with the labels "
-        f"{_OPERATOR}); install the chart, or ask for permission to list Deployments"
+        "no operator was found in this cluster (a Deployment with the label "
+        f"{_OPERATORS} and our settings); install the chart, or ask for permission to list Deployments"
     )
 
 
@@ -100,7 +104,7 @@ async def plan(
     now: Callable[[], datetime] = utc_now,
 ) -> list[str]:
     """The next step towards the spec of `subject`, which need not be applied yet."""
-    config = settings(everywhere.json("get", "deployments", "--selector", _OPERATOR)["items"])
+    config = settings(everywhere.json("get", "deployments", "--selector", _OPERATORS)["items"])
     cluster = DryCluster(kubectl)
     store = Store(lambda *_: None)
     for kind in (*config.watched, *OPTIONAL):
@@ -108,8 +112,10 @@ async def plan(
         store.serve(kind, served=found is not None)
         for raw in found or ():
             store.put(kind, raw if not _is(subject, raw) else subject.raw)
+    for raw in _builds_elsewhere(config, everywhere):
+        store.put(JOB, raw)
     store.put(subject.kind, subject.raw)
-    key = Key(subject.kind, subject.raw["metadata"]["namespace"], subject.name)
+    key = Key(subject.kind, subject.namespace, subject.name)
     await Reconciler(cluster, store, config, Metrics(), SilentAsker(), now).reconcile(key)
     return [*_predicted(subject, store), *_step(subject, cluster)]
 
@@ -131,6 +137,18 @@ async def _listed(kind: Kind, cluster: DryCluster) -> list[Raw] | None:
         raise
 
 
+def _builds_elsewhere(config: Config, everywhere: Kubectl) -> list[Raw]:
+    """Where the number of builds is limited, those of all namespaces stand in one line. Who may not list
+    them plans as if there were none.
+    """
+    if not config.max_parallel_builds:
+        return []
+    try:
+        return everywhere.list(JOB, JOB.selector)
+    except PluginError:
+        return []
+
+
 def _step(subject: Subject, cluster: DryCluster) -> list[str]:
     if not cluster.writes and not cluster.told:
         return [f"{subject}: nothing is to be done."]
@@ -145,11 +163,10 @@ def _step(subject: Subject, cluster: DryCluster) -> list[str]:
 
 def _predicted(subject: Subject, store: Store) -> list[str]:
     """What the builder predicted at its last look, for an engine or for the one of a deployment."""
-    namespace = subject.raw["metadata"]["namespace"]
     raw: Raw | None = subject.raw
     if subject.kind is DEPLOYMENT:
         name = ((subject.raw.get("spec") or {}).get("engineRef") or {}).get("name", "")
-        raw = store.get(ENGINE, namespace, name)
+        raw = store.get(ENGINE, subject.namespace, name)
     if raw is None:
         return []
     try:

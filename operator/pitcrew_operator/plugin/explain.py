@@ -9,6 +9,7 @@ from pitcrew_operator.kinds import ENGINE, Raw
 from pitcrew_operator.plan.conditions import Health, find, recall
 from pitcrew_operator.plan.pods import newest, why_not_running
 from pitcrew_operator.plan.scaling_words import unusual
+from pitcrew_operator.plugin.status import OLDER
 from pitcrew_operator.plugin.subject import Subject
 from pitcrew_operator.plugin.tables import age, table
 from pitcrew_operator.views import (
@@ -74,7 +75,7 @@ def _verdict(subject: Subject, now: datetime) -> list[str]:
     if situation is None:
         return [
             f"{subject} was not seen by an operator: none runs, or it serves other namespaces.",
-            "  See `kubectl get pods -A -l app.kubernetes.io/name=pitcrew`.",
+            "  See `kubectl get deployments -A -l app.kubernetes.io/component=operator`.",
         ]
     verdicts = {
         Health.READY: "is ready",
@@ -87,7 +88,7 @@ def _verdict(subject: Subject, now: datetime) -> list[str]:
     ]
     seen = find(told, situation.health.value)
     if seen is not None and seen.observed_generation < resource.meta.generation:
-        lines.append("  This is about an older spec: the operator has not read the newest one yet.")
+        lines.append(f"  {OLDER}")
     fact = find(told, "UpToDate")
     if fact is not None and fact.status != "True":
         lines.append(f"  Not up to date: {fact.reason}: {fact.message}")

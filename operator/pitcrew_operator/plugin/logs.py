@@ -15,7 +15,13 @@ _PODS = "200"
 
 def arguments(subject: Subject, jobs: Sequence[Raw], *, follow: bool, tail: int) -> list[str]:
     """The words of `kubectl logs`. Raises PluginError where nothing has a log."""
-    shared = [f"--tail={tail}", "--all-containers", "--prefix", *(["--follow"] if follow else [])]
+    shared = [
+        f"--tail={tail}",
+        "--all-containers",
+        "--prefix",
+        "--ignore-errors",
+        *(["--follow"] if follow else []),
+    ]
     if subject.kind is not ENGINE:
         label = f"{DEPLOYMENT_LABEL}={subject.name}"
         return ["logs", "--selector", label, f"--max-log-requests={_PODS}", *shared]

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from typing import Final
 
 from pitcrew_builder.manifest import short_id, size_text
 from pitcrew_operator.api.autoscaling import Autoscaling
-from pitcrew_operator.api.common import Condition
 from pitcrew_operator.api.deployment import LLMDeploymentStatus
 from pitcrew_operator.api.rollout import RolloutStatus
 from pitcrew_operator.api.version import EngineVersion, Phase
@@ -15,6 +15,8 @@ from pitcrew_operator.plan.scaling_words import SCALING_ACTIVE, unusual
 from pitcrew_operator.plugin.subject import Subject
 from pitcrew_operator.plugin.tables import age, table
 from pitcrew_operator.views import Deployment, Engine, InvalidResource, deployment_of, engine_of
+
+OLDER: Final = "This is about an older spec: the operator has not read the newest one yet."
 
 
 def overview(engines: Sequence[Raw], deployments: Sequence[Raw], now: datetime) -> list[str]:
@@ -102,6 +104,12 @@ def _condition(raw: Raw, kind: str) -> dict[str, str]:
     return next((dict(c) for c in told if c.get("type") == kind), {})
 
 
+def _is_current(raw: Raw) -> bool:
+    """Whether what the status tells is about the present spec."""
+    seen = (raw.get("status") or {}).get("observedGeneration") or 0
+    return bool(seen >= (raw["metadata"].get("generation") or 0))
+
+
 def _trouble(raw: Raw) -> Iterator[str]:
     name = f"{raw['kind'].lower()}/{raw['metadata']['name']}"
     ready, up_to_date = _condition(raw, "Ready"), _condition(raw, "UpToDate")
@@ -112,6 +120,8 @@ def _trouble(raw: Raw) -> Iterator[str]:
     scaling = _condition(raw, SCALING_ACTIVE)
     if scaling.get("status") == "False" and ready.get("status") == "True":
         yield f"{name}: {scaling.get('reason')}: {scaling.get('message')}"
+    if ready and not _is_current(raw):
+        yield f"{name}: {OLDER}"
     if up_to_date.get("status") == "False" and ready.get("status") == "True":
         yield f"{name}: {up_to_date.get('reason')}: {up_to_date.get('message')}"
 
@@ -120,7 +130,7 @@ def _engine_detail(engine: Engine, now: datetime) -> list[str]:
     status = engine.status
     head = [
         f"LLMEngine {engine.meta.namespace}/{engine.meta.name}",
-        *_headline(status.conditions),
+        *_headline(engine),
         f"  model      {status.model or '-'}",
         f"  progress   {status.progress or '-'}",
     ]
@@ -167,7 +177,7 @@ def _deployment_detail(owner: Deployment, now: datetime) -> list[str]:
     wanted = decided.desired_replicas if decided else spec.wanted_replicas
     return [
         f"LLMDeployment {owner.meta.namespace}/{owner.meta.name}",
-        *_headline(status.conditions),
+        *_headline(owner),
         f"  engine     llmengine/{spec.engine_ref.name}{pinned}",
         f"  serves     {_served(status.engine)}",
         f"  before     {_served(status.previous_engine)}",
@@ -211,13 +221,16 @@ def _served(engine: object) -> str:
     return f"{tag} ({short_id(id_)})"
 
 
-def _headline(told: Sequence[Condition]) -> list[str]:
+def _headline(resource: Engine | Deployment) -> list[str]:
     """The condition that is true, and the facts beside it where they have something to say."""
+    told, seen = resource.status.conditions, resource.status.observed_generation
     situation, fact = recall(told), find(told, "UpToDate")
     if situation is None:
         return ["  not seen by an operator yet"]
     word = "is ready" if situation.health is Health.READY else situation.health.value.lower()
     lines = [f"  {word}: {situation.reason}: {situation.message}"]
+    if seen < resource.meta.generation:
+        lines.append(f"  {OLDER}")
     if fact is not None and fact.status != "True":
         lines.append(f"  not up to date: {fact.reason}: {fact.message}")
     lines += [f"  {c.type}={c.status}: {c.reason}: {c.message}" for c in unusual(told)]

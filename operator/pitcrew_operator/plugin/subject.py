@@ -28,6 +28,11 @@ class Subject:
         """Its name."""
         return str(self.raw["metadata"]["name"])
 
+    @property
+    def namespace(self) -> str:
+        """Where it is."""
+        return str(self.raw["metadata"]["namespace"])
+
     def __str__(self) -> str:
         return f"{self.kind.kind.lower()}/{self.name}"
 

@@ -24,11 +24,11 @@ from pitcrew_operator.plugin.kubectl import Kubectl, PluginError
 from pitcrew_operator.plugin.subject import Subject, named, of_kind
 from pitcrew_operator.plugin.tables import age, table
 from pitcrew_operator.reconcile import Key
-from pitcrew_operator.views import Deployment, Engine, deployment_of, engine_of
+from pitcrew_operator.views import COMPONENT_LABEL, Deployment, Engine, deployment_of, engine_of
 from tests.property.operator.world import CHAT, HUB, TINY, World
-from tests.unit.operator.factories import NOW, deployment_raw, engine_raw
+from tests.unit.operator.factories import NAMESPACE, NOW, deployment_raw, engine_raw
 
-OPERATOR = {
+OPERATOR: dict[str, Any] = {
     "metadata": {"name": "pitcrew"},
     "spec": {
         "template": {
@@ -68,6 +68,20 @@ class SimulatedKubectl(Kubectl):
     def json(self, *words: str, stdin: str | None = None) -> dict[str, Any]:
         assert words[:2] == ("get", "deployments")
         return {"items": [OPERATOR]}
+
+
+class OneNamespace(SimulatedKubectl):
+    """Lists what is in the namespace of the engines alone."""
+
+    def list(self, kind: Kind, selector: str | None = None) -> list[Raw]:
+        return [r for r in super().list(kind, selector) if r["metadata"]["namespace"] == NAMESPACE]
+
+
+class Mute(SimulatedKubectl):
+    """The user may read no logs."""
+
+    def run(self, *words: str, stdin: str | None = None) -> str:
+        raise PluginError(f"pods/{words[0]} is forbidden")
 
 
 @pytest.fixture
@@ -130,6 +144,20 @@ def test_what_no_operator_has_seen_is_told_so() -> None:
     assert "was not seen by an operator" in text(
         explain.explain(Subject(ENGINE, engine_raw()), explain.Evidence(), NOW)
     )
+
+
+def test_words_about_an_older_spec_are_told_so(kubectl: SimulatedKubectl) -> None:
+    world = settled(kubectl.world)
+    raw = world.cluster.objects[DEPLOYMENT, "chat"]
+    newer = {**raw, "metadata": {**raw["metadata"], "generation": 99}}
+    for raw_, is_old in ((raw, False), (newer, True)):
+        about = Subject(DEPLOYMENT, raw_)
+        for told in (
+            status.overview([], [raw_], NOW),
+            status.detail(about, NOW),
+            explain.explain(about, explain.Evidence(), NOW),
+        ):
+            assert ("about an older spec" in text(told)) is is_old
 
 
 def test_an_empty_namespace_is_no_empty_answer() -> None:
@@ -225,6 +253,39 @@ def test_a_plan_asks_for_what_the_cluster_knows(kubectl: SimulatedKubectl) -> No
     assert "InferencePoolMissing" in planned(changed, kubectl)
 
 
+def test_a_log_that_cannot_be_read_is_in_no_plans_way(kubectl: SimulatedKubectl) -> None:
+    world = kubectl.world
+    world.settle()
+    for job in world.unfinished("resolve"):
+        world.start(job)
+        world.end(job, "success")
+    world.settle()
+    for build in world.unfinished("build"):
+        world.start(build)
+    assert "Reconciling=True Building" in planned(subject(world, TINY), Mute(world=world))
+
+
+def test_builds_of_other_namespaces_go_before_in_a_plan_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(HUB, limit=1)
+    labels = {COMPONENT_LABEL: "build", "app.kubernetes.io/managed-by": "pitcrew"}
+    metadata = {"name": "other-build", "namespace": "other", "labels": labels}
+    running = {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": {}}
+    world.cluster.create(JOB, running)
+    world.settle()
+    for job in world.unfinished("resolve"):
+        world.start(job)
+        world.end(job, "success")
+    world.settle()
+    limit = {"name": "PITCREW_MAX_PARALLEL_BUILDS", "value": "1"}
+    (container,) = OPERATOR["spec"]["template"]["spec"]["containers"]
+    monkeypatch.setitem(container, "env", [*container["env"], limit])
+    about, everywhere = subject(world, TINY), SimulatedKubectl(world=world)
+    lines = asyncio.run(plan(about, OneNamespace(world=world), everywhere, lambda: world.now))
+    assert "nothing is to be done" in text(lines)
+
+
 def test_without_an_operator_there_is_no_plan(
     kubectl: SimulatedKubectl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -294,6 +355,7 @@ def test_logs_are_those_of_the_newest_build_or_of_all_replicas(kubectl: Simulate
     words = logs.arguments(subject(world, CHAT), (), follow=True, tail=5)
     assert "pitcrew.dev/deployment=chat" in words
     assert "--follow" in words
+    assert "--ignore-errors" in words, "one pod that starts must not hide the logs of the others"
     with pytest.raises(PluginError, match="has no Job"):
         logs.arguments(subject(world, TINY), (), follow=False, tail=5)
 
