@@ -31,14 +31,22 @@ class Kubelet:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Follow the pods until cancelled."""
+        """Follow the pods until cancelled, and leave nothing behind that goes on."""
         await self._join()
-        while True:
-            async for change, pod in self._admin.watch(POD, None, _SELECTOR):
-                if change == "DELETED":
-                    self._done.pop(pod["metadata"]["uid"], None)
-                elif (step := self._next(pod)) is not None:
-                    self._begin(pod, step)
+        try:
+            while True:
+                await self._follow()
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _follow(self) -> None:
+        async for change, pod in self._admin.watch(POD, None, _SELECTOR):
+            if change == "DELETED":
+                self._done.pop(pod["metadata"]["uid"], None)
+            elif (step := self._next(pod)) is not None:
+                self._begin(pod, step)
 
     async def _join(self) -> None:
         """The one node of all pods: what is said to be on none gets no EndpointSlice."""
