@@ -54,7 +54,7 @@ class Contexts:
         self._tenants: list[_Tenant] = []
         self._length = 0
         self._order: Integers = np.arange(0)
-        self._views = self._view(0, 0)
+        self._views = self.of_shape(0, 0)
 
     def fits(self, rows: int, longest: int) -> bool:
         """Whether there is room for so many contexts of that length."""
@@ -69,7 +69,7 @@ class Contexts:
         """
         if not self._goes_on(histories, starts):
             self._order = self._arranged(histories, starts, pages)
-            self._views = self._view(len(histories), self._length)
+            self._views = self.of_shape(len(histories), self._length)
         return self._order
 
     def _goes_on(self, histories: Sequence[object], starts: Integers) -> bool:
@@ -141,11 +141,11 @@ class Contexts:
         return places
 
     def _move(self, count: int, source: int, target: int, tokens: int) -> None:
-        view = self._view(count, self._length)
+        view = self.of_shape(count, self._length)
         view[:, target, :, :tokens] = view[:, source, :, :tokens]
 
     def _fill(self, place: int, tokens: int, table: Sequence[int]) -> None:
-        view = self._view(place + 1, self._length)[:, place]
+        view = self.of_shape(place + 1, self._length)[:, place]
         for context, pool in zip(view, self._pool.arrays, strict=True):
             _copy(pool, table, context, tokens)
 
@@ -155,11 +155,14 @@ class Contexts:
             known = []
         before, self._length = self._length, length
         kept, count = min(before, length), len(known)
-        for old, new in zip(self._view(count, before), self._view(count, length), strict=True):
+        for old, new in zip(
+            self.of_shape(count, before), self.of_shape(count, length), strict=True
+        ):
             new[:, :, :kept] = old[:, :, :kept].copy()
         return [one if one.end <= kept else _NOBODY for one in known]
 
-    def _view(self, rows: int, length: int) -> Array:
+    def of_shape(self, rows: int, length: int) -> Array:
+        """Contexts [pools, rows, kv_heads, length, D], for every shape always in the same memory."""
         shape = self._pool.shape
         dims = (len(self._flat), rows, shape.kv_heads, length, shape.head_dim)
         return self._flat[:, : rows * length * self._token].reshape(dims)

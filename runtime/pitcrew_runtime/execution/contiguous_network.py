@@ -7,6 +7,7 @@ context, and from there they go into the pools, which everything else reads alon
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,8 @@ Rows = NDArray[np.int64]
 """Indices."""
 _LOGITS = "logits"
 _FEW_ROWS = 4
+_SHAPES_KEPT = 64
+"""Of contexts that were decoded over: sequences come and go, and shapes come again."""
 _BY_ROW = {"context_lengths", ADAPTER_SLOTS}
 """Inputs [B]; the others are [B, S]."""
 
@@ -52,7 +55,6 @@ class ContiguousNetwork(LocalNetwork):
         """
         super().__init__(shape, adapters)
         self._contexts = Contexts(self._pool, context_bytes)
-        self._decoding: Decoding | None = None
         kept = adapters.arrays if adapters else {}
         self._names = [name.replace("_pool.", "_context.") for name in shape.names]
         self._grown_names = [name.replace("_pool.", "_grown.") for name in shape.names]
@@ -63,6 +65,8 @@ class ContiguousNetwork(LocalNetwork):
         wants = {*INPUTS, *self._names, *(adapters.inputs if adapters else ())} - {BLOCK_TABLES}
         check_inputs(set(self._program.inputs), wants)
         self._small = [name for name in (*INPUTS, ADAPTER_SLOTS) if name in self._program.inputs]
+        self._logits: Logits = np.empty((0, 1, self._program.width(_LOGITS)), np.float32)
+        self._decodings = lru_cache(_SHAPES_KEPT)(self._decoding_over)
 
     def run(self, packed: Packed) -> Logits:
         """See `Network`. Raises whatever ONNX Runtime raises."""
@@ -86,16 +90,21 @@ class ContiguousNetwork(LocalNetwork):
         starts = packed.inputs["context_lengths"]
         order = self._contexts.arrange(packed.histories, starts, packed.pages)
         views = self._contexts.views()
-        if self._decoding is None or self._decoding.contexts is not views:
-            self._decoding = self._decoding_over(views)
-        logits = self._decoding.run(packed.inputs, order)
+        self._hold_logits(len(order))
+        logits = self._decodings(len(order), views.shape[3]).run(packed.inputs, order)
         self._contexts.grow()
         self._pool.keep(packed.slots[order], views, packed.take, starts[order])
         return logits
 
-    def _decoding_over(self, views: Array) -> "Decoding":
-        rows = views.shape[1]
-        logits = np.empty((rows, 1, self._program.width(_LOGITS)), np.float32)
+    def _hold_logits(self, rows: int) -> None:
+        """Have room for those of so many rows."""
+        if rows > len(self._logits):
+            self._logits = np.empty((rows, *self._logits.shape[1:]), np.float32)
+            self._decodings.cache_clear()
+
+    def _decoding_over(self, rows: int, length: int) -> "Decoding":
+        """Contexts of one shape lie in one place, so what is bound to them once stays right."""
+        views, logits = self._contexts.of_shape(rows, length), self._logits[:rows]
         inputs = {
             name: np.empty((rows,) if name in _BY_ROW else (rows, 1), np.int64)
             for name in self._small
@@ -103,7 +112,7 @@ class ContiguousNetwork(LocalNetwork):
         values = inputs | dict(zip(self._names, views, strict=True))
         into = {**self._grown(views), _LOGITS: self._wrap(logits)}
         program = self._decoder if rows <= _FEW_ROWS else self._program
-        return Decoding(views, inputs, logits, program.bound(values, into))
+        return Decoding(inputs, logits, program.bound(values, into))
 
     def _run_gathered(self, packed: Packed, rows: Rows) -> Logits:
         ids = packed.inputs["input_ids"]
@@ -129,8 +138,6 @@ class ContiguousNetwork(LocalNetwork):
 class Decoding:
     """A run of one token a row over kept contexts: its arrays stay from step to step."""
 
-    contexts: Array
-    """What `Contexts.views` gave."""
     inputs: Mapping[str, Array]
     logits: Logits
     compute: Callable[[], None]

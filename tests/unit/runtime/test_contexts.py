@@ -82,6 +82,21 @@ def test_a_step_that_failed_is_taken_again() -> None:
     sequences.step(contexts)
 
 
+def test_contexts_of_one_shape_lie_in_one_place() -> None:
+    sequences = Sequences(0)
+    contexts = Contexts(sequences.pool, SHAPE.nbytes)
+    sequences.join(5)
+    sequences.step(contexts)
+    first = contexts.views()
+    sequences.join(70)
+    sequences.step(contexts)
+    sequences.leave(1)
+    for _ in range(STEP):  # and back to the length that was right at first
+        sequences.step(contexts)
+    assert contexts.of_shape(*first.shape[1:4:2]).ctypes.data == first.ctypes.data
+    assert contexts.views().ctypes.data == first.ctypes.data
+
+
 def test_there_is_room_for_so_many_tokens_and_no_more() -> None:
     token = SHAPE.nbytes // (PAGES * PAGE)
     contexts = Contexts(KVPool(SHAPE), 3 * STEP * token)
