@@ -201,11 +201,14 @@ class Frontend:
         for request_id, tokens in report.reused:
             if (ticket := self._tickets.get(request_id)) is not None:
                 ticket.generation.reuse(request_id, tokens)
+        generated = 0
         for update in report.updates:
             ticket = self._tickets.get(update.request_id)
             if ticket is not None:
+                generated += update.sampled is not None
                 self._count(ticket, update, now)
                 ticket.generation.put(update)
+        self._metrics.generation_tokens.inc(generated)
 
     def abandon(self, why: Finish = Finish.ERROR) -> None:
         """The engine will not step again: fail everybody."""
@@ -286,7 +289,6 @@ class Frontend:
     def _count(self, ticket: _Ticket, update: Update, now: float) -> None:
         if update.sampled is not None:
             ticket.tokens += 1
-            self._metrics.generation_tokens.inc()
             if ticket.first_token is None:
                 ticket.first_token = now
                 self._metrics.first_token.observe(now - ticket.arrival)
