@@ -7,10 +7,14 @@ the rest of a request, or room for an answer. Nothing is owed while the engine c
 """
 
 import asyncio
+import sys
 from typing import Any
 
 import h11
+from starlette.responses import Response
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from pitcrew_runtime.server import problems
 
 BYTES_PER_SECOND = 16_384
 """A body may take a second longer for each of so many bytes that have come."""
@@ -109,22 +113,30 @@ class PatientProtocol(H11Protocol):
             self._wait()
             return
         self._reading = None
-        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE) and self._received:
-            self._tell_timeout()
+        late = problems.plain(408, "the request did not come in time; send it faster")
+        self._close(late if self._received else None)
+
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP, or more of it than h11 takes."""
+        fault = sys.exception()
+        is_long = isinstance(fault, h11.RemoteProtocolError) and fault.error_status_hint == 431
+        self._close(problems.plain(431 if is_long else 400, f"this is no HTTP request: {fault}"))
+
+    def _close(self, response: Response | None) -> None:
+        """With a last word, written past an application that still waits for the body.
+
+        Behind the answer to a request, which may come before its body, there is nothing to say.
+        """
+        if response is not None and self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            if self._awaited is h11.SEND_BODY:
+                self.cycle.disconnected = True
+                self.cycle.message_event.set()
+            headers = [*response.raw_headers, (b"connection", b"close")]
+            head = h11.Response(status_code=response.status_code, headers=headers)
+            for event in (head, h11.Data(data=bytes(response.body)), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
         self._expect_room()
-
-    def _tell_timeout(self) -> None:
-        """408, written past an application that still waits for the body."""
-        if self._awaited is h11.SEND_BODY:
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
-        text = b"the request did not come in time; send it faster"
-        headers = [("content-type", "text/plain"), ("connection", "close")]
-        headers.append(("content-length", str(len(text))))
-        events = (h11.Response(status_code=408, headers=headers), h11.Data(data=text))
-        for event in (*events, h11.EndOfMessage()):
-            self.transport.write(self.conn.send(event) or b"")
 
     def _expect_room(self) -> None:
         """Drop the connection if what was sent is not taken in time."""

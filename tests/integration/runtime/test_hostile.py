@@ -228,6 +228,18 @@ def test_no_request_is_smuggled(server: Server, headers: bytes) -> None:
     assert answer.count(b"HTTP/1.1") == 1
 
 
+@pytest.mark.parametrize("path", ["/nowhere", "/v1/load_lora_adapter"])
+def test_what_comes_behind_an_answer_is_nobodys_fault(server: Server, path: str) -> None:
+    """A body that goes on, and wrong, once its request was answered wrote a traceback to the log."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=DEADLINE) as connection:
+        begin = f"POST {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        connection.sendall(begin.encode())
+        assert connection.recv(4096).startswith(b"HTTP/1.1 40")
+        connection.sendall(b"ZZZ\r\n")
+        assert connection.recv(4096) == b""
+    assert "Traceback" not in server.log.read_text()
+
+
 @pytest.fixture(scope="module")
 def impatient(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     engine = engines("tiny-kjv", "--max-sequence-length", "64")
