@@ -66,4 +66,7 @@ async def test_chart_gives_all_the_rights_that_two_operators_need(
         await asyncio.gather(nodes, return_exceptions=True)
         for kind, name in ((DEPLOYMENT, "chat"), (ENGINE, "tiny")):
             await admin.delete(kind, "rights", name)
-    assert "403" not in (tmp_path / "first.log").read_text() + (tmp_path / "second.log").read_text()
+    assert (
+        "forbidden"
+        not in (tmp_path / "first.log").read_text() + (tmp_path / "second.log").read_text()
+    )
