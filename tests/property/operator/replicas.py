@@ -26,7 +26,9 @@ class Workload:
     reported: tuple[int, int, int] = (0, 0, 0)
     """Pods, those that serve, and the generation that was observed, as the status has them."""
     crashes: int = 0
-    """Pods that ceased to serve since the planner heard of the workload last."""
+    """Pods that ceased to serve, and the planner has not heard a status that tells of it."""
+    unreported: int = 0
+    """Those of them that no status tells of yet."""
     starts: int = 0
     """Pods that began to serve and are in no status yet: nobody can know of them."""
 
@@ -110,7 +112,7 @@ class Fleet:
             self.view.pop(name, None)
         else:
             self.view[name] = known.version, known.count
-            known.crashes = 0
+            known.crashes = known.unreported
 
     # Everybody else.
 
@@ -125,7 +127,7 @@ class Fleet:
     def report(self, name: str) -> None:
         """The controller writes the status."""
         workload = self.workloads[name]
-        workload.starts = 0
+        workload.starts = workload.unreported = 0
         told = (len(workload.pods), sum(workload.pods), workload.observed)
         if told != workload.reported:
             workload.reported = told
@@ -144,6 +146,7 @@ class Fleet:
         if True in workload.pods:
             workload.pods[workload.pods.index(True)] = False
             workload.crashes += 1
+            workload.unreported += 1
 
     def pass_time(self, seconds: int) -> None:
         """The clock moves, back too."""
