@@ -11,10 +11,12 @@ from pitcrew_operator.api.common import dump
 from pitcrew_operator.api.deployment import RuntimeSettings
 from pitcrew_operator.api.version import EngineStatus
 from pitcrew_operator.gpus import PRODUCT
+from pitcrew_operator.manifests import pod
 
 GPU: Final = "nvidia.com/gpu"
 _VENDOR: Final = "nvidia.com/"
 _TOLERATION: Final = {"key": GPU, "operator": "Exists", "effect": "NoSchedule"}
+_SHARED: Final = "shm"
 _CAPABILITY: Final = re.compile(r"^sm(\d+)(\d)$")
 
 
@@ -58,3 +60,18 @@ def resources(engine: EngineStatus, runtime: RuntimeSettings, ranks: int) -> dic
     if engine.compute_capability is None or any(name.startswith(_VENDOR) for name in limits):
         return chosen
     return {**chosen, "limits": {**limits, GPU: ranks}}
+
+
+def volumes(engine: EngineStatus) -> list[dict[str, Any]]:
+    """Memory for NCCL where several GPUs serve: it needs more than the 64 MiB that containers are given.
+
+    What is used of it counts as the container's memory.
+    """
+    if engine.compute_capability is None or engine.world_size == 1:
+        return []
+    return [pod.memory(_SHARED)]
+
+
+def mounts(engine: EngineStatus) -> list[dict[str, Any]]:
+    """Its place in the container."""
+    return [pod.mount(each["name"], "/dev/shm") for each in volumes(engine)]  # noqa: S108 (NCCL's)

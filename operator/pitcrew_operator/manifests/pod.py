@@ -52,6 +52,11 @@ def scratch(name: str) -> dict[str, Any]:
     return {"name": name, "emptyDir": {}}
 
 
+def memory(name: str) -> dict[str, Any]:
+    """Likewise, in memory."""
+    return {"name": name, "emptyDir": {"medium": "Memory"}}
+
+
 def claim_volume(name: str, claim: str, *, read_only: bool = False) -> dict[str, Any]:
     """A volume from a claim."""
     source: dict[str, Any] = {"claimName": claim}

@@ -44,6 +44,7 @@ def pod_spec(
             *engine_source.volumes(engine, _cache(owner)),
             *adapters.volumes(owner.spec.adapters),
             *ranks.volumes(owner, role),
+            *gpu.volumes(engine),
             pod.scratch("tmp"),
         ],
     }
@@ -103,6 +104,7 @@ def _container(
             engine_source.mount(engine, _cache(owner)),
             *adapters.mounts(owner.spec.adapters),
             *ranks.mounts(owner, role),
+            *gpu.mounts(engine),
             pod.mount("tmp", "/tmp"),  # noqa: S108 (an emptyDir of the pod)
         ],
         **_probes(owner, role),

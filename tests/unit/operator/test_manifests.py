@@ -321,6 +321,14 @@ def test_a_user_who_names_gpus_is_believed() -> None:
     assert container["resources"] == slices
 
 
+def test_several_gpus_have_memory_to_share() -> None:
+    both = serving_pod({}, **ON_H100 | {"worldSize": 2})
+    assert {"name": "shm", "emptyDir": {"medium": "Memory"}} in both["volumes"]
+    assert {"name": "shm", "mountPath": "/dev/shm"} in both["containers"][0]["volumeMounts"]
+    for alone in (serving_pod({}, **ON_H100 | {"worldSize": 1}), serving_pod({}, worldSize=2)):
+        assert "shm" not in json.dumps(alone)
+
+
 def test_tolerations_join_that_of_the_gpus() -> None:
     own = {"key": "team", "operator": "Exists"}
     keys = [t["key"] for t in serving_pod({"tolerations": [own]}, **ON_H100)["tolerations"]]
