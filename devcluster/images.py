@@ -16,13 +16,16 @@ from devcluster.artefacts import Artefact, digest, digest_files, ensure, locked
 from devcluster.buildah import Buildah
 from devcluster.config import REPO, Config
 from devcluster.debian import Mirror
-from devcluster.errors import DevclusterError
+from devcluster.errors import CommandError, DevclusterError
 from devcluster.progress import Stage, note
 
 TARGETS = ("operator", "builder", "runtime")
 SOURCES = ("operator", "engine_builder", "runtime")
 FILES = ("Dockerfile", ".dockerignore", "pyproject.toml", "README.md", "LICENSE")
 PIP_CONF = Path("/etc/pip.conf")
+
+_CTR_IMAGES = ("ctr", "-n", "k8s.io", "images")
+_COLLECTED = "parent snapshot"
 
 
 @dataclass(frozen=True)
@@ -155,12 +158,23 @@ def nameless(listing: str) -> list[str]:
 
 
 def _import(config: Config, path: Path) -> None:
-    images = ["ctr", "-n", "k8s.io", "images"]
-    with path.open("rb") as stdin:
-        node.execute(config, [*images, "import", "-"], stdin)
+    try:
+        _hand_over(config, path)
+    except CommandError as error:
+        # containerd may collect a layer that nobody stands on in the moment in which this image
+        # is about to (containerd/containerd#3787); the next time it is taken from the archive.
+        if _COLLECTED not in error.tail:
+            raise
+        _hand_over(config, path)
     # Running containers keep what they stand on; the rest would fill the disk, version by version.
-    if stale := nameless(node.execute(config, [*images, "ls"])):
-        node.execute(config, [*images, "rm", *stale])
+    if stale := nameless(node.execute(config, [*_CTR_IMAGES, "ls"])):
+        # Synchronously: the next image may have layers in common with these.
+        node.execute(config, [*_CTR_IMAGES, "rm", "--sync", *stale])
+
+
+def _hand_over(config: Config, path: Path) -> None:
+    with path.open("rb") as stdin:
+        node.execute(config, [*_CTR_IMAGES, "import", "-"], stdin)
 
 
 def _record(config: Config, target: str) -> Path:
