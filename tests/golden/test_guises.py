@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import ml_dtypes  # noqa: F401 (by which numpy knows bfloat16)
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file

@@ -236,7 +236,8 @@ def test_what_comes_behind_an_answer_is_nobodys_fault(server: Server, path: str)
         connection.sendall(begin.encode())
         assert connection.recv(4096).startswith(b"HTTP/1.1 40")
         connection.sendall(b"ZZZ\r\n")
-        assert connection.recv(4096) == b""
+        while connection.recv(4096):  # what is left of the answer, to its end
+            pass
     assert "Traceback" not in server.log.read_text()
 
 
