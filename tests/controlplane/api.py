@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import aiohttp
 import orjson
+from aiohttp.connector import NEEDS_CLEANUP_CLOSED
 
 from devcluster.controlplane import ControlPlane
 from pitcrew_operator.kinds import Kind
@@ -36,7 +37,12 @@ class Admin:
 
     def __init__(self, plane: ControlPlane, connections: int = 16) -> None:
         self._base = f"https://127.0.0.1:{plane.port}"
-        connector = aiohttp.TCPConnector(ssl=tls(plane), limit=connections)
+        connector = aiohttp.TCPConnector(
+            ssl=tls(plane),
+            limit=connections,
+            # Watches that are left in their middle: older Pythons let them outlive the session.
+            enable_cleanup_closed=NEEDS_CLEANUP_CLOSED,
+        )
         self._session = aiohttp.ClientSession(connector=connector, read_bufsize=2**21)
 
     async def __aenter__(self) -> Self:

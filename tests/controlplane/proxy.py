@@ -11,6 +11,7 @@ from typing import Self
 
 import aiohttp
 from aiohttp import web
+from aiohttp.connector import NEEDS_CLEANUP_CLOSED
 
 from devcluster.controlplane import ControlPlane
 from tests.controlplane.api import tls
@@ -36,7 +37,9 @@ class Proxy:
         """By verb and resource; watches are a verb of their own."""
 
     async def __aenter__(self) -> Self:
-        connector = aiohttp.TCPConnector(ssl=self._tls, limit=0)
+        connector = aiohttp.TCPConnector(
+            ssl=self._tls, limit=0, enable_cleanup_closed=NEEDS_CLEANUP_CLOSED
+        )
         timeout = aiohttp.ClientTimeout(total=None)
         self._session = aiohttp.ClientSession(
             connector=connector, timeout=timeout, auto_decompress=False, read_bufsize=2**21
