@@ -20,7 +20,7 @@ from pitcrew_operator.ask.http import Http, NoAnswer
 from pitcrew_operator.ask.known import Known, drop_old, first_token
 from pitcrew_operator.ask.members import Member, members
 from pitcrew_operator.kinds import DEPLOYMENT, ENGINE, POD, at
-from pitcrew_operator.manifests.gpu import asks_for_gpus
+from pitcrew_operator.manifests.gpu import holds_gpus
 from pitcrew_operator.plan.autoscaling.looks import Look
 from pitcrew_operator.plan.voters import Voters, voters_of
 from pitcrew_operator.store import Store
@@ -127,8 +127,8 @@ class Loads:
             asked, namespace, name = owner.spec.autoscaling, owner.meta.namespace, owner.meta.name
             assert asked is not None, "it is there"
             engine = self._store.get(ENGINE, namespace, owner.spec.engine_ref.name)
-            plans = at(engine, "status", "engine", "computeCapability") is not None
-            has_gpus = plans or asks_for_gpus(owner.spec.runtime)
+            capability = at(engine, "status", "engine", "computeCapability")
+            has_gpus = holds_gpus(capability, owner.spec.runtime)
             pods = self._store.refer(POD, namespace, f"deployment={name}")
             yield _Subject(
                 owner.meta, voters_of(asked, has_gpus=has_gpus), _horizon(asked), members(pods)

@@ -43,12 +43,12 @@ def tolerations(engine: EngineStatus, chosen: list[dict[str, Any]]) -> list[dict
     return [*chosen, dict(_TOLERATION)]
 
 
-def holds_gpus(engine: EngineStatus, runtime: RuntimeSettings) -> bool:
-    """Whether the pods hold GPUs, or slices of some."""
-    return asks_for_gpus(runtime) or engine.compute_capability is not None
+def holds_gpus(capability: str | None, runtime: RuntimeSettings) -> bool:
+    """Whether pods of an engine for this compute capability hold GPUs, or slices of some."""
+    return _asks_for_gpus(runtime) or capability is not None
 
 
-def asks_for_gpus(runtime: RuntimeSettings) -> bool:
+def _asks_for_gpus(runtime: RuntimeSettings) -> bool:
     """Whether the user's own limits name something of the vendor's."""
     return any(name.startswith(_VENDOR) for name in runtime.resources.limits)
 
@@ -57,7 +57,7 @@ def resources(engine: EngineStatus, runtime: RuntimeSettings, ranks: int) -> dic
     """The container's resources: a GPU for each rank, unless the user asks for some of the vendor's."""
     chosen = dump(runtime.resources)
     limits = chosen.get("limits", {})
-    if engine.compute_capability is None or any(name.startswith(_VENDOR) for name in limits):
+    if engine.compute_capability is None or _asks_for_gpus(runtime):
         return chosen
     return {**chosen, "limits": {**limits, GPU: ranks}}
 

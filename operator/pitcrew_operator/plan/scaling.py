@@ -89,7 +89,9 @@ def policy_of(owner: Deployment, autoscaling: Autoscaling, target: Revision, gap
 
 def targets_of(owner: Deployment, autoscaling: Autoscaling, engine: EngineStatus) -> Targets:
     """What the signals that vote are held against."""
-    vote = voters_of(autoscaling, has_gpus=holds_gpus(engine, owner.spec.runtime))
+    vote = voters_of(
+        autoscaling, has_gpus=holds_gpus(engine.compute_capability, owner.spec.runtime)
+    )
     return Targets(
         gpu=vote.gpu.target_percent if vote.gpu else None,
         waiting=vote.waiting.target_per_replica if vote.waiting else None,
