@@ -69,7 +69,7 @@ def scale(owner: Deployment, seen: DeploymentSeen, fleet: Fleet, now: datetime) 
     return Scaling(
         _status(before, decision, fleet, text),
         told,
-        events(owner, record, decision, told, text, now),
+        tuple(events(owner, record, decision, told, text, now)),
     )
 
 

@@ -132,19 +132,8 @@ def events(
     told: Sequence[Fact],
     text: str,
     now: datetime,
-) -> tuple[Emit, ...]:
-    """A change of the number, and metrics that went or came back."""
-    return tuple(_events(owner, before, decision, told, text, now))
-
-
-def _events(
-    owner: Deployment,
-    before: Record,
-    decision: Decision,
-    told: Sequence[Fact],
-    text: str,
-    now: datetime,
 ) -> Iterator[Emit]:
+    """A change of the number, and metrics that went or came back."""
     if decision.cause is not Cause.NONE:
         is_more = decision.record.desired > before.desired
         reason = reasons.SCALED_UP if is_more else reasons.SCALED_DOWN
