@@ -35,14 +35,9 @@ def server(
 
 def test_a_stream_says_what_an_answer_says(server: Server) -> None:
     asked = {"model": server.name, "prompt": PROMPT, "max_tokens": 80, "temperature": 0}
-    whole = server.client.completions.create(**asked)
-    pieces = [
-        chunk.choices[0].text
-        for chunk in server.client.completions.create(**asked, stream=True)
-        if chunk.choices
-    ]
+    whole, pieces = server.whole_and_streamed(asked)
     assert len(pieces) > 10
-    assert "".join(pieces) == whole.choices[0].text
+    assert "".join(pieces) == whole
 
 
 def test_a_seed_repeats_its_text(server: Server) -> None:

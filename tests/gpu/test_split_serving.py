@@ -48,14 +48,9 @@ def test_logits_and_tokens_are_those_of_transformers(name: str) -> None:
 
 def test_answers_stream_and_repeat_and_a_signal_ends_all(server: Server) -> None:
     asked = {"model": server.name, "prompt": PROMPT, "max_tokens": 60, "temperature": 0}
-    whole = server.client.completions.create(**asked)
-    pieces = [
-        chunk.choices[0].text
-        for chunk in server.client.completions.create(**asked, stream=True)
-        if chunk.choices
-    ]
+    whole, pieces = server.whole_and_streamed(asked)
     assert len(pieces) > 10
-    assert "".join(pieces) == whole.choices[0].text
+    assert "".join(pieces) == whole
     sampled = {**asked, "temperature": 0.9, "seed": 7, "logprobs": 2}
     first, second = (server.client.completions.create(**sampled) for _ in range(2))
     assert first.choices[0].text == second.choices[0].text

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -47,6 +48,13 @@ class Server:
     @property
     def async_client(self) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0)
+
+    def whole_and_streamed(self, asked: dict[str, Any]) -> tuple[str, list[str]]:
+        """The text of a completion, and the pieces of the same one as a stream."""
+        whole = self.client.completions.create(**asked)
+        chunks = self.client.completions.create(**asked, stream=True)
+        pieces = [chunk.choices[0].text for chunk in chunks if chunk.choices]
+        return whole.choices[0].text, pieces
 
     def get(self, path: str) -> httpx.Response:
         return httpx.get(self.url + path)
